@@ -1,0 +1,147 @@
+"""Colours from spherical harmonics of degree 0 to 3: Numba kernels, forward and backward."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numba import njit, prange
+from torch import Tensor
+
+from difix3d_ns.rasterization.arrays import as_array
+
+MAX_DEGREE = 3
+NUM_BASES = (MAX_DEGREE + 1) ** 2
+
+
+class HarmonicColors(torch.autograd.Function):
+    """Colours of Gaussians seen from one place: harmonics plus 0.5, at least 0; 0 for culled ones."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Float[Tensor, "N 3"],
+        coefficients: Float[Tensor, "N K 3"],
+        camera_position: Float[Tensor, "3"],
+        radii: Int[Tensor, "N"],
+        degree: int,
+    ) -> Float[Tensor, "N 3"]:
+        ctx.arrays = [as_array(means), as_array(coefficients), as_array(camera_position), radii.numpy()]
+        ctx.degree = degree
+        colors = np.zeros((len(means), 3), np.float32)
+        _harmonics_forward(*ctx.arrays, degree, colors)
+        ctx.colors = colors
+        return torch.from_numpy(colors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        v_means, v_coefficients = np.zeros_like(ctx.arrays[0]), np.zeros_like(ctx.arrays[1])
+        _harmonics_backward(*ctx.arrays, ctx.degree, ctx.colors, as_array(gradients[0]), v_means, v_coefficients)
+        return torch.from_numpy(v_means), torch.from_numpy(v_coefficients), None, None, None
+
+
+@njit
+def _bases(degree, x, y, z, basis):
+    """Values of the real harmonics in a unit direction."""
+    basis[0] = np.float32(0.28209479177387814)
+    if degree < 1:
+        return
+    c1 = np.float32(0.4886025119029199)
+    basis[1], basis[2], basis[3] = -c1 * y, c1 * z, -c1 * x
+    if degree < 2:
+        return
+    c2 = np.float32(1.0925484305920792)
+    basis[4], basis[5], basis[7] = c2 * x * y, -c2 * y * z, -c2 * x * z
+    basis[6] = np.float32(0.9461746957575601) * z * z - np.float32(0.31539156525252005)
+    basis[8] = np.float32(0.5) * c2 * (x * x - y * y)
+    if degree < 3:
+        return
+    c3 = np.float32(0.5900435899266435)
+    ring = np.float32(0.4570457994644658) - np.float32(2.285228997322329) * z * z
+    basis[9] = -c3 * y * (3 * x * x - y * y)
+    basis[10] = np.float32(2.890611442640554) * x * y * z
+    basis[11], basis[13] = ring * y, ring * x
+    basis[12] = z * (np.float32(1.865881662950577) * z * z - np.float32(1.119528997770346))
+    basis[14] = np.float32(1.445305721320277) * z * (x * x - y * y)
+    basis[15] = -c3 * x * (x * x - 3 * y * y)
+
+
+@njit
+def _bases_gradient(degree, x, y, z, gradient):
+    """Derivatives of the harmonics by the direction's three coordinates."""
+    gradient[:] = 0
+    if degree < 1:
+        return
+    c1 = np.float32(0.4886025119029199)
+    gradient[1, 1], gradient[2, 2], gradient[3, 0] = -c1, c1, -c1
+    if degree < 2:
+        return
+    c2 = np.float32(1.0925484305920792)
+    gradient[4, 0], gradient[4, 1] = c2 * y, c2 * x
+    gradient[5, 1], gradient[5, 2] = -c2 * z, -c2 * y
+    gradient[6, 2] = 2 * np.float32(0.9461746957575601) * z
+    gradient[7, 0], gradient[7, 2] = -c2 * z, -c2 * x
+    gradient[8, 0], gradient[8, 1] = c2 * x, -c2 * y
+    if degree < 3:
+        return
+    c3 = np.float32(0.5900435899266435)
+    ring = np.float32(0.4570457994644658) - np.float32(2.285228997322329) * z * z
+    ring_z = -2 * np.float32(2.285228997322329) * z
+    gradient[9, 0], gradient[9, 1] = -c3 * 6 * x * y, -c3 * 3 * (x * x - y * y)
+    c4 = np.float32(2.890611442640554)
+    gradient[10, 0], gradient[10, 1], gradient[10, 2] = c4 * y * z, c4 * x * z, c4 * x * y
+    gradient[11, 1], gradient[11, 2] = ring, ring_z * y
+    gradient[12, 2] = 3 * np.float32(1.865881662950577) * z * z - np.float32(1.119528997770346)
+    gradient[13, 0], gradient[13, 2] = ring, ring_z * x
+    c5 = np.float32(1.445305721320277)
+    gradient[14, 0], gradient[14, 1], gradient[14, 2] = 2 * c5 * x * z, -2 * c5 * y * z, c5 * (x * x - y * y)
+    gradient[15, 0], gradient[15, 1] = -c3 * 3 * (x * x - y * y), c3 * 6 * x * y
+
+
+@njit(parallel=True, cache=True)
+def _harmonics_forward(means, coefficients, camera_position, radii, degree, colors):
+    num_bases = (degree + 1) ** 2
+    for g in prange(len(means)):
+        if radii[g] <= 0:
+            continue
+        basis = np.empty(NUM_BASES, np.float32)
+        x, y, z = means[g, 0] - camera_position[0], means[g, 1] - camera_position[1], means[g, 2] - camera_position[2]
+        inverse = np.float32(1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12))
+        _bases(degree, x * inverse, y * inverse, z * inverse, basis)
+        for channel in range(3):
+            value = np.float32(0.5)
+            for k in range(num_bases):
+                value += basis[k] * coefficients[g, k, channel]
+            colors[g, channel] = max(value, np.float32(0.0))
+
+
+@njit(parallel=True, cache=True)
+def _harmonics_backward(means, coefficients, camera_position, radii, degree, colors, v_colors, v_means, v_coefficients):
+    num_bases = (degree + 1) ** 2
+    for g in prange(len(means)):
+        if radii[g] <= 0:
+            continue
+        basis, gradient = np.empty(NUM_BASES, np.float32), np.empty((NUM_BASES, 3), np.float32)
+        x, y, z = means[g, 0] - camera_position[0], means[g, 1] - camera_position[1], means[g, 2] - camera_position[2]
+        inverse = np.float32(1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12))
+        x, y, z = x * inverse, y * inverse, z * inverse
+        _bases(degree, x, y, z, basis)
+        _bases_gradient(degree, x, y, z, gradient)
+        v_x, v_y, v_z = np.float32(0), np.float32(0), np.float32(0)
+        for k in range(num_bases):
+            v_basis = np.float32(0)
+            for channel in range(3):
+                # A colour held at 0 passes no gradient on.
+                v_color = v_colors[g, channel] if colors[g, channel] > 0 else np.float32(0)
+                v_coefficients[g, k, channel] = basis[k] * v_color
+                v_basis += coefficients[g, k, channel] * v_color
+            v_x += gradient[k, 0] * v_basis
+            v_y += gradient[k, 1] * v_basis
+            v_z += gradient[k, 2] * v_basis
+        along = x * v_x + y * v_y + z * v_z
+        v_means[g, 0] = (v_x - along * x) * inverse
+        v_means[g, 1] = (v_y - along * y) * inverse
+        v_means[g, 2] = (v_z - along * z) * inverse
