@@ -1,0 +1,118 @@
+"""Sizes of Difix networks, and networks of these sizes with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from difix3d_ns.difix.pipeline import DifixPipeline
+    from difix3d_ns.difix.vae import SkipAutoencoderKL
+
+
+@dataclass(frozen=True)
+class DifixArchitecture:
+    """Sizes of the autoencoder and the UNet; one code serves them all."""
+
+    vae_block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels of the autoencoder's levels; each but the last halves the resolution."""
+    vae_layers_per_block: int = 2
+    """Residual blocks of an encoder level; the decoder has one more."""
+    vae_norm_num_groups: int = 32
+    """Groups of the autoencoder's normalisations."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+    unet_block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    """Channels of the UNet's levels; each but the last halves the resolution."""
+    unet_attention_levels: tuple[bool, ...] = (True, True, True, False)
+    """Which of the UNet's levels have attention, and so mix views; its middle block always has."""
+    unet_layers_per_block: int = 2
+    """Residual blocks of a UNet level on the way down."""
+    unet_norm_num_groups: int = 32
+    """Groups of the UNet's normalisations."""
+    unet_num_heads: tuple[int, ...] = (5, 10, 20, 20)
+    """Attention heads of the UNet's levels."""
+    cross_attention_dim: int = 1024
+    """Width of the prompt embedding."""
+    prompt_tokens: int = 77
+    """Tokens of the prompt embedding."""
+
+    @staticmethod
+    def sd_turbo() -> DifixArchitecture:
+        """The published network's sizes."""
+        return DifixArchitecture()
+
+    @staticmethod
+    def mini() -> DifixArchitecture:
+        """The embedded network's sizes: fast on a CPU, below 20 MB in half precision."""
+        return DifixArchitecture(
+            vae_block_out_channels=(16, 32, 64, 64),
+            vae_layers_per_block=1,
+            # One group keeps the channels' proportions, so that brightness passes the normalisations of a small net.
+            vae_norm_num_groups=1,
+            unet_block_out_channels=(64, 96, 128, 128),
+            unet_layers_per_block=1,
+            unet_norm_num_groups=16,
+            unet_num_heads=(2, 3, 4, 4),
+            cross_attention_dim=32,
+            prompt_tokens=4,
+        )
+
+
+def build_difix(architecture: DifixArchitecture) -> DifixPipeline:
+    """A Difix with random weights and a zero prompt embedding, without text encoder."""
+    import torch
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    from difix3d_ns.difix.pipeline import DifixPipeline
+
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        timestep_spacing="trailing",
+        steps_offset=1,
+    )
+    embedding = torch.zeros(1, architecture.prompt_tokens, architecture.cross_attention_dim)
+    return DifixPipeline(
+        vae=build_vae(architecture), unet=build_unet(architecture), scheduler=scheduler, prompt_embedding=embedding
+    )
+
+
+def build_vae(architecture: DifixArchitecture) -> SkipAutoencoderKL:
+    """The autoencoder of these sizes with random weights, its skip convolutions at their published start."""
+    from difix3d_ns.difix.vae import SkipAutoencoderKL
+
+    levels = len(architecture.vae_block_out_channels)
+    return SkipAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=architecture.vae_block_out_channels,
+        layers_per_block=architecture.vae_layers_per_block,
+        latent_channels=architecture.latent_channels,
+        norm_num_groups=architecture.vae_norm_num_groups,
+        sample_size=768,
+    )
+
+
+def build_unet(architecture: DifixArchitecture) -> UNet2DConditionModel:
+    """The UNet of these sizes with random weights."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    attention = architecture.unet_attention_levels
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=architecture.latent_channels,
+        out_channels=architecture.latent_channels,
+        down_block_types=tuple("CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)),
+        block_out_channels=architecture.unet_block_out_channels,
+        layers_per_block=architecture.unet_layers_per_block,
+        norm_num_groups=architecture.unet_norm_num_groups,
+        attention_head_dim=cast(Any, architecture.unet_num_heads),
+        cross_attention_dim=architecture.cross_attention_dim,
+        use_linear_projection=True,
+    )

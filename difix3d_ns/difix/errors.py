@@ -1,0 +1,7 @@
+"""What Difix says when it cannot do its work."""
+
+from __future__ import annotations
+
+
+class DifixError(ValueError):
+    """Something the caller can put right: the message says what is wrong, where, and what to do."""

@@ -1,0 +1,114 @@
+"""Pictures on their way in and out: PIL, NumPy or tensors, any size, to batches the network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from difix3d_ns.difix.errors import DifixError
+
+ImageInput = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray | Tensor]
+"""One picture or several: PIL; arrays (height, width, 3); tensors (3, height, width) or (batch, 3, height, width)."""
+OutputType = Literal["pt", "np", "pil"]
+
+
+def to_image_list(images: ImageInput, what: str = "image") -> list[Float[Tensor, "3 height width"]]:
+    """Pictures as float tensors in [0, 1].
+
+    Args:
+        images: one picture or several. Whole numbers of 8 or 16 bit (PIL, NumPy) are scaled; PIL's alpha is laid
+            over black; gray becomes RGB. Floats, and all tensors, are taken as they are.
+        what: how an error calls them.
+
+    Raises:
+        DifixError: not a picture, no pixels, other than 3 channels, values outside [0, 1], or NaN.
+    """
+    if isinstance(images, (Image.Image, np.ndarray)) or (isinstance(images, Tensor) and images.dim() == 3):
+        images = [images]
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    converted = [_to_tensor(image, what) for image in images]
+    for index, image in enumerate(converted):
+        name = what if len(converted) == 1 else f"{what} {index}"
+        if image.dim() != 3 or image.shape[0] != 3:
+            raise DifixError(f"{name} has shape {tuple(image.shape)}: three channels are needed, (3, height, width).")
+        if 0 in image.shape:
+            raise DifixError(f"{name} has no pixels: its shape is {tuple(image.shape)}.")
+        if not image.isfinite().all():
+            raise DifixError(f"{name} holds NaN or infinite values: clean it before it is fixed.")
+        low, high = float(image.min()), float(image.max())
+        if low < -1e-3 or high > 1 + 1e-3:
+            raise DifixError(f"{name} has values from {low:.3g} to {high:.3g}: they must lie in [0, 1].")
+    return converted
+
+
+def _to_tensor(image: object, what: str) -> Tensor:
+    if isinstance(image, Tensor):
+        return image.float()
+    if isinstance(image, Image.Image):
+        image = _pil_to_array(image)
+    if not isinstance(image, np.ndarray):
+        raise DifixError(f"{what} is a {type(image).__name__}: a PIL image, an array or a tensor is needed.")
+    scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=-1)
+    return torch.from_numpy(np.ascontiguousarray(image.astype(np.float32) / scale)).permute(2, 0, 1)
+
+
+def _pil_to_array(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode.startswith("I"):  # 16 bit gray, in PIL's 16 or 32 bit modes
+        return np.asarray(image).astype(np.uint16)
+    if "A" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def pad_to_multiple(
+    images: Float[Tensor, "batch 3 height width"], multiple: int
+) -> Float[Tensor, "batch 3 padded_height padded_width"]:
+    """Pads right and bottom to a multiple of `multiple`: by reflection, or by the border where too small for that."""
+    height, width = images.shape[-2:]
+    pad_height, pad_width = -height % multiple, -width % multiple
+    mode = "reflect" if pad_height < height and pad_width < width else "replicate"
+    return F.pad(images, (0, pad_width, 0, pad_height), mode=mode) if pad_height or pad_width else images
+
+
+def resize(images: Float[Tensor, "batch 3 _ _"], height: int, width: int) -> Float[Tensor, "batch 3 height width"]:
+    """Antialiased bilinear resizing; images of this size come back unchanged."""
+    if images.shape[-2:] == (height, width):
+        return images
+    return F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def to_output(
+    images: list[Float[Tensor, "3 height width"]], output_type: OutputType
+) -> Tensor | np.ndarray | list[Tensor] | list[np.ndarray] | list[Image.Image]:
+    """Pictures in the caller's form.
+
+    Args:
+        images: in [0, 1].
+        output_type: `pt` for (batch, 3, height, width), `np` for (batch, height, width, 3), `pil` for a list;
+            pictures of several sizes come as a list in each form.
+
+    Raises:
+        DifixError: an unknown `output_type`.
+    """
+    if output_type not in ("pt", "np", "pil"):
+        raise DifixError(f"output_type is {output_type!r}: choose pt, np or pil.")
+    one_size = len({image.shape for image in images}) == 1
+    if output_type == "pt":
+        return torch.stack(images) if one_size else images
+    arrays = [image.permute(1, 2, 0).cpu().numpy() for image in images]
+    if output_type == "np":
+        return np.stack(arrays) if one_size else arrays
+    return [Image.fromarray((array * 255).round().astype(np.uint8)) for array in arrays]

@@ -1,0 +1,248 @@
+"""Difix as a diffusers pipeline: images in, cleaned images out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.utils.outputs import BaseOutput
+from jaxtyping import Float
+from torch import Tensor
+
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.images import ImageInput, OutputType, pad_to_multiple, resize, to_image_list, to_output
+from difix3d_ns.difix.unet import mix_references, predict_noise
+from difix3d_ns.difix.vae import SkipAutoencoderKL
+
+TIMESTEP = 199
+"""The diffusion step at which a render counts as a noisy photo (arXiv 2503.01774, section 4.1)."""
+MAX_PIXELS_PER_BATCH = 576 * 1024
+"""Default bound on the pixels that go through the network together: one image of the paper's size."""
+
+
+@dataclass
+class DifixPipelineOutput(BaseOutput):
+    """Result of a `DifixPipeline`."""
+
+    images: Any
+    """The cleaned images, in the form asked for."""
+
+
+class DifixPipeline(DiffusionPipeline):
+    """One-step diffusion that cleans renders, optionally guided by a reference photo.
+
+    An image is encoded, taken for a noisy image at step 199, denoised in one UNet call and decoded; no noise is
+    added. With a reference the self-attention of the UNet sees both images; only the target is decoded.
+
+    Args:
+        vae: the autoencoder with skips.
+        unet: a stock UNet.
+        scheduler: gives the noise level of the one step.
+        prompt_embedding: embedding of the fixed prompt; zeros if None. It is a constant, so no text encoder is kept.
+    """
+
+    model_cpu_offload_seq = "unet->vae"
+
+    vae: SkipAutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+
+    def __init__(
+        self,
+        vae: SkipAutoencoderKL,
+        unet: UNet2DConditionModel,
+        scheduler: DDPMScheduler,
+        prompt_embedding: Float[Tensor, "1 prompt_tokens width"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, unet=mix_references(unet), scheduler=scheduler)
+        if prompt_embedding is None:
+            prompt_embedding = torch.zeros(1, 1, unet.config["cross_attention_dim"])
+        self.prompt_embedding = prompt_embedding
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        revision: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        base: str | os.PathLike | None = None,
+    ) -> DifixPipeline:
+        """Loads a Difix network; runs no code from its folder.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id in the layout of `nvidia/difix`, a folder written by
+                `save_pretrained`, or a training checkpoint of the authors (`.pkl`).
+            revision: branch, tag or commit of a hub id.
+            torch_dtype: number format; float32 if None.
+            base: for a `.pkl`, the SD-Turbo folder or hub id that it was trained from.
+
+        Raises:
+            DifixError: there is no such network, it is incomplete, or its keys are not Difix's.
+        """
+        from difix3d_ns.difix.checkpoints import load_components
+
+        dtype = torch.float32 if torch_dtype is None else torch_dtype
+        return cls(**load_components(pretrained_model_name_or_path, revision=revision, base=base, dtype=dtype))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+        """Writes diffusers' folders and the prompt embedding; `from_pretrained` reads them.
+
+        Args:
+            save_directory: the folder.
+            kwargs: as in diffusers.
+        """
+        from safetensors.torch import save_file
+
+        super().save_pretrained(save_directory, **kwargs)
+        save_file(
+            {"prompt_embedding": self.prompt_embedding.detach().cpu().contiguous()},
+            Path(save_directory) / "prompt_embedding.safetensors",
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageInput,
+        reference: ImageInput | None = None,
+        output_type: OutputType = "pil",
+        strength: float = 1.0,
+        height: int | None = None,
+        width: int | None = None,
+        timestep: int = TIMESTEP,
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+        max_pixels_per_batch: int = MAX_PIXELS_PER_BATCH,
+    ) -> DifixPipelineOutput:
+        """Cleans images. The same input gives the same output, bit for bit on one machine.
+
+        Args:
+            image: one picture or several, values in [0, 1], any sizes.
+            reference: for each picture a photo of the same place from nearby, of any size; None for none.
+            output_type: `pt`, `np` or `pil`; tensors come on the pipeline's device.
+            strength: blend between the input (0) and the network's result (1).
+            height: height at which the network works; the image's own if None.
+            width: width at which the network works; the image's own if None.
+            timestep: diffusion step as which the image counts.
+            sample_posterior: draw the latents at random, as the published code does, in place of their mode.
+            generator: source of these random numbers.
+            max_pixels_per_batch: bound on the targets' pixels that are worked on together, which bounds the memory;
+                a larger image is worked on alone.
+
+        Returns:
+            The cleaned images at exactly the input's sizes.
+
+        Raises:
+            DifixError: the input is no usable picture, references and pictures differ in number, an option is out
+                of its range, or the network returns NaN or black images.
+        """
+        images = to_image_list(image)
+        references = to_image_list(reference, "reference") if reference is not None else None
+        if references is not None and len(references) != len(images):
+            raise DifixError(f"{len(images)} images but {len(references)} references: give one to each, or none.")
+        if not 0.0 <= strength <= 1.0:
+            raise DifixError(f"strength is {strength}: it must lie in [0, 1].")
+        if min(height or 1, width or 1) < 1:
+            raise DifixError(f"the network's size is {height} x {width}: both sides need a pixel at least.")
+        num_timesteps = len(self.scheduler.alphas_cumprod)
+        if not 0 <= timestep < num_timesteps:
+            raise DifixError(f"timestep is {timestep}: it must lie in [0, {num_timesteps}).")
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, picture in enumerate(images):
+            by_size[tuple(picture.shape)].append(index)
+
+        fixed: dict[int, Tensor] = {}
+        for (_, own_height, own_width), indices in by_size.items():
+            size = (height or own_height, width or own_width)
+            batch_size = max(1, max_pixels_per_batch // (size[0] * size[1]))
+            for start in range(0, len(indices), batch_size):
+                chosen = indices[start : start + batch_size]
+                views = [[images[i]] if references is None else [images[i], references[i]] for i in chosen]
+                prepared = torch.stack([torch.cat([self._prepare(view, size) for view in pair]) for pair in views])
+                result = self.denoise(
+                    prepared, timestep=timestep, sample_posterior=sample_posterior, generator=generator
+                )
+                result = resize(result[..., : size[0], : size[1]].float(), own_height, own_width)
+                for i, cleaned in zip(chosen, (result / 2 + 0.5).clamp(0, 1), strict=True):
+                    original = images[i].to(cleaned).clamp(0, 1)
+                    self._check_result(cleaned, original)
+                    fixed[i] = original.lerp(cleaned, strength) if strength < 1 else cleaned
+        return DifixPipelineOutput(images=to_output([fixed[i] for i in range(len(images))], output_type))
+
+    def denoise(
+        self,
+        images: Float[Tensor, "batch views 3 height width"],
+        prompt_embedding: Float[Tensor, "1 prompt_tokens width"] | None = None,
+        timestep: int = TIMESTEP,
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """The network itself, differentiable.
+
+        Args:
+            images: in [-1, 1], target first, then references; sides divisible by the autoencoder's factor.
+            prompt_embedding: in place of the pipeline's own.
+            timestep: diffusion step as which the images count.
+            sample_posterior: draw the latents at random in place of their mode.
+            generator: source of these random numbers.
+
+        Returns:
+            The cleaned targets in about [-1, 1], not clamped.
+        """
+        latents, skips = self.encode(images, sample_posterior, generator)
+        embedding = self.prompt_embedding if prompt_embedding is None else prompt_embedding
+        noise = predict_noise(self.unet, latents, timestep, embedding.to(latents))
+        return self.decode(self.clean_latents(latents[:, 0], noise[:, 0], timestep), skips)
+
+    def encode(
+        self,
+        images: Float[Tensor, "batch views 3 height width"],
+        sample_posterior: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "batch views latent h w"], list[Float[Tensor, "batch _ _ _"]]]:
+        """Scaled latents of all views, and the targets' encoder activations."""
+        posterior, skips = self.vae.encode_with_skips(images[:, 0])
+        posteriors = [posterior]
+        if images.shape[1] > 1:
+            # Encoded apart, so that the references' activations are not held in memory.
+            posteriors.append(self.vae.encode(images[:, 1:].flatten(0, 1), return_dict=False)[0])
+        latents = [each.sample(generator) if sample_posterior else each.mode() for each in posteriors]
+        views = [each.unflatten(0, (len(images), -1)) for each in latents]
+        return torch.cat(views, dim=1) * self.vae.config["scaling_factor"], skips
+
+    def clean_latents(
+        self, latents: Float[Tensor, "batch latent h w"], noise: Float[Tensor, "batch latent h w"], timestep: int
+    ) -> Float[Tensor, "batch latent h w"]:
+        """The scheduler's step from `timestep` to the clean end: z0 = (z - sqrt(1 - a) eps) / sqrt(a)."""
+        alpha = float(self.scheduler.alphas_cumprod[timestep])
+        # In float32, as the division magnifies what half precision rounds.
+        return ((latents.float() - math.sqrt(1 - alpha) * noise.float()) / math.sqrt(alpha)).to(latents)
+
+    def decode(
+        self, latents: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Images in about [-1, 1] of clean scaled latents."""
+        return self.vae.decode_with_skips(latents / self.vae.config["scaling_factor"], skips)
+
+    def _prepare(
+        self, picture: Float[Tensor, "3 _ _"], size: tuple[int, int]
+    ) -> Float[Tensor, "1 3 padded_height padded_width"]:
+        """One view as the network takes it: on its device, at its size, padded, in [-1, 1]."""
+        moved = resize(picture[None].to(self._execution_device), *size)
+        return (pad_to_multiple(moved, self.vae.downscale_factor) * 2 - 1).to(self.dtype)
+
+    def _check_result(
+        self, cleaned: Float[Tensor, "3 height width"], original: Float[Tensor, "3 height width"]
+    ) -> None:
+        if not cleaned.isfinite().all():
+            raise DifixError(f"the network returned NaN in {self.dtype}: use bfloat16 or float32.")
+        if float(cleaned.max()) == 0.0 and float(original.max()) > 0.05:
+            raise DifixError(f"the network returned a black image in {self.dtype}: use bfloat16 or float32.")

@@ -1,0 +1,76 @@
+"""Which Difix network a name stands for. Light: loads no diffusion library and no weights."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+EMBEDDED_MODEL = Path(__file__).parent / "weights" / "difix-mini"
+"""The small network that comes with the package."""
+PUBLISHED_MODEL = "nvidia/difix_ref"
+"""The published network, which takes a reference view."""
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ResolvedDifix:
+    """A network that can be loaded, and why it was chosen."""
+
+    name: str
+    """What to write into a config to get the same network again."""
+    source: str
+    """Folder, file or hub id for `DifixPipeline.from_pretrained`."""
+    revision: str | None
+    """Revision of a hub id."""
+    reason: str
+    """One sentence for the user."""
+
+
+def resolve_difix(model: str, device: torch.device | str, revision: str | None = None) -> ResolvedDifix:
+    """Decides which network `model` stands for.
+
+    Args:
+        model: `auto`, `embedded`, a hub id, a folder, or an upstream `.pkl`.
+        device: where it will run; `auto` takes the published network only with CUDA.
+        revision: revision of a hub id.
+    """
+    if model == "auto":
+        if torch.device(device).type != "cuda":
+            return _embedded(f"there is no GPU for {PUBLISHED_MODEL}")
+        if _cached(PUBLISHED_MODEL, revision):
+            return ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, revision, f"{PUBLISHED_MODEL} from the local cache.")
+        if _hub_reachable():
+            return ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, revision, f"{PUBLISHED_MODEL}, to be downloaded.")
+        return _embedded(f"{PUBLISHED_MODEL} is neither cached nor can it be downloaded now")
+    if model == "embedded":
+        return _embedded("as configured")
+    return ResolvedDifix(model, model, revision, f"{model}, as configured.")
+
+
+def _embedded(reason: str) -> ResolvedDifix:
+    return ResolvedDifix("embedded", str(EMBEDDED_MODEL), None, f"the embedded small network, {reason}.")
+
+
+def _cached(model: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    # An interrupted download leaves some of them.
+    weights = ("vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "text_encoder/model")
+    return all(isinstance(try_to_load_from_cache(model, f"{w}.safetensors", revision=revision), str) for w in weights)
+
+
+def _hub_reachable() -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        return False
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        request = urllib.request.Request(f"{ENDPOINT}/{PUBLISHED_MODEL}/resolve/main/model_index.json", method="HEAD")
+        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
+            return True
+    except OSError:
+        return False

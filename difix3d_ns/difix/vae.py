@@ -1,0 +1,182 @@
+"""Autoencoder whose decoder also sees the encoder's activations (arXiv 2503.01774, section 4.1)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import Decoder, DiagonalGaussianDistribution
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SKIP_INIT_SCALE = 1e-5
+"""Published start value of the skip convolutions, near which the autoencoder is the base model's own."""
+
+
+class SkipDecoder(Decoder):
+    """diffusers' decoder with a 1x1 convolution of an encoder activation added before each up block."""
+
+    def add_skip_convolutions(self, block_out_channels: tuple[int, ...]) -> None:
+        """Creates `skip_conv_1` to `skip_conv_n`, bias-free, the first for the deepest level.
+
+        Args:
+            block_out_channels: of the autoencoder, as in its config.
+        """
+        # Before down block i the encoder has the channels of block i - 1, and before block 0 those of block 0.
+        encoder_channels = [block_out_channels[0], *block_out_channels[:-1]]
+        # Before up block j the decoder has the channels of the up block before it.
+        decoder_channels = [block_out_channels[-1], *reversed(block_out_channels)][: len(block_out_channels)]
+        for level, (source, target) in enumerate(zip(reversed(encoder_channels), decoder_channels, strict=True), 1):
+            convolution = nn.Conv2d(source, target, kernel_size=1, bias=False)
+            nn.init.constant_(convolution.weight, SKIP_INIT_SCALE)
+            self.add_module(f"skip_conv_{level}", convolution)
+
+    def decode(
+        self, sample: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]], gamma: float
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Decodes with skips.
+
+        Args:
+            sample: latents, after the post-quantisation convolution.
+            skips: the encoder's activations before its down blocks, in the encoder's order; empty for none.
+            gamma: factor on the skips.
+        """
+        sample = self._run(self.mid_block, self.conv_in(sample))
+        for level, block in enumerate(self.up_blocks, 1):
+            if skips:
+                sample = sample + gamma * self.get_submodule(f"skip_conv_{level}")(skips[-level])
+            sample = self._run(block, sample)
+        return self.conv_out(self.conv_act(self.conv_norm_out(sample)))
+
+    def _run(self, block: nn.Module, sample: Tensor) -> Tensor:
+        # diffusers sets both attributes in `enable_gradient_checkpointing`.
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            checkpointed: Any = self._gradient_checkpointing_func
+            return checkpointed(block, sample)
+        return block(sample)
+
+
+class SkipAutoencoderKL(AutoencoderKL):
+    """`AutoencoderKL` with the skips of Difix; its parameters are the stock ones and `decoder.skip_conv_*`.
+
+    Args (beyond `AutoencoderKL`'s):
+        gamma: factor on the skips.
+        ignore_skip: whether the skips are left out.
+        lora_rank: rank that the decoder's LoRA was trained with; kept for reference, LoRA is merged at load.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",),
+        up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",),
+        block_out_channels: tuple[int, ...] = (64,),
+        layers_per_block: int = 1,
+        act_fn: str = "silu",
+        latent_channels: int = 4,
+        norm_num_groups: int = 32,
+        sample_size: int = 32,
+        scaling_factor: float = 0.18215,
+        shift_factor: float | None = None,
+        latents_mean: tuple[float, ...] | None = None,
+        latents_std: tuple[float, ...] | None = None,
+        force_upcast: bool = True,
+        use_quant_conv: bool = True,
+        use_post_quant_conv: bool = True,
+        mid_block_add_attention: bool = True,
+        gamma: float = 1.0,
+        ignore_skip: bool = False,
+        lora_rank: int = 4,
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down_block_types=cast(Any, down_block_types),
+            up_block_types=cast(Any, up_block_types),
+            block_out_channels=cast(Any, block_out_channels),
+            layers_per_block=layers_per_block,
+            act_fn=act_fn,
+            latent_channels=latent_channels,
+            norm_num_groups=norm_num_groups,
+            sample_size=sample_size,
+            scaling_factor=scaling_factor,
+            shift_factor=shift_factor,
+            latents_mean=cast(Any, latents_mean),
+            latents_std=cast(Any, latents_std),
+            force_upcast=force_upcast,
+            use_quant_conv=use_quant_conv,
+            use_post_quant_conv=use_post_quant_conv,
+            mid_block_add_attention=mid_block_add_attention,
+        )
+        self.decoder = SkipDecoder(
+            in_channels=latent_channels,
+            out_channels=out_channels,
+            up_block_types=up_block_types,
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            act_fn=act_fn,
+            mid_block_add_attention=mid_block_add_attention,
+        )
+        self.decoder.add_skip_convolutions(tuple(block_out_channels))
+
+    @apply_forward_hook
+    def encode_with_skips(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[DiagonalGaussianDistribution, list[Float[Tensor, "batch _ _ _"]]]:
+        """Posterior of the latents, and the activations before each down block.
+
+        Args:
+            images: in [-1, 1], sides divisible by `downscale_factor`.
+
+        Returns:
+            The posterior, and one activation a level, the finest first.
+        """
+        encoder: Any = self.encoder
+        sample = encoder.conv_in(images)
+        skips = []
+        for block in encoder.down_blocks:
+            skips.append(sample)
+            sample = block(sample)
+        sample = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(encoder.mid_block(sample))))
+        moments = self.quant_conv(sample) if self.quant_conv is not None else sample
+        return DiagonalGaussianDistribution(moments), skips
+
+    @apply_forward_hook
+    def decode_with_skips(
+        self, latents: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Image of latents and the encoder's activations.
+
+        Args:
+            latents: already divided by the scaling factor.
+            skips: as `encode_with_skips` gives them; left out where the config says `ignore_skip`.
+
+        Returns:
+            The image in about [-1, 1], not clamped.
+        """
+        sample = self.post_quant_conv(latents) if self.post_quant_conv is not None else latents
+        return self.decoder.decode(sample, [] if self.config["ignore_skip"] else skips, self.config["gamma"])
+
+    @property
+    def downscale_factor(self) -> int:
+        """Image pixels to one latent pixel."""
+        return 2 ** (len(self.config["block_out_channels"]) - 1)
+
+
+def randomise_skip_convolutions(vae: SkipAutoencoderKL, scale: float, generator: torch.Generator | None = None) -> None:
+    """Sets the skip convolutions to random values, for a network that is trained from scratch.
+
+    Args:
+        vae: the autoencoder, changed in place.
+        scale: factor on the usual start of a 1x1 convolution.
+        generator: source of the values.
+    """
+    for name, module in vae.decoder.named_children():
+        if name.startswith("skip_conv_") and isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=scale / module.in_channels**0.5, generator=generator)

@@ -1,0 +1,169 @@
+"""Images in, cleaned images out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from difix.tiny_network import make_tiny
+from PIL import Image
+
+from difix3d_ns.difix.architecture import DifixArchitecture
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import TIMESTEP, DifixPipeline
+
+
+def pictures(count: int, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_one_image_gives_the_same_bits_twice(tiny: DifixPipeline) -> None:
+    image, reference = pictures(1), pictures(1, seed=1)
+    first, second = (tiny(image, reference, output_type="pt").images for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == image.shape and first.min() >= 0 and first.max() <= 1
+
+
+def test_a_sampled_posterior_follows_its_generator(tiny: DifixPipeline) -> None:
+    def sampled(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return tiny(pictures(1), output_type="pt", sample_posterior=True, generator=generator).images
+
+    assert torch.equal(sampled(1), sampled(1))
+    assert not torch.equal(sampled(1), sampled(2))
+
+
+def test_the_reference_matters_and_only_the_own_one(tiny: DifixPipeline) -> None:
+    images, references = pictures(3), pictures(3, seed=1)
+    together = tiny(images, references, output_type="pt").images
+    alone = torch.cat([tiny(images[i : i + 1], references[i : i + 1], output_type="pt").images for i in range(3)])
+    assert (together - alone).abs().max() < 1e-5
+    assert (together - tiny(images, references.roll(1, 0), output_type="pt").images).abs().max() > 1e-4
+    assert (together - tiny(images, output_type="pt").images).abs().max() > 1e-4
+
+
+def test_a_target_taken_as_its_own_reference_is_mixing_of_equal_views(tiny: DifixPipeline) -> None:
+    # Attention over a view and its copy is attention over the view: the softmax halves over twice the tokens.
+    image = pictures(1)
+    assert (tiny(image, image, output_type="pt").images - tiny(image, output_type="pt").images).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(24, 32), (25, 31), (64, 9), (3, 5), (1, 1)])
+def test_the_output_has_exactly_the_inputs_size(tiny: DifixPipeline, size: tuple[int, int]) -> None:
+    image = pictures(1, *size)
+    assert tiny(image, pictures(1, 40, 20), output_type="pt").images.shape == image.shape
+
+
+def test_padding_changes_nothing_where_there_is_none_to_do(tiny: DifixPipeline) -> None:
+    image = pictures(1)
+    with torch.no_grad():
+        direct = (tiny.denoise(image[:, None] * 2 - 1) / 2 + 0.5).clamp(0, 1)
+    assert torch.equal(tiny(image, output_type="pt").images, direct)
+
+
+def test_small_batches_give_what_one_batch_gives(tiny: DifixPipeline) -> None:
+    images = pictures(5)
+    whole = tiny(images, output_type="pt").images
+    bounded = tiny(images, output_type="pt", max_pixels_per_batch=2 * 24 * 32).images
+    assert (whole - bounded).abs().max() < 1e-5
+
+
+def test_a_network_size_may_be_given(tiny: DifixPipeline) -> None:
+    image = pictures(1, 24, 32)
+    resized = tiny(image, output_type="pt", height=16, width=16).images
+    assert resized.shape == image.shape
+    assert not torch.equal(resized, tiny(image, output_type="pt").images)
+
+
+def test_strength_blends_between_input_and_result(tiny: DifixPipeline) -> None:
+    image = pictures(1)
+    full, half, none = (tiny(image, output_type="pt", strength=s).images for s in (1.0, 0.5, 0.0))
+    assert torch.equal(none, image)
+    assert torch.allclose(half, (full + image) / 2, atol=1e-6)
+
+
+def test_the_forms_of_input_and_output_agree(tiny: DifixPipeline) -> None:
+    array = (pictures(1)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    expected = tiny(tensor, output_type="pt").images
+    for form in (Image.fromarray(array), [Image.fromarray(array)], array, [tensor], tensor[None]):
+        assert torch.equal(tiny(form, output_type="pt").images, expected)
+    assert np.allclose(tiny(tensor, output_type="np").images[0], expected[0].permute(1, 2, 0).numpy())
+    (picture,) = tiny(tensor, output_type="pil").images
+    assert np.abs(np.asarray(picture) / 255 - expected[0].permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_list_of_several_sizes_keeps_its_order(tiny: DifixPipeline) -> None:
+    sizes = [(24, 32), (32, 24), (24, 32)]
+    images = [pictures(1, *size, seed=i)[0] for i, size in enumerate(sizes)]
+    mixed = tiny(images, output_type="pt").images
+    for image, result in zip(images, mixed, strict=True):
+        assert (result - tiny(image, output_type="pt").images[0]).abs().max() < 1e-5
+
+
+def test_gray_alpha_and_16_bit_pictures_become_rgb(tiny: DifixPipeline) -> None:
+    gray = Image.fromarray(np.full((24, 32), 100, np.uint8))
+    deep = Image.fromarray(np.full((24, 32), 100 * 257, np.uint16))
+    rgba = Image.fromarray(np.full((24, 32, 4), (100, 100, 100, 255), np.uint8))
+    results = [tiny(image, output_type="pt").images for image in (gray, deep, rgba, gray.convert("RGB"))]
+    for result in results[:3]:
+        assert torch.allclose(result, results[3], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (torch.full((1, 3, 8, 8), float("nan")), "NaN"),
+        (torch.zeros(1, 4, 8, 8), "three channels"),
+        (torch.zeros(1, 1, 8, 8), "three channels"),
+        (torch.zeros(1, 3, 0, 8), "no pixels"),
+        (torch.full((1, 3, 8, 8), 255.0), r"\[0, 1\]"),
+        (["image.png"], "str"),
+    ],
+)
+def test_what_is_no_picture_is_said(tiny: DifixPipeline, image: object, sentence: str) -> None:
+    with pytest.raises(DifixError, match=sentence):
+        tiny(image)
+
+
+def test_references_must_match_in_number(tiny: DifixPipeline) -> None:
+    with pytest.raises(DifixError, match="3 images but 2 references"):
+        tiny(pictures(3), pictures(2))
+
+
+def test_a_network_that_returns_nan_is_found_out() -> None:
+    broken = make_tiny()
+    with torch.no_grad():
+        broken.vae.decoder.conv_out.weight.fill_(float("nan"))
+    with pytest.raises(DifixError, match="returned NaN"):
+        broken(pictures(1))
+
+
+def test_a_network_that_returns_black_is_found_out() -> None:
+    broken = make_tiny()
+    with torch.no_grad():
+        broken.vae.decoder.conv_out.weight.zero_()
+        broken.vae.decoder.conv_out.bias.fill_(-100.0)
+    with pytest.raises(DifixError, match="black image"):
+        broken(pictures(1))
+
+
+def test_the_one_step_is_the_schedulers(tiny: DifixPipeline) -> None:
+    latents, noise = torch.randn(2, 4, 3, 4), torch.randn(2, 4, 3, 4)
+    tiny.scheduler.set_timesteps(timesteps=[TIMESTEP])
+    expected = tiny.scheduler.step(noise, TIMESTEP, latents).prev_sample
+    assert torch.allclose(tiny.clean_latents(latents, noise, TIMESTEP), expected, atol=1e-5)
+    assert float(tiny.scheduler.alphas_cumprod[TIMESTEP]) == pytest.approx(0.755238, abs=1e-6)
+
+
+def test_the_full_size_has_the_published_parameters() -> None:
+    from difix3d_ns.difix.architecture import build_difix
+
+    with torch.device("meta"):
+        pipeline = build_difix(DifixArchitecture.sd_turbo())
+    unet, vae = pipeline.unet.state_dict(), pipeline.vae.state_dict()
+    assert len(unet) == 686
+    assert sum(value.numel() for value in unet.values()) == 865_910_724
+    assert len(vae) == 248 + 4
+    shapes = [tuple(vae[f"decoder.skip_conv_{level}.weight"].shape[:2]) for level in range(1, 5)]
+    assert shapes == [(512, 512), (512, 256), (512, 128), (256, 128)]
