@@ -1,0 +1,1 @@
+"""Training Difix on pairs of degraded renders and photos."""

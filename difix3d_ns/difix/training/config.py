@@ -1,0 +1,77 @@
+"""Settings of a training of Difix. Light: the command line reads them before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class LossConfig:
+    """Weights of the losses; 0 leaves one out."""
+
+    l2: float = 1.0
+    """Mean squared difference, in [-1, 1]."""
+    ssim: float = 0.0
+    """One minus the structural similarity."""
+    perceptual: float = 1.0
+    """VGG perceptual distance; needs `vgg_weights`. Not LPIPS: its layers are not calibrated on human judgement."""
+    gram: float = 1.0
+    """Difference of the Gram matrices of VGG features; needs `vgg_weights`."""
+    gram_warmup_steps: int = 2000
+    """Steps before the Gram loss counts."""
+    vgg_weights: Path | None = None
+    """Safetensors with VGG-16's convolutions under torchvision's names (`features.N.weight`)."""
+
+
+@dataclass
+class TrainConfig:
+    """Trains a Difix network on pairs of degraded renders and photos."""
+
+    pairs: Path
+    """JSON of the pairs, as `ns-difix curate` writes it."""
+    output_dir: Path
+    """Gets the network (a folder that `DifixPipeline.from_pretrained` loads), metrics, logs and the checkpoint."""
+    base: str | None = None
+    """Network to start from: a folder or a hub id. Without, a small one starts from random weights."""
+    steps: int = 10_000
+    """Training steps."""
+    batch_size: int = 1
+    """Pairs to a step, on each process."""
+    crop_size: int = 512
+    """Side of the square crops, in pixels."""
+    learning_rate: float = 2e-5
+    """Of AdamW, after the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    ema_decay: float = 0.999
+    """Of the moving average of the weights, which is what is saved; 0 saves the weights themselves."""
+    train_parts: Literal["published", "all"] = "published"
+    """`published` leaves the encoder as it is; `all` trains everything, as a start from random weights needs."""
+    reference_probability: float = 0.7
+    """Share of the steps that give the network the reference."""
+    clean_probability: float = 0.0
+    """Share of the examples whose input is the photo itself, so that the network leaves good renders alone."""
+    color_jitter: float = 0.0
+    """Largest random change of the colour channels' gain; with few scenes their colours would be learnt by heart."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the losses."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Number format of the computation."""
+    seed: int = 42
+    """Of weights, crops and draws."""
+    steps_per_save: int = 500
+    """Steps between checkpoints. A run that finds one in its output folder goes on from it."""
+    steps_per_validation: int = 500
+    """Steps between validations on the test pairs."""
+    max_validation_pairs: int = 24
+    """Test pairs of a validation, spread over all; the last validation takes all."""
+    save_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the saved network."""
