@@ -1,0 +1,116 @@
+"""The registered methods: one place that says what `ns-train difix3d` and `ns-train difix3d-mini` are."""
+
+from typing import Any
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from difix3d_ns.checkpoints import allow_nerfstudio_checkpoints
+from difix3d_ns.datamanager import Difix3DDataManagerConfig
+from difix3d_ns.fixer import DifixConfig
+from difix3d_ns.model import Difix3DModelConfig
+from difix3d_ns.pipeline import Difix3DPipelineConfig
+
+allow_nerfstudio_checkpoints()
+
+
+def _optimizers(num_iterations: int, speed: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Splatfacto's optimizers, their decay fitted to a run's length.
+
+    Args:
+        num_iterations: steps after which learning rates have decayed.
+        speed: factor on the learning rates of the Gaussians.
+    """
+
+    def adam(lr: float) -> AdamOptimizerConfig:
+        return AdamOptimizerConfig(lr=lr, eps=1e-15)
+
+    def decay(lr_final: float, warmup_steps: int = 0) -> ExponentialDecaySchedulerConfig:
+        return ExponentialDecaySchedulerConfig(
+            lr_final=lr_final, max_steps=num_iterations, warmup_steps=warmup_steps, lr_pre_warmup=0
+        )
+
+    warmup_steps = num_iterations // 30
+    return {
+        "means": {"optimizer": adam(1.6e-4 * speed), "scheduler": decay(1.6e-6 * speed)},
+        "features_dc": {"optimizer": adam(0.0025 * speed), "scheduler": None},
+        "features_rest": {"optimizer": adam(0.0025 / 20 * speed), "scheduler": None},
+        "opacities": {"optimizer": adam(0.05), "scheduler": None},
+        "scales": {"optimizer": adam(0.005 * speed), "scheduler": None},
+        "quats": {"optimizer": adam(0.001 * speed), "scheduler": None},
+        "camera_opt": {"optimizer": adam(1e-4), "scheduler": decay(5e-7, warmup_steps)},
+        "bilateral_grid": {"optimizer": adam(2e-3), "scheduler": decay(1e-4, warmup_steps)},
+    }
+
+
+def _machine() -> MachineConfig:
+    """CUDA where there is a GPU, else the CPU."""
+    return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
+
+
+difix3d = MethodSpecification(
+    config=TrainerConfig(
+        method_name="difix3d",
+        machine=_machine(),
+        steps_per_eval_image=100,
+        steps_per_eval_batch=0,
+        steps_per_save=2000,
+        steps_per_eval_all_images=1000,
+        max_num_iterations=30_000,
+        mixed_precision=False,
+        pipeline=Difix3DPipelineConfig(
+            datamanager=Difix3DDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+            ),
+        ),
+        optimizers=_optimizers(30_000),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    ),
+    description="Difix3D+: splatfacto whose novel views are cleaned by a one-step diffusion model and fed back.",
+)
+
+MINI_NUM_ITERATIONS = 800
+
+difix3d_mini = MethodSpecification(
+    config=TrainerConfig(
+        method_name="difix3d-mini",
+        machine=_machine(),
+        steps_per_eval_image=200,
+        steps_per_eval_batch=0,
+        steps_per_save=400,
+        steps_per_eval_all_images=0,
+        max_num_iterations=MINI_NUM_ITERATIONS,
+        mixed_precision=False,
+        pipeline=Difix3DPipelineConfig(
+            datamanager=Difix3DDataManagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+            ),
+            model=Difix3DModelConfig(
+                warmup_length=50,
+                refine_every=50,
+                reset_alpha_every=1000,
+                stop_split_at=400,
+                num_downscales=1,
+                resolution_schedule=300,
+                sh_degree=1,
+                sh_degree_interval=200,
+                cull_alpha_thresh=0.02,
+                max_gaussians=15_000,
+                min_initial_gaussians=5_000,
+            ),
+            difix=DifixConfig(model="embedded"),
+            fix_steps=(400, 550, 700),
+            planned_num_iterations=MINI_NUM_ITERATIONS,
+        ),
+        optimizers=_optimizers(MINI_NUM_ITERATIONS, speed=4.0),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    ),
+    description="Difix3D+ in minutes on two CPU cores: few Gaussians, a short schedule, the embedded network.",
+)

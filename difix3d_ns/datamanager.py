@@ -1,0 +1,147 @@
+"""What is trained on: photos, and with some probability a fixed novel view."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.pseudo_views import PseudoViewBank
+
+READING_ERRORS = (AssertionError, RuntimeError, OSError, LookupError, ValueError)
+"""What nerfstudio's dataparsers and Pillow raise on a scene that cannot be read."""
+
+
+@dataclass
+class Difix3DDataManagerConfig(FullImageDatamanagerConfig):
+    """Settings of the full-image datamanager and how often it hands out a fixed novel view."""
+
+    _target: type = field(default_factory=lambda: Difix3DDataManager)
+    pseudo_view_probability: float = 0.3
+    """Probability that a training step uses a fixed novel view in place of a photo, once there are any."""
+
+
+class Difix3DDataManager(FullImageDatamanager[InputDataset]):
+    """Full-image datamanager that mixes pseudo views into training.
+
+    Attributes:
+        pseudo_views: the bank that is drawn from; the pipeline fills it.
+
+    Raises:
+        Difix3DError: the scene cannot be read, lacks photos, or has fewer than two training photos.
+    """
+
+    config: Difix3DDataManagerConfig
+
+    def __init__(
+        self,
+        config: Difix3DDataManagerConfig,
+        device: "torch.device | str" = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs,
+    ) -> None:
+        self.pseudo_views = PseudoViewBank()
+        _require_frames(config.data or config.dataparser.data)
+        try:
+            super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+        except READING_ERRORS as error:
+            raise Difix3DError(_unreadable(config.data or config.dataparser.data, error)) from error
+        _require_photos(self.train_dataset, config.data)
+
+    def _load_images(
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> list[dict[str, Tensor]]:
+        # "cpu" pins memory, which needs an NVIDIA driver; "gpu" means the pipeline's device, whatever it is.
+        device = cache_images_device if torch.cuda.is_available() else "gpu"
+        dataset = self.train_dataset if split == "train" else self.eval_dataset
+        try:
+            images = super()._load_images(split, device)
+        except READING_ERRORS as error:
+            raise Difix3DError(_unreadable(self.config.data, error)) from error
+        for index, data in enumerate(images):
+            if data["image"].is_floating_point() and not data["image"].isfinite().all():
+                raise Difix3DError(f"the photo {dataset.image_filenames[index]} holds NaN or infinite values.")
+        return images
+
+    def next_train(self, step: int) -> tuple[Cameras, dict]:
+        """A photo and its camera, or, with `pseudo_view_probability`, a pseudo view and its camera.
+
+        A pseudo view's batch also has `mask`, the pixels that teach, and `pseudo_view`, its index in the bank. Which
+        view a step gets depends on the seed and the step alone, so a resumed run draws as the whole run would have.
+        """
+        if len(self.pseudo_views) > 0:
+            draw = random.Random(f"{self.config.train_cameras_sampling_seed}-{step}")
+            if draw.random() < self.config.pseudo_view_probability:
+                return self._pseudo_view_batch(draw.randrange(len(self.pseudo_views)))
+        return super().next_train(step)
+
+    def _pseudo_view_batch(self, index: int) -> tuple[Cameras, dict]:
+        view = self.pseudo_views.views[index]
+        batch = {
+            "image": view.image.to(self.device),
+            "mask": view.covered.to(self.device),
+            "pseudo_view": index,
+        }
+        return view.camera.to(self.device), batch
+
+    @cached_property
+    def train_camera_to_worlds(self) -> Float[Tensor, "num_photos 3 4"]:
+        """Poses of the training photos, on the CPU."""
+        return self.train_dataset.cameras.camera_to_worlds.cpu()
+
+    def training_photo(self, index: int) -> Float[Tensor, "height width 3"]:
+        """A training photo in [0, 1], on the CPU; an alpha channel is laid over black.
+
+        Reads the one file where the photos are not in memory, as when an existing run is rendered.
+        """
+        if "cached_train" in self.__dict__:
+            image = self.cached_train[index]["image"].cpu()
+        else:
+            try:
+                image = self.train_dataset.get_image_float32(index)
+            except READING_ERRORS as error:
+                raise Difix3DError(_unreadable(self.config.data, error)) from error
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
+        return image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image
+
+
+def _unreadable(scene: Path | None, error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the scene {scene} cannot be read: {reason.rstrip('.')}."
+
+
+def _require_frames(scene: Path | None) -> None:
+    """A transforms file without frames makes nerfstudio's pose centring fail on an index."""
+    file = Path(scene or ".") / "transforms.json" if scene is None or scene.suffix != ".json" else scene
+    try:
+        frames = json.loads(file.read_text()).get("frames")
+    except (OSError, ValueError, AttributeError):
+        return  # another format, or a file that the dataparser reports on
+    if frames == []:
+        raise Difix3DError(f"the scene {scene} lists no photos: its `frames` are empty.")
+
+
+def _require_photos(dataset: InputDataset, scene: Path | None) -> None:
+    missing = [path for path in dataset.image_filenames if not Path(path).exists()]
+    if missing:
+        raise Difix3DError(
+            f"{len(missing)} of {len(dataset)} training photos of {scene} are missing, the first is {missing[0]}: "
+            "put them back or correct the scene's file."
+        )
+    if len(dataset) < 2:
+        raise Difix3DError(
+            f"the scene {scene} has {len(dataset)} training photo: a reconstruction needs at least 2; check its "
+            "train_filenames or the dataparser's --eval-mode."
+        )

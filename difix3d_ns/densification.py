@@ -1,0 +1,38 @@
+"""gsplat's densification with a limit on the number of Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gsplat.strategy import DefaultStrategy
+
+
+@dataclass
+class CappedStrategy(DefaultStrategy):
+    """`DefaultStrategy` that never grows beyond `max_gaussians`.
+
+    When more Gaussians qualify than there is room for, those with the largest screen-space gradient grow.
+    Time per step on a CPU is about proportional to the number of Gaussians, so a short schedule needs the limit.
+    """
+
+    max_gaussians: int = 0
+    """Most Gaussians after growing; 0 for no limit."""
+
+    @torch.no_grad()
+    def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
+        num_gaussians = len(params["means"])
+        if self.max_gaussians > 0:
+            # Duplicating adds one Gaussian and splitting replaces one by two: each adds one.
+            room = self.max_gaussians - num_gaussians
+            if room <= 0:
+                return 0, 0
+            if room < num_gaussians:
+                mean_gradient = state["grad2d"] / state["count"].clamp_min(1)
+                kept_out = torch.ones(num_gaussians, dtype=torch.bool, device=mean_gradient.device)
+                kept_out[mean_gradient.topk(room).indices] = False
+                state["grad2d"][kept_out] = 0.0
+                if state.get("radii") is not None:
+                    state["radii"][kept_out] = 0.0
+        return super()._grow_gs(params, optimizers, state, step)

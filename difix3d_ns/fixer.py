@@ -1,0 +1,120 @@
+"""Cleaning renders with Difix: the network loads at the first image and stays out of every checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from difix3d_ns.difix.resolve import ResolvedDifix, resolve_difix
+
+if TYPE_CHECKING:
+    from difix3d_ns.difix.pipeline import DifixPipeline
+
+
+@dataclass
+class DifixConfig:
+    """Which Difix network cleans renders, and how."""
+
+    model: str = "auto"
+    """`auto`, `embedded`, a hub id such as nvidia/difix_ref, a folder or an upstream .pkl. `auto` takes
+    nvidia/difix_ref where there is a GPU and its weights are cached or can be downloaded, else the embedded model;
+    the choice is printed and written into the run's config."""
+    revision: str | None = None
+    """Revision of a hub model: a branch, a tag or a commit."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the network; `auto` is bfloat16 with CUDA and float32 without."""
+    batch_size: int = 4
+    """Images that go through the network together."""
+    use_reference: bool = True
+    """Whether the nearest training photo is given to the network."""
+    strength: float = 1.0
+    """Blend between the render (0) and the network's result (1)."""
+
+    def torch_dtype(self, device: torch.device) -> torch.dtype:
+        """The number format on `device`."""
+        if self.dtype == "auto":
+            return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return getattr(torch, self.dtype)
+
+
+class DifixFixer:
+    """Cleans renders with the configured Difix network.
+
+    Args:
+        config: which network, and how.
+        device: where it runs.
+    """
+
+    def __init__(self, config: DifixConfig, device: torch.device | str) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self._network: DifixPipeline | None = None
+
+    def resolve(self) -> ResolvedDifix:
+        """Which network `config.model` stands for; loads nothing."""
+        return resolve_difix(self.config.model, self.device, revision=self.config.revision)
+
+    @property
+    def network(self) -> DifixPipeline:
+        """The network, loaded at the first use.
+
+        Raises:
+            DifixError: there is no usable network at the configured place.
+        """
+        if self._network is None:
+            from difix3d_ns.difix.pipeline import DifixPipeline
+
+            started = time.perf_counter()
+            choice = self.resolve()
+            dtype = self.config.torch_dtype(self.device)
+            network = DifixPipeline.from_pretrained(choice.source, revision=choice.revision, torch_dtype=dtype)
+            self._network = network.to(self.device)
+            seconds = time.perf_counter() - started
+            number_format = str(dtype).removeprefix("torch.")
+            CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {self.device}).")
+        return self._network
+
+    def fix(
+        self,
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        references: Sequence[Float[Tensor, "ref_height ref_width 3"]] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Float[Tensor, "height width 3"]]:
+        """Cleans renders; sizes may differ from image to image.
+
+        Args:
+            renders: images in [0, 1].
+            references: a photo in [0, 1] for each render, or None.
+            on_progress: called with the number of images of every finished batch.
+
+        Returns:
+            The cleaned images in [0, 1], at the renders' sizes, on the CPU.
+        """
+        if not self.config.use_reference:
+            references = None
+        by_size: dict[tuple, list[int]] = defaultdict(list)
+        for index, render in enumerate(renders):
+            by_size[(render.shape, references[index].shape if references else None)].append(index)
+        fixed: dict[int, Tensor] = {}
+        for indices in by_size.values():
+            for start in range(0, len(indices), self.config.batch_size):
+                batch = indices[start : start + self.config.batch_size]
+                images = self._batch([renders[index] for index in batch])
+                reference = self._batch([references[index] for index in batch]) if references else None
+                result = self.network(images, reference, output_type="pt", strength=self.config.strength).images
+                for index, image in zip(batch, result.float().cpu(), strict=True):
+                    fixed[index] = image.permute(1, 2, 0)
+                if on_progress is not None:
+                    on_progress(len(batch))
+        return [fixed[index] for index in range(len(renders))]
+
+    def _batch(self, images: Sequence[Float[Tensor, "height width 3"]]) -> Float[Tensor, "batch 3 height width"]:
+        return torch.stack([image.permute(2, 0, 1) for image in images]).to(self.device)

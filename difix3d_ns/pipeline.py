@@ -1,0 +1,297 @@
+"""When novel views are fixed: renders them on a schedule, cleans them and hands them to training."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
+from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.fixer import DifixConfig, DifixFixer
+from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
+from difix3d_ns.pseudo_views import PseudoView, camera_with_pose
+from difix3d_ns.schedule import fix_steps_of_run
+from difix3d_ns.trajectories import nearest_poses, step_towards, steps_to_arrive
+
+NUM_LOGGED_VIEWS = 4
+"""Before/after images that each fix sends to tensorboard."""
+PSEUDO_VIEW_FOLDER = "pseudo_views"
+"""Folder of the fixed views inside a run's folder."""
+
+
+@dataclass
+class Difix3DPipelineConfig(VanillaPipelineConfig):
+    """When novel views are fixed, how far they go at each fix, and with which network."""
+
+    _target: type = field(default_factory=lambda: Difix3DPipeline)
+    datamanager: Difix3DDataManagerConfig = field(default_factory=Difix3DDataManagerConfig)
+    """Photos, poses and the probability of pseudo views."""
+    model: Difix3DModelConfig = field(default_factory=Difix3DModelConfig)
+    """The Gaussians, and the loss weight of pseudo views."""
+    difix: DifixConfig = field(default_factory=DifixConfig)
+    """The network that cleans renders, in training and for `rgb_enhanced`."""
+    fix_novel_views: bool = True
+    """Whether training fixes novel views at all; without, this is splatfacto with an enhanced output."""
+    fix_steps: tuple[int, ...] = (3000, *range(6000, 60_001, 2000))
+    """Training steps before which novel views are fixed."""
+    fix_every: int = 0
+    """A period in steps at which novel views are fixed as well; 0 for none."""
+    planned_num_iterations: int = 30_000
+    """Length of the run that `fix_steps` and `fix_every` are made for. In a shorter run they shrink in proportion;
+    0 takes them as they are."""
+    step_length: float = 0.5
+    """How far each novel view moves towards its target at a fix, in scene units (nerfstudio scales the cameras into
+    [-1, 1]). It starts at the training view nearest to the target."""
+    min_accumulation: float = 0.5
+    """Pixels of a novel view whose accumulated opacity is below this do not teach."""
+    evaluate_enhanced: bool = True
+    """Whether `ns-eval` also measures `rgb_enhanced`."""
+
+
+class Difix3DPipeline(VanillaPipeline):
+    """Splatfacto's pipeline with progressive fixes of novel views (arXiv 2503.01774, section 4.2).
+
+    Args:
+        config: see `Difix3DPipelineConfig`.
+        device: where the model lives.
+        test_mode: as in nerfstudio.
+        world_size: as in nerfstudio.
+        local_rank: as in nerfstudio.
+        grad_scaler: as in nerfstudio.
+    """
+
+    config: Difix3DPipelineConfig
+    datamanager: Difix3DDataManager
+
+    def __init__(
+        self,
+        config: Difix3DPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        with exit_with_one_sentence():
+            if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+                raise Difix3DError("there is no usable CUDA device here: add --machine.device-type cpu.")
+            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        self.fixer = DifixFixer(config.difix, device)
+        self.difix3d_model.enhancer = self.enhance
+
+    @property
+    def difix3d_model(self) -> Difix3DModel:
+        """The model, out of its distributed wrapper if it has one."""
+        model = self.model
+        assert isinstance(model, Difix3DModel)
+        return model
+
+    def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
+        """Cleans one render with the training photo nearest to its camera as reference.
+
+        Args:
+            rgb: the render, in [0, 1].
+            camera: its camera, shape (1,).
+
+        Returns:
+            The enhanced image in [0, 1], at the render's size and on its device.
+        """
+        with exit_with_one_sentence():
+            nearest = int(nearest_poses(camera.camera_to_worlds.cpu(), self.datamanager.train_camera_to_worlds)[0])
+            references = [self.datamanager.training_photo(nearest)] if self.config.difix.use_reference else None
+            return self.fixer.fix([rgb], references)[0].to(rgb)
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
+        """Splatfacto's callbacks and, before the scheduled steps, the fix. Runs once, after a checkpoint was loaded."""
+        callbacks = super().get_training_callbacks(attributes)
+        trainer = attributes.trainer
+        assert trainer is not None and attributes.optimizers is not None
+        reattach_optimizers(self.difix3d_model, attributes.optimizers.optimizers)
+        if not self.config.fix_novel_views:
+            return callbacks
+        with exit_with_one_sentence():
+            self._run_folder = Path(trainer.base_dir)
+            self._set_up_walk()
+            steps = self._steps_of_run(trainer)
+            if steps:
+                self._settle_on_network(trainer)
+        self._announce(steps)
+        if steps:
+            callbacks.append(
+                TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_at, iters=steps)
+            )
+        return callbacks
+
+    def _set_up_walk(self) -> None:
+        """Target cameras, and for each the nearest training pose as its start."""
+        dataset = self.datamanager.eval_dataset
+        if dataset is None or len(dataset) == 0:
+            raise Difix3DError(
+                f"the scene {self.datamanager.config.data} has no evaluation photos, whose poses are the targets of "
+                "the novel views: give it a val split, choose another --eval-mode of the dataparser, or train "
+                "without fixes by --pipeline.fix-novel-views False."
+            )
+        self._targets = dataset.cameras
+        target_poses = self._targets.camera_to_worlds.cpu()
+        photos = self.datamanager.train_camera_to_worlds
+        self._novel_poses = photos[nearest_poses(target_poses, photos)]
+        self._num_fixes_to_arrive = steps_to_arrive(self._novel_poses, target_poses, self.config.step_length)
+
+    def _steps_of_run(self, trainer: Any) -> tuple[int, ...]:
+        """The run's fix steps; after a resume the bank and the walk stand where they stood at the checkpoint."""
+        start, num_iterations = trainer._start_step, trainer.config.max_num_iterations
+        origin = start
+        if start > 0:
+            checkpoint_folder = trainer.config.load_dir or Path(trainer.config.load_checkpoint).parent
+            bank = self.datamanager.pseudo_views
+            if bank.restore(Path(checkpoint_folder).parent / PSEUDO_VIEW_FOLDER, start - 1):
+                if len(bank) == len(self._novel_poses):
+                    self._novel_poses = bank.camera_to_worlds()
+                CONSOLE.print(f"Resumed with {len(bank)} pseudo views fixed at step {bank.step}.")
+                origin = 0
+            elif _has_been_difix3d(Path(checkpoint_folder).parent):
+                origin = 0
+        steps = fix_steps_of_run(
+            self.config.fix_steps,
+            self.config.fix_every,
+            start + num_iterations - origin,
+            self.config.planned_num_iterations,
+        )
+        return tuple(origin + step for step in steps if origin + step >= start)
+
+    def _settle_on_network(self, trainer: Any) -> None:
+        """Writes the network that `auto` stands for into the run's config, so that later tools use the same."""
+        choice = self.fixer.resolve()
+        CONSOLE.print(f"Difix: {choice.reason}")
+        if self.config.difix.model == "auto":
+            self.config.difix = replace(self.config.difix, model=choice.name, revision=choice.revision)
+            self.fixer.config = self.config.difix
+            trainer.config.save_config()
+
+    def _announce(self, steps: tuple[int, ...]) -> None:
+        if not steps:
+            CONSOLE.print(
+                "No fix of novel views falls into this run: see --pipeline.fix-steps and --pipeline.fix-every."
+            )
+            return
+        listed = ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")
+        arrival = f"they reach their targets after {self._num_fixes_to_arrive}"
+        CONSOLE.print(
+            f"{len(self._targets)} novel views are fixed before steps {listed} ({len(steps)} fixes; {arrival})."
+        )
+
+    def _fix_at(self, step: int) -> None:
+        with exit_with_one_sentence():
+            self.fix_views(step)
+
+    def fix_views(self, step: int) -> None:
+        """One progressive update: moves the novel views on, renders and cleans them, and makes them the pseudo views.
+
+        Args:
+            step: the training step that comes next.
+
+        Raises:
+            Difix3DError: a render holds NaN, so training has diverged.
+        """
+        started = time.perf_counter()
+        target_poses = self._targets.camera_to_worlds.cpu()
+        self._novel_poses = step_towards(self._novel_poses, target_poses, self.config.step_length)
+        cameras = [camera_with_pose(self._targets[i : i + 1], pose) for i, pose in enumerate(self._novel_poses)]
+        nearest = nearest_poses(self._novel_poses, self.datamanager.train_camera_to_worlds).tolist()
+        with _progress() as progress:
+            task = progress.add_task("[green]Rendering novel views", total=len(cameras))
+            renders, accumulations = self._render(cameras, step, lambda: progress.advance(task))
+            rendered = time.perf_counter()
+            task = progress.add_task("[green]Fixing novel views", total=len(cameras))
+            references = [self.datamanager.training_photo(index) for index in nearest]
+            fixed = self.fixer.fix(renders, references, lambda count: progress.advance(task, count))
+        finished = time.perf_counter()
+
+        views = [
+            PseudoView(camera, (image * 255).round().byte(), accumulation >= self.config.min_accumulation, reference)
+            for camera, image, accumulation, reference in zip(cameras, fixed, accumulations, nearest, strict=True)
+        ]
+        self.datamanager.pseudo_views.replace(views, step)
+        self.datamanager.pseudo_views.save(self._run_folder / PSEUDO_VIEW_FOLDER)
+        self._log(step, renders, fixed, references)
+        arrived = int((self._novel_poses == target_poses).all(dim=-1).all(dim=-1).sum())
+        covered = sum(float(view.covered.float().mean()) for view in views) / len(views)
+        seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
+        CONSOLE.print(
+            f"Step {step}: fixed {len(views)} novel views ({arrived} at their targets, {covered:.0%} of pixels "
+            f"covered) in {finished - started:.1f} s: {seconds}."
+        )
+
+    @torch.no_grad()
+    def _render(self, cameras: list[Cameras], step: int, on_progress) -> tuple[list[Tensor], list[Tensor]]:
+        """Renders in evaluation mode, at full size. Returns images and accumulations, on the CPU."""
+        was_training = self.training
+        self.eval()
+        renders, accumulations = [], []
+        for index, camera in enumerate(cameras):
+            outputs = self.difix3d_model.get_outputs_for_camera(camera)
+            rgb = outputs["rgb"].cpu()
+            if not rgb.isfinite().all():
+                raise Difix3DError(
+                    f"the render of novel view {index} at step {step} holds NaN: training has diverged; lower the "
+                    "learning rates or look for a broken photo or pose."
+                )
+            renders.append(rgb)
+            accumulations.append(outputs["accumulation"].cpu())
+            on_progress()
+        self.train(was_training)
+        return renders, accumulations
+
+    def _log(self, step: int, renders: list[Tensor], fixed: list[Tensor], references: list[Tensor]) -> None:
+        """Sends render, fixed view and reference, side by side, to the writers in use."""
+        for index in range(min(NUM_LOGGED_VIEWS, len(renders))):
+            panels = [renders[index], fixed[index]]
+            if references[index].shape == renders[index].shape:
+                panels.append(references[index])
+            image = torch.cat(panels, dim=1)
+            writer.put_image(name=f"Novel Views/{index}: render, fixed, reference", image=image, step=step)
+
+    def get_train_loss_dict(self, step: int):
+        """As in nerfstudio; a broken photo ends in one sentence."""
+        with exit_with_one_sentence():
+            return super().get_train_loss_dict(step)
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """As in nerfstudio; in `ns-eval`, which gives no step, `rgb_enhanced` is measured as well."""
+        self.difix3d_model.evaluate_enhanced = self.config.evaluate_enhanced and step is None
+        try:
+            with exit_with_one_sentence():
+                if len(self.datamanager.eval_dataset) == 0:
+                    raise Difix3DError(f"the scene {self.datamanager.config.data} has no photos to evaluate on.")
+                return super().get_average_eval_image_metrics(step, output_path, get_std)
+        finally:
+            self.difix3d_model.evaluate_enhanced = False
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """As in nerfstudio; a checkpoint of another method ends in one sentence."""
+        with exit_with_one_sentence():
+            super().load_pipeline(loaded_state, step)
+
+
+def _has_been_difix3d(run_folder: Path) -> bool:
+    """Whether a run's config names this plugin's pipeline: its schedule goes on then, and does not start anew."""
+    config = run_folder / "config.yml"
+    return config.exists() and "Difix3DPipelineConfig" in config.read_text()
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=CONSOLE, transient=True)

@@ -1,0 +1,38 @@
+"""At which training steps novel views are fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def fix_steps_of_run(
+    fix_steps: Sequence[int],
+    fix_every: int,
+    num_iterations: int,
+    planned_num_iterations: int,
+) -> tuple[int, ...]:
+    """The steps of one run before which novel views are fixed.
+
+    A list and a period may be given together; their union counts. A run shorter than planned keeps its fixes: all
+    steps shrink in proportion, so that a quick trial shows what the full run does.
+
+    Args:
+        fix_steps: fixed steps of the planned run.
+        fix_every: a period in steps of the planned run; 0 for none.
+        num_iterations: steps that this run takes in all.
+        planned_num_iterations: steps that `fix_steps` and `fix_every` are made for; 0 to take them as they are.
+
+    Returns:
+        Ascending steps, each once, all within the run and after its first step.
+
+    Raises:
+        ValueError: a step, the period or a number of iterations is negative.
+    """
+    if min([fix_every, num_iterations, planned_num_iterations, *fix_steps]) < 0:
+        raise ValueError("fix_steps, fix_every and the numbers of iterations must not be negative")
+    planned = planned_num_iterations or num_iterations
+    scale = min(1.0, num_iterations / planned) if planned else 1.0
+    horizon = max(planned, num_iterations)
+    periodic = range(fix_every, horizon, fix_every) if fix_every else ()
+    steps = {round(step * scale) for step in (*fix_steps, *periodic)}
+    return tuple(sorted(step for step in steps if 0 < step < num_iterations))

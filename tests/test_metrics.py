@@ -1,0 +1,42 @@
+"""Image metrics, with and without a network for LPIPS."""
+
+from __future__ import annotations
+
+import urllib.error
+
+import pytest
+import torch
+
+from difix3d_ns import metrics
+from difix3d_ns.metrics import ImageMetrics
+
+
+def test_offline_lpips_is_left_out_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
+) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(metrics.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    measure = ImageMetrics()
+    image = torch.rand(32, 32, 3)
+    values = [measure(image, image.flip(0)) for _ in range(3)]
+    assert set(values[0]) == {"psnr", "ssim"}
+    assert capsys.readouterr().out.count("LPIPS is left out") == 1
+
+
+def test_lpips_is_looked_for_in_the_cache_first(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    cached = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    cached.parent.mkdir()
+    cached.touch()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert metrics.lpips_backbone_available()
+
+
+def test_psnr_and_ssim_are_those_of_their_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "lpips_backbone_available", lambda: False)
+    photo = torch.rand(40, 50, 3)
+    values = ImageMetrics()(photo + 0.1, photo)
+    assert values["psnr"] == pytest.approx(20.0, abs=1e-3)
+    assert ImageMetrics()(photo, photo)["ssim"] == pytest.approx(1.0)

@@ -1,0 +1,190 @@
+"""The model: splatfacto without CUDA, learning from pseudo views, with a lazy enhanced output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.scene_box import OrientedBox, SceneBox
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
+from difix3d_ns.outputs import RenderOutputs
+
+WIDTH, HEIGHT = 48, 32
+
+
+def make_model(num_points: int = 60, **settings) -> Difix3DModel:
+    torch.manual_seed(0)
+    points, colors = torch.randn(num_points, 3) * 0.3, torch.randint(0, 256, (num_points, 3))
+    config = Difix3DModelConfig(num_downscales=0, **{"sh_degree": 1, **settings})
+    box = SceneBox(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    return config.setup(scene_box=box, num_train_data=3, seed_points=(points, colors))
+
+
+def make_camera() -> Cameras:
+    pose = torch.eye(4)[None, :3].clone()
+    pose[:, 2, 3] = 2.0
+    return Cameras(
+        camera_to_worlds=pose, fx=40.0, fy=40.0, cx=WIDTH / 2, cy=HEIGHT / 2, width=WIDTH, height=HEIGHT,
+        camera_type=CameraType.PERSPECTIVE, metadata={},
+    )  # fmt: skip
+
+
+def make_optimizers(model: Difix3DModel) -> dict[str, torch.optim.Optimizer]:
+    return {name: torch.optim.Adam(group, lr=0.01) for name, group in model.get_gaussian_param_groups().items()}
+
+
+def train_step(model: Difix3DModel, optimizers: dict[str, torch.optim.Optimizer], step: int, batch: dict) -> None:
+    model.train()
+    model.step, model.optimizers = step, optimizers
+    for optimizer in optimizers.values():
+        optimizer.zero_grad()
+    losses = model.get_loss_dict(model.get_outputs(make_camera()), batch)
+    sum(losses.values()).backward()
+    for optimizer in optimizers.values():
+        optimizer.step()
+    model.step_post_backward(step)
+
+
+def test_a_run_starts_without_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    make_model()
+
+
+@pytest.mark.parametrize("sh_degree", [0, 1, 3])
+def test_training_lowers_the_loss_without_cuda(sh_degree: int) -> None:
+    model = make_model(sh_degree=sh_degree, background_color="black")
+    optimizers = make_optimizers(model)
+    batch = {"image": torch.rand(HEIGHT, WIDTH, 3)}
+
+    def loss() -> float:
+        model.eval()
+        return float(model.get_loss_dict(model.get_outputs(make_camera()), batch)["main_loss"])
+
+    before = loss()
+    for step in range(20):
+        train_step(model, optimizers, step, batch)
+    assert loss() < 0.95 * before
+
+
+def test_training_happens_at_the_scheduled_resolution() -> None:
+    model = make_model()
+    model.config.num_downscales = 1
+    model.optimizers = make_optimizers(model)
+    camera = make_camera()
+    assert model.train().get_outputs(camera)["rgb"].shape == (HEIGHT // 2, WIDTH // 2, 3)
+    assert model.eval().get_outputs(camera)["rgb"].shape == (HEIGHT, WIDTH, 3)
+    assert (int(camera.width), int(camera.height)) == (WIDTH, HEIGHT)
+
+
+def test_the_enhanced_output_is_offered_and_computed_only_when_read() -> None:
+    model = make_model().eval()
+    calls: list[Cameras] = []
+
+    def enhancer(rgb: torch.Tensor, camera: Cameras) -> torch.Tensor:
+        calls.append(camera)
+        return 1 - rgb
+
+    assert "rgb_enhanced" not in model.get_outputs_for_camera(make_camera())
+    model.enhancer = enhancer
+    outputs = model.get_outputs_for_camera(make_camera())
+    assert isinstance(outputs, RenderOutputs)
+    assert list(outputs) == ["rgb", "depth", "accumulation", "background", "rgb_enhanced"]
+    assert not calls
+    assert torch.equal(outputs["rgb_enhanced"], 1 - outputs["rgb"])
+    assert len(calls) == 1
+
+
+def test_the_enhancer_stays_out_of_checkpoints() -> None:
+    model = make_model()
+    keys = set(model.state_dict())
+    model.enhancer = lambda rgb, camera: rgb
+    assert set(model.state_dict()) == keys
+    assert not [key for key in keys if "lpips" in key]
+
+
+def test_a_pseudo_view_counts_with_its_weight() -> None:
+    model = make_model(pseudo_view_loss_weight=0.25).eval()
+    outputs = model.get_outputs(make_camera())
+    batch = {"image": torch.rand(HEIGHT, WIDTH, 3)}
+    photo = model.get_loss_dict(outputs, batch)["main_loss"]
+    pseudo = model.get_loss_dict(outputs, {**batch, "pseudo_view": 0})["main_loss"]
+    assert float(pseudo) == pytest.approx(0.25 * float(photo), rel=1e-5)
+
+
+def test_pixels_that_the_render_did_not_cover_do_not_teach() -> None:
+    model = make_model()
+    covered = torch.rand(HEIGHT, WIDTH, 1) > 0.5
+    image = torch.rand(HEIGHT, WIDTH, 3)
+    outputs = model.eval().get_outputs(make_camera())
+    losses = [
+        model.get_loss_dict(outputs, {"image": picture, "mask": covered, "pseudo_view": 0})["main_loss"]
+        for picture in (image, torch.where(covered, image, torch.zeros(3)))
+    ]
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_after_a_resume_the_gaussians_move() -> None:
+    source, model = make_model(60), make_model(40)
+    optimizers = make_optimizers(model)
+    model.load_state_dict(source.state_dict())
+    reattach_optimizers(model, optimizers)
+    before = model.means.detach().clone()
+    assert len(before) == 60
+    train_step(model, optimizers, 5, {"image": torch.rand(HEIGHT, WIDTH, 3)})
+    assert (model.means - before).abs().max() > 1e-4
+
+
+def test_reattaching_keeps_the_optimizers_moments() -> None:
+    source = make_model()
+    source_optimizers = make_optimizers(source)
+    train_step(source, source_optimizers, 5, {"image": torch.rand(HEIGHT, WIDTH, 3)})
+    model = make_model()
+    optimizers = make_optimizers(model)
+    model.load_state_dict(source.state_dict())
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(source_optimizers[name].state_dict())
+    reattach_optimizers(model, optimizers)
+    moments = optimizers["means"].state[model.means]["exp_avg"]
+    assert torch.equal(moments, source_optimizers["means"].state[source.means]["exp_avg"])
+    assert moments.abs().max() > 0
+
+
+def test_a_splatfacto_checkpoint_loads_without_its_lpips_network() -> None:
+    state = {**make_model(60).state_dict(), "lpips.net.net.slice1.0.weight": torch.zeros(3)}
+    model = make_model(40)
+    model.load_state_dict(state)
+    assert model.num_points == 60
+
+
+def test_a_checkpoint_without_gaussians_is_refused() -> None:
+    with pytest.raises(Difix3DError, match="no Gaussians"):
+        make_model().load_state_dict({"field.weight": torch.zeros(3)})
+
+
+def test_a_checkpoint_of_other_harmonics_is_refused() -> None:
+    with pytest.raises(Difix3DError, match="--pipeline.model.sh-degree"):
+        make_model(sh_degree=1).load_state_dict(make_model(sh_degree=3).state_dict())
+
+
+def test_an_empty_crop_box_gives_an_empty_image() -> None:
+    model = make_model().eval()
+    box = OrientedBox(R=torch.eye(3), T=torch.full((3,), 100.0), S=torch.ones(3))
+    outputs = model.get_outputs_for_camera(make_camera(), obb_box=box)
+    assert outputs["rgb"].shape == (HEIGHT, WIDTH, 3)
+    assert float(outputs["accumulation"].max()) == 0.0
+
+
+def test_evaluation_reports_raw_and_enhanced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difix3d_ns.metrics.lpips_backbone_available", lambda: False)
+    model = make_model().eval()
+    model.enhancer, model.evaluate_enhanced = (lambda rgb, camera: rgb * 0.5), True
+    outputs = model.get_outputs_for_camera(make_camera())
+    metrics, images = model.get_image_metrics_and_images(outputs, {"image": outputs["rgb"].clone()})
+    assert metrics["psnr"] > 60 > metrics["psnr_enhanced"] > 0
+    assert set(metrics) == {"psnr", "ssim", "psnr_enhanced", "ssim_enhanced"}
+    assert images["img"].shape == (HEIGHT, 3 * WIDTH, 3)

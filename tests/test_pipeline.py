@@ -1,0 +1,162 @@
+"""When novel views are fixed, and what becomes of them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes
+from nerfstudio.engine.optimizers import Optimizers
+
+from difix3d_ns.difix.resolve import ResolvedDifix
+from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.pipeline import Difix3DPipeline
+
+
+@pytest.fixture(autouse=True)
+def brightening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the network: adds 0.25, so that fixed views are told from renders."""
+
+    def fix(self, renders, references=None, on_progress=None):
+        assert references is None or len(references) == len(renders)
+        return [(render + 0.25).clamp(0, 1) for render in renders]
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+
+
+def make_pipeline(scene: Path, **settings) -> Difix3DPipeline:
+    config = deepcopy(all_methods["difix3d-mini"].pipeline)
+    config.datamanager.data = scene
+    config.datamanager.camera_res_scale_factor = 0.25
+    config.datamanager.dataparser.downscale_factor = 1
+    config.model.min_initial_gaussians = 0
+    for name, value in settings.items():
+        setattr(config, name, value)
+    return config.setup(device="cpu")
+
+
+def start_run(
+    pipeline: Difix3DPipeline,
+    folder: Path,
+    num_iterations: int = 100,
+    start_step: int = 0,
+    load_dir: Path | None = None,
+) -> list[tuple[int, ...]]:
+    """Does what nerfstudio's trainer does before its first step; returns the steps of the fixes."""
+    saved_configs: list[int] = []
+    config = SimpleNamespace(
+        max_num_iterations=num_iterations,
+        load_dir=load_dir,
+        load_checkpoint=None,
+        save_config=lambda: saved_configs.append(1),
+    )
+    trainer = SimpleNamespace(base_dir=folder, _start_step=start_step, config=config)
+    optimizers = Optimizers(deepcopy(all_methods["difix3d-mini"].optimizers), pipeline.get_param_groups())
+    callbacks = pipeline.get_training_callbacks(
+        TrainingCallbackAttributes(optimizers=optimizers, grad_scaler=None, pipeline=pipeline, trainer=trainer)
+    )
+    return [callback.iters for callback in callbacks if callback.iters is not None]
+
+
+def test_a_fix_turns_cleaned_renders_into_pseudo_views(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana, fix_steps=(50,), planned_num_iterations=0)
+    assert start_run(pipeline, tmp_path) == [(50,)]
+    pipeline.fix_views(50)
+    bank = pipeline.datamanager.pseudo_views
+    assert len(bank) == len(pipeline.datamanager.eval_dataset) == 5
+    pipeline.eval()
+    for view in bank.views:
+        outputs = pipeline.model.get_outputs_for_camera(view.camera)
+        expected = (outputs["rgb"] + 0.25).clamp(0, 1) * 255
+        assert (view.image - expected).abs().max() <= 0.51
+        assert torch.equal(view.covered, outputs["accumulation"] >= 0.5)
+    assert (tmp_path / "pseudo_views" / "step-000000050" / "view-0004.png").exists()
+
+
+def test_novel_views_walk_from_the_photos_to_the_targets(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana, step_length=0.4)
+    start_run(pipeline, tmp_path)
+    targets = pipeline.datamanager.eval_dataset.cameras.camera_to_worlds
+    photos = pipeline.datamanager.train_camera_to_worlds
+    distances = [torch.cdist(pipeline._novel_poses[:, :, 3], photos[:, :, 3]).min(dim=1).values.max()]
+    assert distances[0] == 0.0
+    for fix in range(pipeline._num_fixes_to_arrive):
+        pipeline.fix_views(fix)
+        poses = pipeline.datamanager.pseudo_views.camera_to_worlds()
+        remaining = (poses[:, :, 3] - targets[:, :, 3]).norm(dim=-1).max()
+        assert fix == 0 or remaining < distances[-1]
+        distances.append(remaining)
+    assert torch.equal(poses, targets)
+
+
+def test_a_resume_goes_on_where_the_walk_stood(banana: Path, tmp_path: Path) -> None:
+    settings = {"step_length": 0.3, "fix_steps": (20, 40, 60), "planned_num_iterations": 0}
+    first = make_pipeline(banana, **settings)
+    start_run(first, tmp_path / "first")
+    first.fix_views(20)
+    resumed = make_pipeline(banana, **settings)
+    checkpoints = tmp_path / "first" / "nerfstudio_models"
+    assert start_run(resumed, tmp_path / "resumed", 70, start_step=30, load_dir=checkpoints) == [(40, 60)]
+    assert torch.equal(resumed._novel_poses, first._novel_poses)
+    assert len(resumed.datamanager.pseudo_views) == 5
+
+
+def test_a_run_from_a_foreign_checkpoint_gets_its_own_schedule(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana, fix_steps=(20, 40), planned_num_iterations=0)
+    load_dir = tmp_path / "splatfacto" / "nerfstudio_models"
+    load_dir.mkdir(parents=True)
+    assert start_run(pipeline, tmp_path / "run", 50, start_step=30_000, load_dir=load_dir) == [(30_020, 30_040)]
+
+
+def test_the_network_that_auto_stands_for_is_in_the_runs_config(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = ResolvedDifix(name="embedded", source="somewhere", revision=None, reason="embedded, as there is no GPU")
+    monkeypatch.setattr(DifixFixer, "resolve", lambda self: choice)
+    pipeline = make_pipeline(banana)
+    pipeline.config.difix.model = "auto"
+    start_run(pipeline, tmp_path)
+    assert pipeline.config.difix.model == "embedded"
+    assert "Difix: embedded, as there is no GPU" in capsys.readouterr().out
+
+
+def test_without_fixes_there_is_no_callback_and_no_target_needed(banana: Path, tmp_path: Path) -> None:
+    assert start_run(make_pipeline(banana, fix_novel_views=False), tmp_path) == []
+
+
+def test_a_diverged_render_stops_the_run(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana)
+    start_run(pipeline, tmp_path)
+    with torch.no_grad():
+        pipeline.model.gauss_params["features_dc"].fill_(float("nan"))
+    with pytest.raises(SystemExit, match="training has diverged"):
+        pipeline._fix_at(10)
+    assert not (tmp_path / "pseudo_views").exists()
+
+
+def test_a_scene_without_evaluation_photos_is_refused(edit_transforms, tmp_path: Path) -> None:
+    pipeline = make_pipeline(edit_transforms(lambda scene: scene.update(val_filenames=[])))
+    with pytest.raises(SystemExit, match="no evaluation photos"):
+        start_run(pipeline, tmp_path)
+
+
+def test_cuda_on_a_machine_without_it_ends_in_one_sentence(banana: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = deepcopy(all_methods["difix3d-mini"].pipeline)
+    config.datamanager.data = banana
+    with pytest.raises(SystemExit, match="--machine.device-type cpu"):
+        config.setup(device="cuda:0")
+
+
+def test_enhancing_takes_the_nearest_photo_as_reference(banana: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(banana)
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr(DifixFixer, "fix", lambda self, renders, references: given.extend(references) or renders)
+    cameras = pipeline.datamanager.train_dataset.cameras
+    pipeline.eval()
+    assert pipeline.model.get_outputs_for_camera(cameras[2:3])["rgb_enhanced"].shape[-1] == 3
+    assert torch.equal(given[0], pipeline.datamanager.training_photo(2))
