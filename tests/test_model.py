@@ -167,7 +167,7 @@ def test_a_checkpoint_without_gaussians_is_refused() -> None:
 
 
 def test_a_checkpoint_of_other_harmonics_is_refused() -> None:
-    with pytest.raises(Difix3DError, match="--pipeline.model.sh-degree"):
+    with pytest.raises(Difix3DError, match=r"--pipeline\.model\.sh-degree"):
         make_model(sh_degree=1).load_state_dict(make_model(sh_degree=3).state_dict())
 
 

@@ -148,7 +148,7 @@ def test_cuda_on_a_machine_without_it_ends_in_one_sentence(banana: Path, monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = deepcopy(all_methods["difix3d-mini"].pipeline)
     config.datamanager.data = banana
-    with pytest.raises(SystemExit, match="--machine.device-type cpu"):
+    with pytest.raises(SystemExit, match=r"--machine\.device-type cpu"):
         config.setup(device="cuda:0")
 
 

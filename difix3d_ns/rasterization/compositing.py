@@ -8,7 +8,7 @@ row of gradients, and a second pass sums each Gaussian's rows: no atomics, and t
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +30,34 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 """Floating-point freedom that keeps NaN and infinity what they are."""
 
 
+class Splats(NamedTuple):
+    """Projected Gaussians of one camera, as arrays."""
+
+    means2d: np.ndarray
+    conics: np.ndarray
+    opacities: np.ndarray
+    colors: np.ndarray
+
+
+class Bins(NamedTuple):
+    """Which Gaussians touch which tile of an image."""
+
+    offsets: np.ndarray
+    """Where each tile's part of `indices` begins, and the end."""
+    indices: np.ndarray
+    """Gaussians by tile, front to back."""
+    tiles: np.ndarray
+    """Order in which tiles are worked on, so that each thread gets its share of the full ones."""
+    gaussian_offsets: np.ndarray
+    """Where each Gaussian's part of `places` begins, and the end."""
+    places: np.ndarray
+    """For each Gaussian the places in `indices` where it stands."""
+
+
 class CompositeGaussians(torch.autograd.Function):
     """Projected Gaussians to images of C cameras.
 
-    Forward returns colours (C, height, width, D) without background, accumulated opacity (C, height, width), and
-    the bins: offsets (C, tiles + 1) and Gaussian indices by tile in depth order, for callers that inspect them.
+    Forward returns colours (C, height, width, D) without background, and accumulated opacity (C, height, width).
     """
 
     @staticmethod
@@ -55,13 +78,21 @@ class CompositeGaussians(torch.autograd.Function):
         accumulations = np.zeros((num_cameras, height, width), np.float32)
         ctx.cameras = []
         for camera in range(num_cameras):
-            splats = [as_array(tensor[camera]) for tensor in (means2d, conics, opacities, colors)]
-            extents = np.empty((len(radii[camera]), 2), np.float32)
+            splats = Splats(
+                as_array(means2d[camera]),
+                as_array(conics[camera]),
+                as_array(opacities[camera]),
+                as_array(colors[camera]),
+            )
             camera_radii = radii[camera].numpy()
-            _tight_extents(camera_radii, splats[1], splats[2], extents)
-            bins = bin_gaussians(splats[0], camera_radii, as_array(depths[camera]), extents, width, height)
+            extents = np.empty((len(camera_radii), 2), np.float32)
+            _tight_extents(camera_radii, splats.conics, splats.opacities, extents)
+            bins = bin_gaussians(splats.means2d, camera_radii, as_array(depths[camera]), extents, width, height)
             last = np.full((height, width), -1, np.int32)
-            _composite_forward(*splats, extents, *bins[:3], images[camera], accumulations[camera], last)
+            _composite_forward(
+                splats.means2d, splats.conics, splats.opacities, splats.colors, extents,
+                bins.offsets, bins.indices, bins.tiles, images[camera], accumulations[camera], last,
+            )  # fmt: skip
             ctx.cameras.append((splats, extents, bins, last))
         ctx.images, ctx.accumulations, ctx.absgrad = images, accumulations, absgrad
         ctx.save_for_backward(means2d)
@@ -73,14 +104,15 @@ class CompositeGaussians(torch.autograd.Function):
         v_images, v_accumulations = as_array(gradients[0]), as_array(gradients[1])
         sums = []
         for camera, (splats, extents, bins, last) in enumerate(ctx.cameras):
-            num_channels = splats[3].shape[1]
-            rows = np.empty((len(bins[1]), SHARED_COLUMNS + num_channels + ABSOLUTE_COLUMNS), np.float32)
+            num_channels = splats.colors.shape[1]
+            rows = np.empty((len(bins.indices), SHARED_COLUMNS + num_channels + ABSOLUTE_COLUMNS), np.float32)
             _composite_backward(
-                *splats, extents, *bins[:3], ctx.images[camera], ctx.accumulations[camera], last,
+                splats.means2d, splats.conics, splats.opacities, splats.colors, extents,
+                bins.offsets, bins.indices, bins.tiles, ctx.images[camera], ctx.accumulations[camera], last,
                 v_images[camera], v_accumulations[camera], rows,
             )  # fmt: skip
-            total = np.zeros((len(splats[0]), rows.shape[1]), np.float32)
-            _sum_rows(rows, *bins[3:], total)
+            total = np.zeros((len(splats.means2d), rows.shape[1]), np.float32)
+            _sum_rows(rows, bins.gaussian_offsets, bins.places, total)
             sums.append(torch.from_numpy(total))
         total = torch.stack(sums)
         if ctx.absgrad:
@@ -91,14 +123,8 @@ class CompositeGaussians(torch.autograd.Function):
 
 def bin_gaussians(
     means2d: np.ndarray, radii: np.ndarray, depths: np.ndarray, extents: np.ndarray, width: int, height: int
-) -> tuple[np.ndarray, ...]:
-    """Which Gaussians touch which tile.
-
-    Returns:
-        offsets (tiles + 1) into `indices`; `indices` of the Gaussians by tile, front to back; `tiles`, the order in
-        which tiles are worked on, so that each thread gets its share of the full ones; and for the way back, offsets
-        (N + 1) and for each Gaussian the places in `indices` where it stands.
-    """
+) -> Bins:
+    """Which Gaussians touch which tile."""
     tiles_x, tiles_y = -(-width // TILE_SIZE), -(-height // TILE_SIZE)
     order = np.argsort(depths, kind="stable")
     rectangles = np.empty((len(means2d), 4), np.int32)
@@ -109,7 +135,7 @@ def bin_gaussians(
     by_load = np.argsort(-per_tile, kind="stable")
     threads = get_num_threads()
     tiles = np.concatenate([by_load[thread::threads] for thread in range(threads)])
-    return offsets, indices, tiles, gaussian_offsets, places
+    return Bins(offsets, indices, tiles, gaussian_offsets, places)
 
 
 @njit(parallel=True, cache=True)
@@ -213,8 +239,8 @@ def _composite_forward(means2d, conics, opacities, colors, extents, offsets, ind
             opacity = opacities[g]
             x_offset = np.float32(x_start) + np.float32(0.5) - means2d[g, 0]
             y_offset = np.float32(y_start) + np.float32(0.5) - means2d[g, 1]
-            first = max(0, int(math.ceil(-extents[g, 1] - y_offset)))
-            beyond = min(rows, int(math.floor(extents[g, 1] - y_offset)) + 1)
+            first = max(0, math.ceil(-extents[g, 1] - y_offset))
+            beyond = min(rows, math.floor(extents[g, 1] - y_offset) + 1)
             for y in range(first, beyond):
                 dy = y_offset + np.float32(y)
                 b_dy, c_dy = b * dy, c * dy * dy
@@ -297,8 +323,8 @@ def _composite_backward(
             opacity = opacities[g]
             x_offset = np.float32(x_start) + np.float32(0.5) - means2d[g, 0]
             y_offset = np.float32(y_start) + np.float32(0.5) - means2d[g, 1]
-            first = max(0, int(math.ceil(-extents[g, 1] - y_offset)))
-            beyond = min(rows, int(math.floor(extents[g, 1] - y_offset)) + 1)
+            first = max(0, math.ceil(-extents[g, 1] - y_offset))
+            beyond = min(rows, math.floor(extents[g, 1] - y_offset) + 1)
             v_mean_x, v_mean_y, abs_x, abs_y = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
             v_a, v_b, v_c, v_opacity = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
             for y in range(first, beyond):

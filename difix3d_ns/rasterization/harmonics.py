@@ -29,17 +29,27 @@ class HarmonicColors(torch.autograd.Function):
         radii: Int[Tensor, "N"],
         degree: int,
     ) -> Float[Tensor, "N 3"]:
-        ctx.arrays = [as_array(means), as_array(coefficients), as_array(camera_position), radii.numpy()]
-        ctx.degree = degree
+        centres, weights, position = as_array(means), as_array(coefficients), as_array(camera_position)
         colors = np.zeros((len(means), 3), np.float32)
-        _harmonics_forward(*ctx.arrays, degree, colors)
-        ctx.colors = colors
+        _harmonics_forward(centres, weights, position, radii.numpy(), degree, colors)
+        ctx.arrays, ctx.degree, ctx.colors = (centres, weights, position, radii.numpy()), degree, colors
         return torch.from_numpy(colors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        v_means, v_coefficients = np.zeros_like(ctx.arrays[0]), np.zeros_like(ctx.arrays[1])
-        _harmonics_backward(*ctx.arrays, ctx.degree, ctx.colors, as_array(gradients[0]), v_means, v_coefficients)
+        means, coefficients, position, radii = ctx.arrays
+        v_means, v_coefficients = np.zeros_like(means), np.zeros_like(coefficients)
+        _harmonics_backward(
+            means,
+            coefficients,
+            position,
+            radii,
+            ctx.degree,
+            ctx.colors,
+            as_array(gradients[0]),
+            v_means,
+            v_coefficients,
+        )
         return torch.from_numpy(v_means), torch.from_numpy(v_coefficients), None, None, None
 
 

@@ -7,7 +7,7 @@ its intermediate tensors.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,16 @@ from difix3d_ns.rasterization.arrays import as_array
 
 DETERMINANT_FLOOR = 1e-10
 EIGENVALUE_FLOOR = 0.01
+
+
+class Inputs(NamedTuple):
+    """What is projected, and the camera, as arrays."""
+
+    means: np.ndarray
+    quats: np.ndarray
+    scales: np.ndarray
+    viewmat: np.ndarray
+    K: np.ndarray
 
 
 class ProjectGaussians(torch.autograd.Function):
@@ -43,13 +53,16 @@ class ProjectGaussians(torch.autograd.Function):
         far_plane: float,
         radius_clip: float,
     ) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"], Float[Tensor, "N 3"], Float[Tensor, "N"], Int[Tensor, "N"]]:
-        arrays = [as_array(tensor) for tensor in (means, quats, scales, viewmat, K)]
+        arrays = Inputs(as_array(means), as_array(quats), as_array(scales), as_array(viewmat), as_array(K))
         count = len(means)
         means2d, depths = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
         conics, compensations = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
         radii = np.zeros(count, np.int32)
-        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
-        _project_forward(*arrays, *map(np.float32, limits), means2d, depths, conics, compensations, radii)
+        _project_forward(
+            arrays.means, arrays.quats, arrays.scales, arrays.viewmat, arrays.K,
+            np.float32(width), np.float32(height), np.float32(eps2d), np.float32(near_plane), np.float32(far_plane),
+            np.float32(radius_clip), means2d, depths, conics, compensations, radii,
+        )  # fmt: skip
         ctx.arrays, ctx.outputs = arrays, (conics, compensations, radii)
         ctx.width, ctx.height, ctx.eps2d = np.float32(width), np.float32(height), np.float32(eps2d)
         results = tuple(map(torch.from_numpy, (means2d, depths, conics, compensations, radii)))
@@ -59,10 +72,11 @@ class ProjectGaussians(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         v_means2d, v_depths, v_conics, v_compensations = (as_array(gradient) for gradient in gradients[:4])
-        v_means, v_quats, v_scales = (np.zeros_like(array) for array in ctx.arrays[:3])
+        arrays, (conics, compensations, radii) = ctx.arrays, ctx.outputs
+        v_means, v_quats, v_scales = map(np.zeros_like, (arrays.means, arrays.quats, arrays.scales))
         _project_backward(
-            *ctx.arrays, ctx.width, ctx.height, ctx.eps2d, *ctx.outputs,
-            v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales,
+            arrays.means, arrays.quats, arrays.scales, arrays.viewmat, arrays.K, ctx.width, ctx.height, ctx.eps2d,
+            conics, compensations, radii, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales,
         )  # fmt: skip
         return *map(torch.from_numpy, (v_means, v_quats, v_scales)), *(None,) * 8
 

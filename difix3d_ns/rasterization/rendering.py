@@ -190,10 +190,12 @@ def _project_by_reference(
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
     if covars is None:
-        covars, _ = _quat_scale_to_covar_preci(quats, scales, compute_covar=True, compute_preci=False)
+        covars = _quat_scale_to_covar_preci(quats, scales, compute_covar=True, compute_preci=False)[0]
+    assert covars is not None
     radii, means2d, depths, conics, compensations = _fully_fused_projection(
         means, covars, viewmats, Ks, width, height, eps2d, near_plane, far_plane, True, camera_model
     )
+    assert compensations is not None
     radii = torch.where(radii > radius_clip, radii, torch.zeros_like(radii))
     # Outside the view frustum the projection divides by depths near 0: these Gaussians take no part.
     seen = (radii > 0)[..., None]
