@@ -68,8 +68,10 @@ def load_components(
         folder, checkpoint = _local_folder(base, revision), _read_training_checkpoint(Path(source))
     else:
         folder, checkpoint = _local_folder(source, revision), None
+    if missing := [part for part in ("vae", "unet", "scheduler") if not (folder / part).is_dir()]:
+        raise DifixError(f"{source} is no Difix network: {folder} has no folder {', '.join(missing)}.")
     if missing := _missing_files(folder):
-        raise DifixError(f"{source} is no complete Difix network: {folder} lacks {_abbreviated(missing)}.")
+        raise DifixError(f"{source} is incomplete: {folder} lacks {_abbreviated(missing)}; download it again.")
 
     vae_state = _read_weights(folder / "vae")
     unet_state = _read_weights(folder / "unet")

@@ -150,7 +150,7 @@ class DifixPipeline(DiffusionPipeline):
             raise DifixError(f"{len(images)} images but {len(references)} references: give one to each, or none.")
         if not 0.0 <= strength <= 1.0:
             raise DifixError(f"strength is {strength}: it must lie in [0, 1].")
-        if min(height or 1, width or 1) < 1:
+        if any(side is not None and side < 1 for side in (height, width)):
             raise DifixError(f"the network's size is {height} x {width}: both sides need a pixel at least.")
         num_timesteps = len(self.scheduler.alphas_cumprod)
         if not 0 <= timestep < num_timesteps:
@@ -161,7 +161,7 @@ class DifixPipeline(DiffusionPipeline):
 
         fixed: dict[int, Tensor] = {}
         for (_, own_height, own_width), indices in by_size.items():
-            size = (height or own_height, width or own_width)
+            size = (own_height if height is None else height, own_width if width is None else width)
             batch_size = max(1, max_pixels_per_batch // (size[0] * size[1]))
             for start in range(0, len(indices), batch_size):
                 chosen = indices[start : start + batch_size]

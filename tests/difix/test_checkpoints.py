@@ -92,7 +92,7 @@ def test_a_hub_id_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(DifixError, match=r"some/model .* no network"):
+    with pytest.raises(DifixError, match=r"some/model .*no network"):
         DifixPipeline.from_pretrained("some/model")
 
 
@@ -126,6 +126,6 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, our_folder: Pat
             return (Path.touch, (tmp_path / "ran",))
 
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(DifixError, match="evil.pkl"):
+    with pytest.raises(DifixError, match=r"evil\.pkl"):
         DifixPipeline.from_pretrained(tmp_path / "evil.pkl", base=our_folder)
     assert not (tmp_path / "ran").exists()

@@ -8,6 +8,7 @@ from difix3d_ns.difix.architecture import DifixArchitecture, build_difix
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.vae import randomise_skip_convolutions
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 TINY = DifixArchitecture(
     vae_block_out_channels=(8, 8, 16, 16),
     vae_layers_per_block=1,

@@ -1,0 +1,178 @@
+"""What a network's folder may hold, what it must hold, and what in it is left alone."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from difix.tiny_network import WEIGHTS
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import DifixPipeline
+
+IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5))
+
+
+def output(pipeline: DifixPipeline) -> Tensor:
+    return pipeline(IMAGE, IMAGE.flip(-1), output_type="pt").images
+
+
+def edit_config(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_the_prompt_is_embedded_by_the_folders_text_encoder(text_encoder_folder: Path, tmp_path: Path) -> None:
+    from transformers import CLIPTextModel
+
+    pipeline = DifixPipeline.from_pretrained(text_encoder_folder)
+    # The letters of "remove degradation", each word's last with its own token, between start and end, then padding.
+    vocabulary = json.loads((text_encoder_folder / "tokenizer" / "vocab.json").read_text())
+    spelled = [*"remov", "e</w>", *"degradatio", "n</w>"]
+    tokens = [vocabulary[token] for token in ("<|startoftext|>", *spelled, "<|endoftext|>")]
+    tokens += [vocabulary["!"]] * (77 - len(tokens))
+    with torch.no_grad():
+        expected = CLIPTextModel.from_pretrained(text_encoder_folder / "text_encoder")(torch.tensor([tokens]))[0]
+    torch.testing.assert_close(pipeline.prompt_embedding, expected)
+
+    pipeline.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "text_encoder").exists()
+    assert torch.equal(output(DifixPipeline.from_pretrained(tmp_path / "again")), output(pipeline))
+
+
+def test_code_in_the_folder_is_not_run(unmerged_folder: Path, tmp_path: Path) -> None:
+    DifixPipeline.from_pretrained(unmerged_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_lora_at_half_strength_would_show(tiny: DifixPipeline, unmerged_folder: Path) -> None:
+    file = unmerged_folder / "vae" / WEIGHTS
+    state = {key: value.clone() for key, value in load_file(file).items()}
+    save_file({key: value / 2 if "lora_B" in key else value for key, value in state.items()}, file)
+    assert (output(DifixPipeline.from_pretrained(unmerged_folder)) - output(tiny)).abs().max() > 1e-2
+
+
+def test_a_training_checkpoints_lora_is_merged_into_the_base(
+    training_checkpoint: tuple[Path, Path], lora: dict[str, Tensor]
+) -> None:
+    checkpoint, base = training_checkpoint
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict_vae"] |= lora
+    torch.save(content, checkpoint)
+    merged = DifixPipeline.from_pretrained(checkpoint, base=base).vae.state_dict()
+    base_weights = load_file(base / "vae" / WEIGHTS)
+    for key in ("decoder.conv_out", "decoder.mid_block.attentions.0.to_q"):
+        down, up = (lora[f"{key}.lora_{half}.vae_skip.weight"].flatten(1) for half in "AB")
+        change = merged[f"{key}.weight"] - base_weights[f"{key}.weight"]
+        torch.testing.assert_close(change.flatten(1), 2 * up @ down, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_load_from_bin_files(tiny: DifixPipeline, our_folder: Path) -> None:
+    for part in ("vae", "unet"):
+        file = our_folder / part / WEIGHTS
+        torch.save(load_file(file), file.with_suffix(".bin"))
+        file.unlink()
+    assert torch.equal(output(DifixPipeline.from_pretrained(our_folder)), output(tiny))
+
+
+def test_a_bin_file_that_would_run_code_is_refused(our_folder: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "ran",))
+
+    file = our_folder / "unet" / WEIGHTS
+    file.unlink()
+    file.with_suffix(".bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(DifixError, match=r"\.bin cannot be read"):
+        DifixPipeline.from_pretrained(our_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_number_format_is_the_one_asked_for(our_folder: Path) -> None:
+    pipeline = DifixPipeline.from_pretrained(our_folder, torch_dtype=torch.bfloat16)
+    assert {p.dtype for part in (pipeline.vae, pipeline.unet) for p in part.parameters()} == {torch.bfloat16}
+    assert output(pipeline).dtype == torch.float32
+
+
+def test_a_network_may_be_saved_over_the_folder_it_came_from(our_folder: Path) -> None:
+    pipeline = DifixPipeline.from_pretrained(our_folder)
+    expected = output(pipeline)
+    pipeline.save_pretrained(our_folder)
+    assert torch.equal(output(pipeline), expected)
+    assert torch.equal(output(DifixPipeline.from_pretrained(our_folder)), expected)
+
+
+def test_a_loaded_network_can_be_trained(our_folder: Path) -> None:
+    pipeline = DifixPipeline.from_pretrained(our_folder)
+    pipeline.denoise(IMAGE[:, None] * 2 - 1).mean().backward()
+    assert pipeline.vae.decoder.get_parameter("skip_conv_1.weight").grad.abs().sum() > 0
+    assert all(p.grad is not None for p in pipeline.unet.parameters())
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", f"vae/{WEIGHTS}", "scheduler/scheduler_config.json"])
+def test_files_missing_after_an_interrupted_download_are_named(our_folder: Path, file: str) -> None:
+    (our_folder / file).unlink()
+    with pytest.raises(DifixError, match=rf"ours is incomplete: .*ours lacks {file}"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_neither_text_encoder_nor_embedding_is_incomplete(our_folder: Path) -> None:
+    (our_folder / "prompt_embedding.safetensors").unlink()
+    with pytest.raises(DifixError, match=r"lacks text_encoder/config\.json, text_encoder/model\.safetensors, tok"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_a_damaged_text_encoder_is_said(text_encoder_folder: Path) -> None:
+    (text_encoder_folder / "text_encoder" / "model.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(DifixError, match=r"the text encoder of .* cannot be read"):
+        DifixPipeline.from_pretrained(text_encoder_folder)
+
+
+def test_more_than_five_missing_keys_are_abbreviated(our_folder: Path) -> None:
+    file = our_folder / "vae" / WEIGHTS
+    state = {key: value.clone() for key, value in load_file(file).items()}
+    encoder = [key for key in state if key.startswith("encoder.")]
+    save_file({key: value for key, value in state.items() if key not in encoder}, file)
+    with pytest.raises(DifixError, match=rf"missing (encoder\.\S+, ){{4}}encoder\.\S+ and {len(encoder) - 5} more"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_plain_stable_diffusion_is_refused_for_its_missing_skips(training_checkpoint: tuple[Path, Path]) -> None:
+    with pytest.raises(DifixError, match=r"missing decoder\.skip_conv_1\.weight"):
+        DifixPipeline.from_pretrained(training_checkpoint[1])
+
+
+def test_weights_of_another_shape_are_named(our_folder: Path) -> None:
+    edit_config(our_folder / "unet" / "config.json", cross_attention_dim=12)
+    with pytest.raises(DifixError, match=r"attn2\.to_k\.weight has shape \(16, 8\) in place of \(16, 12\)"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_a_lora_of_another_shape_is_named(unmerged_folder: Path) -> None:
+    file = unmerged_folder / "vae" / WEIGHTS
+    state = {key: value.clone() for key, value in load_file(file).items()}
+    save_file(state | {"decoder.conv_out.lora_A.vae_skip.weight": torch.zeros(4, 9, 3, 3)}, file)
+    with pytest.raises(DifixError, match=r"LoRA of decoder\.conv_out does not fit"):
+        DifixPipeline.from_pretrained(unmerged_folder)
+
+
+def test_a_network_that_predicts_something_else_is_refused(our_folder: Path) -> None:
+    edit_config(our_folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    with pytest.raises(DifixError, match="v_prediction"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_an_embedding_of_another_width_is_refused(our_folder: Path) -> None:
+    save_file({"prompt_embedding": torch.zeros(1, 5, 9)}, our_folder / "prompt_embedding.safetensors")
+    with pytest.raises(DifixError, match=r"prompt embedding is \(1, 5, 9\); the UNet takes \(1, n, 8\)"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_a_pickle_of_something_else_is_refused(our_folder: Path, tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pkl")
+    with pytest.raises(DifixError, match="lacks state_dict_unet, state_dict_vae"):
+        DifixPipeline.from_pretrained(tmp_path / "other.pkl", base=our_folder)
