@@ -17,6 +17,7 @@ from numba import get_num_threads, njit, prange
 from torch import Tensor
 
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.tracing import untraced
 
 TILE_SIZE = 16
 MAX_ALPHA = 0.999
@@ -121,6 +122,7 @@ class CompositeGaussians(torch.autograd.Function):
         return total[..., :2].contiguous(), total[..., 2:5].contiguous(), v_colors, total[..., 5], *(None,) * 5
 
 
+@untraced
 def bin_gaussians(
     means2d: np.ndarray, radii: np.ndarray, depths: np.ndarray, extents: np.ndarray, width: int, height: int
 ) -> Bins:
@@ -138,6 +140,7 @@ def bin_gaussians(
     return Bins(offsets, indices, tiles, gaussian_offsets, places)
 
 
+@untraced
 @njit(parallel=True, cache=True)
 def _tight_extents(radii, conics, opacities, extents):
     """Half sides of the box outside which a Gaussian's alpha is below MIN_ALPHA; negative where it is so everywhere."""
@@ -217,6 +220,7 @@ def _exp_of_minus(s):
     return p * p
 
 
+@untraced
 @njit(parallel=True, cache=True, fastmath=FAST)
 def _composite_forward(means2d, conics, opacities, colors, extents, offsets, indices, tiles, image, accumulation, last):
     height, width, num_channels = image.shape
@@ -278,6 +282,7 @@ def _composite_forward(means2d, conics, opacities, colors, extents, offsets, ind
                     image[y_start + y, x_start + x, channel] = color[channel, y, x]
 
 
+@untraced
 @njit(parallel=True, cache=True, fastmath=FAST)
 def _composite_backward(
     means2d, conics, opacities, colors, extents, offsets, indices, tiles, image, accumulation, last,
@@ -375,6 +380,7 @@ def _composite_backward(
             gradient_rows[k, SHARED_COLUMNS + num_channels + 1] = abs_y
 
 
+@untraced
 @njit(parallel=True, cache=True)
 def _sum_rows(gradient_rows, gaussian_offsets, places, total):
     """Sums the rows of each Gaussian."""

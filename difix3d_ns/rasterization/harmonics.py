@@ -12,6 +12,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.tracing import untraced
 
 MAX_DEGREE = 3
 NUM_BASES = (MAX_DEGREE + 1) ** 2
@@ -111,6 +112,7 @@ def _bases_gradient(degree, x, y, z, gradient):
     gradient[15, 0], gradient[15, 1] = -c3 * 3 * (x * x - y * y), c3 * 6 * x * y
 
 
+@untraced
 @njit(parallel=True, cache=True)
 def _harmonics_forward(means, coefficients, camera_position, radii, degree, colors):
     num_bases = (degree + 1) ** 2
@@ -128,6 +130,7 @@ def _harmonics_forward(means, coefficients, camera_position, radii, degree, colo
             colors[g, channel] = max(value, np.float32(0.0))
 
 
+@untraced
 @njit(parallel=True, cache=True)
 def _harmonics_backward(means, coefficients, camera_position, radii, degree, colors, v_colors, v_means, v_coefficients):
     num_bases = (degree + 1) ** 2

@@ -16,6 +16,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.tracing import untraced
 
 DETERMINANT_FLOOR = 1e-10
 EIGENVALUE_FLOOR = 0.01
@@ -101,6 +102,7 @@ def _field_limits(K, width, height):
     )
 
 
+@untraced
 @njit(parallel=True, cache=True)
 def _project_forward(
     means, quats, scales, viewmat, K, width, height, eps2d, near_plane, far_plane, radius_clip,
@@ -152,6 +154,7 @@ def _project_forward(
         compensations[g] = math.sqrt(max(det_before / det, np.float32(0.0)))
 
 
+@untraced
 @njit(parallel=True, cache=True)
 def _project_backward(
     means, quats, scales, viewmat, K, width, height, eps2d, conics, compensations, radii,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -229,6 +230,29 @@ def test_other_camera_models_render(camera_model: str) -> None:
     )
     assert image.isfinite().all()
     assert camera_model == "ortho" or accumulation.max() > 0.1
+
+
+def test_a_trace_function_cannot_raise_inside_numba() -> None:
+    # nerfstudio's viewer interrupts renders by raising from one; inside Numba's dispatch that ended its thread.
+    class InterruptionError(Exception):
+        pass
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        if "numba" in frame.f_code.co_filename:
+            raise InterruptionError
+        return trace
+
+    scene = make_scene(30, 22, sh_degree=1)
+    scene["means"].requires_grad_()
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        image, _, _ = rasterization(**scene, width=WIDTH, height=HEIGHT, sh_degree=1, packed=False)
+        still_tracing = sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
+    assert still_tracing
+    assert image.isfinite().all()
 
 
 @pytest.mark.parametrize(
