@@ -11,7 +11,6 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import ssim
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 LPIPS_BACKBONE_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -39,6 +38,9 @@ class ImageMetrics:
         Returns:
             `psnr` (dB), `ssim`, and `lpips` where available.
         """
+        # Loaded here, not with the plugin: torchmetrics loads transformers.
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
         image_batch, photo_batch = (x.detach().float().permute(2, 0, 1)[None] for x in (image, photo))
         metrics = {
             "psnr": float(peak_signal_noise_ratio(image_batch, photo_batch, data_range=1.0)),

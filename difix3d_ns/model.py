@@ -14,7 +14,6 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import SSIM
 from torch import Tensor
-from torchmetrics.image import PeakSignalNoiseRatio
 
 from difix3d_ns.densification import CappedStrategy
 from difix3d_ns.errors import Difix3DError
@@ -59,6 +58,9 @@ class Difix3DModel(SplatfactoModel):
 
         Replaces splatfacto's own, which needs CUDA for the start colours and a download for LPIPS.
         """
+        # Loaded here, not with the plugin: torchmetrics loads transformers.
+        from torchmetrics.image import PeakSignalNoiseRatio
+
         self.enhancer: Enhancer | None = None
         self.evaluate_enhanced = False
         self.image_metrics = ImageMetrics()
