@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
 from difix3d_ns.cli.curate import CurateConfig, curate
-from difix3d_ns.difix.training.config import TrainConfig
+from difix3d_ns.cli.train import TrainConfig, train
 from difix3d_ns.errors import exit_with_one_sentence
 
-Command = (
-    Annotated[CurateConfig, tyro.conf.subcommand("curate")] | Annotated[TrainConfig, tyro.conf.subcommand("train")]
-)
-"""The subcommands: each is the config it takes."""
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "curate": (CurateConfig, curate),
+    "train": (TrainConfig, train),
+}
+"""The subcommands: the config that holds a command's options, whose docstring is its help, and what runs it."""
 
 
-def main() -> None:
-    """Runs the subcommand that the command line names."""
-    config = tyro.cli(Command, prog="ns-difix", description="Curates pairs for training Difix, and trains it.")
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the subcommand that the command line names.
+
+    Args:
+        args: the command line after the program's name; the process's own if None.
+    """
+    configs = {name: config_type for name, (config_type, _) in COMMANDS.items()}
+    config = tyro.extras.subcommand_cli_from_dict(
+        configs, prog="ns-difix", description="Curates pairs for training Difix, and trains it.", args=args
+    )
+    run = next(run for config_type, run in COMMANDS.values() if type(config) is config_type)
     with exit_with_one_sentence():
-        if isinstance(config, CurateConfig):
-            curate(config)
-        else:
-            from difix3d_ns.difix.training.train import train
-
-            train(config)
+        run(config)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ class LossConfig:
 
     l2: float = 1.0
     """Mean squared difference, in [-1, 1]."""
+    charbonnier: float = 0.0
+    """Mean absolute difference, in [-1, 1], rounded off near zero; punishes large errors less than l2."""
     ssim: float = 0.0
     """One minus the structural similarity."""
     perceptual: float = 1.0
@@ -30,11 +32,17 @@ class TrainConfig:
     """Trains a Difix network on pairs of degraded renders and photos."""
 
     pairs: Path
-    """JSON of the pairs, as `ns-difix curate` writes it."""
+    """JSON of the pairs, in the published layout, as `ns-difix curate` writes it."""
     output_dir: Path
-    """Gets the network (a folder that `DifixPipeline.from_pretrained` loads), metrics, logs and the checkpoint."""
+    """Gets the network, so that `DifixPipeline.from_pretrained` loads this folder, and `metrics.json`; in its
+    subfolder `training` the logs for tensorboard and the checkpoint. A run that finds a checkpoint goes on from it."""
     base: str | None = None
-    """Network to start from: a folder or a hub id. Without, a small one starts from random weights."""
+    """Network to start from: a folder or a hub id of a Difix or of SD-Turbo."""
+    architecture: Literal["mini", "sd-turbo"] = "mini"
+    """Sizes of a network that starts from random weights, where no `base` is given."""
+    train_parts: Literal["published", "all"] | None = None
+    """`published`: the UNet, the decoder and the skip convolutions, while the encoder stays as it is; `all`:
+    everything. Left open, `published` with a `base` and `all` without."""
     steps: int = 10_000
     """Training steps."""
     batch_size: int = 1
@@ -42,7 +50,7 @@ class TrainConfig:
     crop_size: int = 512
     """Side of the square crops, in pixels."""
     learning_rate: float = 2e-5
-    """Of AdamW, after the warm-up."""
+    """Of AdamW, after the warm-up. A small network from random weights takes 1e-3."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -52,26 +60,31 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     ema_decay: float = 0.999
-    """Of the moving average of the weights, which is what is saved; 0 saves the weights themselves."""
-    train_parts: Literal["published", "all"] = "published"
-    """`published` leaves the encoder as it is; `all` trains everything, as a start from random weights needs."""
+    """Of the moving average of the weights, which is what is validated and saved; 0 takes the weights themselves."""
     reference_probability: float = 0.7
-    """Share of the steps that give the network the reference."""
+    """Share of the steps that give the network the reference, so that it works with and without."""
     clean_probability: float = 0.0
     """Share of the examples whose input is the photo itself, so that the network leaves good renders alone."""
     color_jitter: float = 0.0
-    """Largest random change of the colour channels' gain; with few scenes their colours would be learnt by heart."""
+    """Largest random change of the colour channels' gain and offset; above 0 the channels also change places. With
+    few scenes their colours would be learnt by heart."""
+    min_scale: float = 1.0
+    """Crops come from pictures shrunk at random down to this factor; 1 leaves their size."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the losses."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Number format of the computation."""
+    gradient_checkpointing: bool = False
+    """Saves memory for time: activations are computed again on the way back."""
+    num_workers: int = 2
+    """Threads that read the pictures of the next steps."""
     seed: int = 42
     """Of weights, crops and draws."""
     steps_per_save: int = 500
-    """Steps between checkpoints. A run that finds one in its output folder goes on from it."""
+    """Steps between checkpoints."""
     steps_per_validation: int = 500
     """Steps between validations on the test pairs."""
     max_validation_pairs: int = 24
     """Test pairs of a validation, spread over all; the last validation takes all."""
     save_dtype: Literal["float32", "float16"] = "float32"
-    """Number format of the saved network."""
+    """Number format of the saved network, in which the last validation is made."""

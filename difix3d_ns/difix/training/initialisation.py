@@ -4,10 +4,13 @@ A random network first has to learn to copy its input, and every small error of 
 render whose pixels are mostly right. The published way to a good start, a pretrained autoencoder, does not exist for
 a small network. So here its finest level gets weights that pass the picture through the last skip connection:
 
-- Each colour goes in twice, with both signs: silu(x) - silu(-x) = x, so an activation can be passed undisturbed.
-- Two constant channels, of opposite signs too, are much larger than all others: a normalisation over all channels
-  then divides by a near constant and keeps brightness and contrast.
+- Each colour goes on with both signs: silu(x) - silu(-x) = x, so the last activation changes nothing.
+- Two constant channels of opposite signs are much larger than all others where the last normalisation sees them: over
+  all channels it then divides by a near constant, and brightness and contrast stay.
 - The residual branches of the decoder's last block start at zero, so all else starts as no change.
+
+The constants are the biases of a residual branch, and only normalisations read them: a convolution that did would
+turn the smallest change of its weights into a change of brightness.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.vae import SkipAutoencoderKL, randomise_skip_convolutions
@@ -27,8 +30,6 @@ NUM_FIXED_CHANNELS = NUM_PICTURE_CHANNELS + 2
 """With the two constants."""
 CONSTANT = 8.0
 """Value of the constant channels, where a colour lies in [-1, 1]."""
-FREE_SCALE = 0.25
-"""Factor on the start of the other channels of the finest level, which keeps them small beside the constants."""
 
 
 @torch.no_grad()
@@ -53,49 +54,42 @@ def start_as_identity(vae: SkipAutoencoderKL) -> None:
     randomise_skip_convolutions(vae, scale=1.0)
     encoder: Any = vae.encoder
     decoder: Any = vae.decoder
-    _write_picture_and_constants(encoder.conv_in)
-    first_down, last_up = encoder.down_blocks[0], decoder.up_blocks[-1]
-    for resnet in first_down.resnets:
-        _undo_norm(resnet.norm1)
-        _zero(resnet.conv2)
-    first_down.downsamplers[0].conv.weight[:, NUM_PICTURE_CHANNELS:NUM_FIXED_CHANNELS] = 0
+    upsampler, last_block = decoder.up_blocks[-2].upsamplers[0].conv, decoder.up_blocks[-1]
 
-    _pass_through(decoder.get_submodule(f"skip_conv_{len(widths)}"))
-    upsampler = decoder.up_blocks[-2].upsamplers[0].conv
+    _copy_colours(encoder.conv_in, [(colour, colour, 1.0) for colour in range(3)])
+    both_signs = [(colour, colour, 1.0) for colour in range(3)] + [(3 + colour, colour, -1.0) for colour in range(3)]
+    _copy_colours(decoder.get_submodule(f"skip_conv_{len(widths)}"), both_signs)
     upsampler.weight[:NUM_FIXED_CHANNELS] = 0
     upsampler.bias[:NUM_FIXED_CHANNELS] = 0
-    for resnet in last_up.resnets:
-        _undo_norm(resnet.norm1)
-        _zero(resnet.conv2)
+    for index, resnet in enumerate(last_block.resnets):
+        resnet.conv2.weight.zero_()
+        resnet.conv2.bias.zero_()
+        if index == 0:
+            resnet.conv2.bias[NUM_PICTURE_CHANNELS:NUM_FIXED_CHANNELS] = torch.tensor([CONSTANT, -CONSTANT])
+        else:
+            _undo_norm(resnet.norm1)
         if resnet.conv_shortcut is not None:
-            _pass_through(resnet.conv_shortcut)
+            # The other channels are kept small beside the constants.
+            resnet.conv_shortcut.weight.mul_(0.25)
+            _copy_colours(resnet.conv_shortcut, [(channel, channel, 1.0) for channel in range(NUM_PICTURE_CHANNELS)])
     _undo_norm(decoder.conv_norm_out)
-    _read_picture(decoder.conv_out)
+    decoder.conv_out.weight.zero_()
+    _copy_colours(decoder.conv_out, [(target, source, sign) for source, target, sign in both_signs])
 
 
-def _write_picture_and_constants(convolution: nn.Conv2d) -> None:
-    """Output channels: the picture, its negative, the constants; the rest stays random, but small."""
-    convolution.weight[:NUM_FIXED_CHANNELS] = 0
+def _copy_colours(convolution: nn.Conv2d, entries: list[tuple[int, int, float]]) -> None:
+    """Makes output channels copies of input channels, and of nothing else.
+
+    Args:
+        convolution: of any odd size; output channels without an entry stay random, the constants' start at zero.
+        entries: output channel, input channel and factor.
+    """
     middle = convolution.kernel_size[0] // 2
-    for colour in range(3):
-        convolution.weight[colour, colour, middle, middle] = 1
-        convolution.weight[3 + colour, colour, middle, middle] = -1
-    bias = _bias(convolution)
-    bias[:NUM_FIXED_CHANNELS] = 0
-    bias[NUM_PICTURE_CHANNELS] = CONSTANT
-    bias[NUM_PICTURE_CHANNELS + 1] = -CONSTANT
-
-
-def _pass_through(convolution: nn.Conv2d) -> None:
-    """A 1x1 convolution that keeps the fixed channels, and mixes none of the constants into the rest."""
-    weight = convolution.weight
-    weight[NUM_FIXED_CHANNELS:] *= FREE_SCALE
-    weight[:, NUM_PICTURE_CHANNELS:NUM_FIXED_CHANNELS] = 0
-    weight[:NUM_FIXED_CHANNELS] = 0
-    for channel in range(NUM_FIXED_CHANNELS):
-        weight[channel, channel] = 1
+    convolution.weight[:NUM_FIXED_CHANNELS] = 0
+    for target, source, factor in entries:
+        convolution.weight[target, source, middle, middle] = factor
     if convolution.bias is not None:
-        convolution.bias.zero_()
+        convolution.bias[:NUM_FIXED_CHANNELS] = 0
 
 
 def _undo_norm(norm: nn.GroupNorm) -> None:
@@ -104,23 +98,3 @@ def _undo_norm(norm: nn.GroupNorm) -> None:
     norm.weight.fill_(deviation)
     norm.weight[NUM_PICTURE_CHANNELS:NUM_FIXED_CHANNELS] = deviation / CONSTANT
     norm.bias.zero_()
-
-
-def _read_picture(convolution: nn.Conv2d) -> None:
-    """The inverse of `_write_picture_and_constants`, after a SiLU."""
-    _zero(convolution)
-    middle = convolution.kernel_size[0] // 2
-    for colour in range(3):
-        convolution.weight[colour, colour, middle, middle] = 1
-        convolution.weight[colour, 3 + colour, middle, middle] = -1
-
-
-def _zero(convolution: nn.Conv2d) -> None:
-    convolution.weight.zero_()
-    _bias(convolution).zero_()
-
-
-def _bias(convolution: nn.Conv2d) -> Tensor:
-    if convolution.bias is None:
-        raise DifixError("this convolution of a diffusers autoencoder has no bias.")
-    return convolution.bias

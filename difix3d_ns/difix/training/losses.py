@@ -22,7 +22,7 @@ LAYER_WEIGHTS = (1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
 
 
 class VggFeatures(nn.Module):
-    """Activations of VGG-16 at `PERCEPTUAL_LAYERS`, each scaled to mean 1 on the batch's photos by the caller.
+    """Activations of VGG-16 at `PERCEPTUAL_LAYERS`, in the scale of its weights.
 
     Args:
         weights: see `LossConfig.vgg_weights`.
@@ -54,6 +54,8 @@ class VggFeatures(nn.Module):
             index += 1
         self.convolutions = nn.ModuleList(convolutions)
         self.requires_grad_(False)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
 
@@ -76,16 +78,21 @@ class DifixLoss(nn.Module):
 
     Args:
         config: the weights.
+
+    Raises:
+        DifixError: no loss is left, or the VGG weights cannot be read.
     """
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
+        if config.l2 <= 0 and config.charbonnier <= 0 and config.ssim <= 0 and config.vgg_weights is None:
+            raise DifixError("no loss is left to train with: give l2, charbonnier or ssim a weight, or vgg_weights.")
         self.config = config
         self.vgg = VggFeatures(config.vgg_weights) if config.vgg_weights is not None else None
 
     def forward(
         self, cleaned: Float[Tensor, "batch 3 height width"], photos: Float[Tensor, "batch 3 height width"], step: int
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """Losses by name, already weighted.
 
         Args:
@@ -93,26 +100,44 @@ class DifixLoss(nn.Module):
             photos: in [-1, 1].
             step: training step, for the Gram loss's warm-up.
         """
-        losses = {"l2": self.config.l2 * F.mse_loss(cleaned, photos)}
+        config, losses = self.config, {}
+        if config.l2 > 0:
+            losses["l2"] = config.l2 * F.mse_loss(cleaned, photos)
+        if config.charbonnier > 0:
+            losses["charbonnier"] = config.charbonnier * charbonnier(cleaned, photos)
         cleaned, photos = cleaned / 2 + 0.5, photos / 2 + 0.5
-        if self.config.ssim > 0:
-            losses["ssim"] = self.config.ssim * (1 - ssim(cleaned, photos, data_range=1.0))
-        with_gram = self.config.gram > 0 and step >= self.config.gram_warmup_steps
-        if self.vgg is None or not (self.config.perceptual > 0 or with_gram):
+        if config.ssim > 0:
+            losses["ssim"] = config.ssim * (1 - ssim(cleaned, photos, data_range=1.0))
+        with_gram = config.gram > 0 and step >= config.gram_warmup_steps
+        if self.vgg is None or not (config.perceptual > 0 or with_gram):
             return losses
         features, wanted = self.vgg(cleaned), self.vgg(photos)
         # Weights of different origin differ in scale by orders of magnitude: the photos' mean is the unit.
         units = [photo.mean().clamp_min(1e-6) for photo in wanted]
         features = [feature / unit for feature, unit in zip(features, units, strict=True)]
         wanted = [feature / unit for feature, unit in zip(wanted, units, strict=True)]
-        if self.config.perceptual > 0:
-            distance = sum(perceptual_distance(a, b) for a, b in zip(features, wanted, strict=True))
-            losses["perceptual"] = self.config.perceptual * distance
+        if config.perceptual > 0:
+            distances = [perceptual_distance(a, b) for a, b in zip(features, wanted, strict=True)]
+            losses["perceptual"] = config.perceptual * torch.stack(distances).sum()
         if with_gram:
             terms = zip(LAYER_WEIGHTS, features, wanted, strict=True)
-            gram = sum(weight * F.mse_loss(gram_matrix(a), gram_matrix(b)) for weight, a, b in terms)
-            losses["gram"] = self.config.gram * gram
+            grams = [weight * F.mse_loss(gram_matrix(a), gram_matrix(b)) for weight, a, b in terms]
+            losses["gram"] = config.gram * torch.stack(grams).sum()
         return losses
+
+
+def losses_in_words(config: LossConfig) -> str:
+    """One line that says which losses count, and which of those asked for do not, and why."""
+    used = [name for name in ("l2", "charbonnier", "ssim") if getattr(config, name) > 0]
+    of_vgg = [name for name in ("perceptual", "gram") if getattr(config, name) > 0]
+    if config.vgg_weights is not None or not of_vgg:
+        return f"Losses: {', '.join(used + of_vgg)}."
+    return f"Losses: {', '.join(used)}. Left out as --loss.vgg-weights is not set: {', '.join(of_vgg)}."
+
+
+def charbonnier(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], epsilon: float = 1e-3) -> Float[Tensor, ""]:
+    """Mean of sqrt(difference^2 + epsilon^2)."""
+    return ((a - b).square() + epsilon**2).sqrt().mean()
 
 
 def perceptual_distance(a: Float[Tensor, "batch c h w"], b: Float[Tensor, "batch c h w"]) -> Float[Tensor, ""]:

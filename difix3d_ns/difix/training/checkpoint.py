@@ -1,0 +1,75 @@
+"""What an interrupted training needs to go on exactly as if it had not been interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.training.average import WeightAverage, network_weights
+
+
+class TrainingState:
+    """All that changes during a training; the batches are a function of the step and need no state.
+
+    Args:
+        pipeline: the network.
+        optimizer: of its weights.
+        scheduler: of the learning rate.
+        average: of its weights.
+    """
+
+    def __init__(self, pipeline: DifixPipeline, optimizer: Any, scheduler: Any, average: WeightAverage) -> None:
+        self.pipeline = pipeline
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.average = average
+
+    def save(self, path: Path, step: int) -> None:
+        """Writes the checkpoint; one that is there stays whole until the new one is."""
+        state = {
+            "step": step,
+            "weights": network_weights(self.pipeline),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": self.average.weights,
+            "num_updates": self.average.num_updates,
+            "torch_rng": torch.get_rng_state(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        torch.save(state, unfinished)
+        unfinished.replace(path)
+
+    def restore(self, path: Path) -> int:
+        """Reads a checkpoint, if there is one.
+
+        Returns:
+            The step to go on with.
+
+        Raises:
+            DifixError: the checkpoint is broken, or of another network.
+        """
+        if not path.exists():
+            return 0
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a pickle can fail in any way
+            raise DifixError(f"the checkpoint {path} cannot be read ({error}): delete it to start anew.") from error
+        own = network_weights(self.pipeline)
+        fits = own.keys() == state["weights"].keys() and self.average.weights.keys() == state["average"].keys()
+        if not fits or any(own[name].shape != value.shape for name, value in state["weights"].items()):
+            raise DifixError(f"the checkpoint {path} is of another network: choose another output folder.")
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                own[name].copy_(value)
+            for name, value in state["average"].items():
+                self.average.weights[name].copy_(value)
+        self.average.num_updates = state["num_updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["torch_rng"])
+        return int(state["step"])

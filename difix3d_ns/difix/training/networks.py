@@ -1,0 +1,78 @@
+"""The network a training starts from, and which of its weights are trained."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from difix3d_ns.difix.architecture import DifixArchitecture, build_difix
+from difix3d_ns.difix.checkpoints import PROMPT
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.training.config import TrainConfig
+from difix3d_ns.difix.training.initialisation import start_as_identity
+from difix3d_ns.difix.vae import SkipAutoencoderKL
+
+
+def start_network(config: TrainConfig) -> DifixPipeline:
+    """The network of step 0.
+
+    Raises:
+        DifixError: the base cannot be read.
+    """
+    if config.base is not None:
+        return (
+            _with_skips(config.base)
+            if _is_stable_diffusion(config.base)
+            else DifixPipeline.from_pretrained(config.base)
+        )
+    if config.architecture == "sd-turbo":
+        return build_difix(DifixArchitecture.sd_turbo())
+    pipeline = build_difix(DifixArchitecture.mini())
+    start_as_identity(pipeline.vae)
+    return pipeline
+
+
+def trainable_parameters(pipeline: DifixPipeline, parts: Literal["published", "all"]) -> list[nn.Parameter]:
+    """Freezes what is not trained, and returns the rest.
+
+    Args:
+        pipeline: the network, changed in place.
+        parts: see `TrainConfig.train_parts`.
+    """
+    for module in (pipeline.vae, pipeline.unet):
+        module.requires_grad_(True)
+        # Only dropout and checkpointing would ask for it; diffusers checkpoints gradients in training mode alone.
+        module.train()
+    if parts == "published":
+        pipeline.vae.requires_grad_(False)
+        pipeline.vae.decoder.requires_grad_(True)
+    return [p for module in (pipeline.vae, pipeline.unet) for p in module.parameters() if p.requires_grad]
+
+
+def _is_stable_diffusion(base: str) -> bool:
+    """Whether a folder or hub id is SD-Turbo's, which has no skips, and not a Difix."""
+    try:
+        index = DifixPipeline.load_config(base)
+    except (OSError, ValueError):
+        return False  # from_pretrained says better what is wrong
+    return isinstance(index, dict) and index.get("_class_name") == "StableDiffusionPipeline"
+
+
+def _with_skips(base: str) -> DifixPipeline:
+    """SD-Turbo with skip convolutions at their published start; its text encoder runs once."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    try:
+        source = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, feature_extractor=None)
+    except (OSError, ValueError) as error:
+        raise DifixError(f"{base} cannot be loaded as an SD-Turbo network: {error}") from error
+    vae: Any = SkipAutoencoderKL.from_config(source.vae.config)
+    vae.load_state_dict(source.vae.state_dict(), strict=False)
+    scheduler: Any = DDPMScheduler.from_config(source.scheduler.config)
+    with torch.no_grad():
+        embedding = source.encode_prompt(PROMPT, "cpu", 1, do_classifier_free_guidance=False)[0]
+    return DifixPipeline(vae=vae, unet=source.unet, scheduler=scheduler, prompt_embedding=embedding)

@@ -1,0 +1,73 @@
+"""A handful of small pairs on disk, and a training small enough for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from difix.tiny_network import make_tiny
+from PIL import Image
+
+from difix3d_ns.difix.training.config import LossConfig, TrainConfig
+
+HEIGHT, WIDTH = 40, 48
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """Writes values in [0, 1] as PNG."""
+    Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def pairs_json(tmp_path: Path) -> Path:
+    """Two pairs to train on and one to test on, with references: darkened photos of smooth colours."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    parts: dict[str, dict[str, dict[str, str]]] = {"train": {}, "test": {}}
+    for index, part in enumerate(("train", "train", "test")):
+        waves = [np.sin(rows / (4 + index) + c) + np.cos(columns / 5 - c) for c in range(3)]
+        photo = 0.5 + 0.2 * np.stack(waves, axis=-1)
+        save_picture(folder / f"photo_{index}.png", photo)
+        save_picture(folder / f"render_{index}.png", 0.6 * photo)
+        save_picture(folder / f"reference_{index}.png", photo[::-1])
+        parts[part][f"view_{index}"] = {
+            "image": f"render_{index}.png",
+            "target_image": str(folder / f"photo_{index}.png"),
+            "ref_image": f"reference_{index}.png",
+            "prompt": "remove degradation",
+        }
+    path = folder / "pairs.json"
+    path.write_text(json.dumps(parts))
+    return path
+
+
+@pytest.fixture
+def tiny_base(tmp_path: Path) -> Path:
+    """Folder of a tiny network."""
+    make_tiny().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def make_config(pairs_json: Path, tiny_base: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Configs of short trainings of the tiny network."""
+    config = TrainConfig(
+        pairs=pairs_json,
+        output_dir=tmp_path / "out",
+        base=str(tiny_base),
+        train_parts="all",
+        steps=4,
+        batch_size=2,
+        crop_size=32,
+        learning_rate=1e-3,
+        warmup_steps=2,
+        loss=LossConfig(l2=1.0, ssim=0.1),
+        steps_per_save=2,
+        steps_per_validation=2,
+    )
+    return lambda **changes: replace(config, **changes)

@@ -1,0 +1,130 @@
+"""Pairs and the crops drawn from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from difix.training.conftest import HEIGHT, WIDTH, save_picture
+
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.training.pairs import Pair, load_pair, read_pairs
+from difix3d_ns.difix.training.sampling import PairSampler
+
+
+@pytest.fixture
+def coordinates(tmp_path: Path) -> list[Pair]:
+    """Pairs whose three pictures hold each pixel's row and column, and in blue which picture it is."""
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
+    for index, name in enumerate(("render", "photo", "reference")):
+        pixels = np.stack([rows / 255, columns / 255, np.full_like(rows, index * 100) / 255], axis=-1)
+        save_picture(tmp_path / f"{name}.png", pixels)
+    return [Pair("view", tmp_path / "render.png", tmp_path / "photo.png", tmp_path / "reference.png")]
+
+
+def test_render_photo_and_reference_are_cropped_and_flipped_alike(coordinates: list[Pair]) -> None:
+    sampler = PairSampler(coordinates, crop_size=16, seed=0)
+    windows, flips = set(), set()
+    for step in range(12):
+        inputs, photos = sampler.batch(step, batch_size=1)
+        assert inputs.shape == (1, 2, 3, 16, 16)
+        values = (torch.cat([inputs[0], photos]) * 255).round()
+        assert torch.equal(values[0, :2], values[1, :2])
+        assert torch.equal(values[0, :2], values[2, :2])
+        assert values[:, 2, 0, 0].tolist() == [0, 200, 100]
+        windows.add(tuple(values[0, :2, 0, 0].tolist()))
+        flips.add(bool(values[0, 1, 0, 0] > values[0, 1, 0, -1]))
+    assert len(windows) > 6
+    assert flips == {True, False}
+
+
+def test_shrunk_crops_show_more_of_the_picture(coordinates: list[Pair]) -> None:
+    sampler = PairSampler(coordinates, crop_size=16, seed=0, min_scale=0.5)
+    extents = []
+    for step in range(12):
+        inputs, photos = sampler.batch(step, batch_size=1)
+        torch.testing.assert_close(inputs[0, 0, :2], photos[0, :2])
+        extents.append(float(photos[0, 0, -1, 0] - photos[0, 0, 0, 0]) * 255)
+    assert min(extents) < 20
+    assert max(extents) > 25
+
+
+def test_a_batch_is_a_function_of_seed_and_step(coordinates: list[Pair]) -> None:
+    options = {"crop_size": 16, "reference_probability": 0.5, "color_jitter": 0.3}
+    first = PairSampler(coordinates, seed=1, **options)
+    ahead = list(PairSampler(coordinates, seed=1, **options).batches(3, 9, batch_size=2, num_workers=3))
+    assert len(ahead) == 6
+    for step, (inputs, photos) in zip(range(3, 9), ahead, strict=True):
+        again = first.batch(step, batch_size=2)
+        assert torch.equal(again[0], inputs)
+        assert torch.equal(again[1], photos)
+    other = PairSampler(coordinates, seed=2, **options).batch(3, batch_size=2)
+    assert not torch.equal(other[1], ahead[0][1])
+
+
+def test_references_are_left_out_as_often_as_asked(coordinates: list[Pair]) -> None:
+    def share(probability: float) -> float:
+        sampler = PairSampler(coordinates, crop_size=8, seed=0, reference_probability=probability)
+        return sum(sampler.batch(step, 1)[0].shape[1] == 2 for step in range(100)) / 100
+
+    assert share(0.0) == 0.0
+    assert share(1.0) == 1.0
+    assert 0.5 < share(0.7) < 0.9
+
+
+def test_a_batch_with_a_pair_without_reference_uses_none(coordinates: list[Pair]) -> None:
+    alone = Pair("alone", coordinates[0].image, coordinates[0].target, None)
+    inputs, _ = PairSampler([alone], crop_size=16, seed=0).batch(0, batch_size=2)
+    assert inputs.shape == (2, 1, 3, 16, 16)
+
+
+def test_clean_examples_have_the_photo_as_input(coordinates: list[Pair]) -> None:
+    inputs, photos = PairSampler(coordinates, crop_size=16, seed=0, clean_probability=1.0).batch(0, 1)
+    assert torch.equal(inputs[:, 0], photos)
+    assert not torch.equal(inputs[:, 1], photos)
+
+
+def test_pictures_smaller_than_the_crop_are_cropped_to_their_shorter_side(coordinates: list[Pair]) -> None:
+    _, photos = PairSampler(coordinates, crop_size=512, seed=0).batch(0, batch_size=1)
+    assert photos.shape == (1, 3, HEIGHT, HEIGHT)
+
+
+def test_a_reference_of_another_size_is_brought_to_the_photos(coordinates: list[Pair], tmp_path: Path) -> None:
+    save_picture(tmp_path / "reference.png", np.full((20, 30, 3), 0.5))
+    assert load_pair(coordinates[0]).shape == (3, 3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"])
+@pytest.mark.parametrize("name", ["render", "photo", "reference"])
+def test_a_picture_that_cannot_be_read_is_named(coordinates: list[Pair], name: str, content: bytes | None) -> None:
+    file = coordinates[0].image.parent / f"{name}.png"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(DifixError, match=rf"{name}\.png of pair view cannot be read"):
+        load_pair(coordinates[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "not laid out"),
+        ('{"train": {"a": "b.png"}}', "not laid out"),
+        ('{"train": {"a": {"image": "b.png"}}}', "part train: an entry has no 'target_image'"),
+    ],
+)
+def test_a_pairs_json_with_a_mistake_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "pairs.json"
+    path.write_text(content)
+    with pytest.raises(DifixError, match=message) as error:
+        read_pairs(path, "train")
+    assert str(path) in str(error.value)
+
+
+def test_paths_are_absolute_or_relative_to_the_json(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"train": {"a": {"image": "b.png", "target_image": "/c.png"}}}))
+    assert read_pairs(path, "train") == [Pair("a", tmp_path / "b.png", Path("/c.png"), None)]
+    assert read_pairs(path, "test") == []

@@ -1,0 +1,218 @@
+"""The training loop: it learns, it can be interrupted, and its result loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from difix.tiny_network import TINY
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from difix3d_ns.difix.architecture import build_difix
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.training.average import WeightAverage, network_weights
+from difix3d_ns.difix.training.config import LossConfig, TrainConfig
+from difix3d_ns.difix.training.initialisation import start_as_identity
+from difix3d_ns.difix.training.networks import start_network, trainable_parameters
+from difix3d_ns.difix.training.train import learning_rate_factor, train
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": value
+        for part in ("vae", "unet")
+        for name, value in load_file(folder / part / "diffusion_pytorch_model.safetensors").items()
+    }
+
+
+def test_one_pair_is_learnt_until_the_render_is_much_closer_to_the_photo(
+    make_config: MakeConfig, pairs_json: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    identity = build_difix(replace(TINY, vae_block_out_channels=(12, 12, 16, 16), vae_norm_num_groups=1))
+    start_as_identity(identity.vae)
+    identity.save_pretrained(tmp_path / "identity")
+    pairs = json.loads(pairs_json.read_text())
+    pairs["train"] = pairs["test"]
+    pairs_json.write_text(json.dumps(pairs))
+    config = make_config(
+        base=str(tmp_path / "identity"),
+        steps=60,
+        learning_rate=2e-3,
+        ema_decay=0.0,
+        loss=LossConfig(l2=1.0),
+        steps_per_validation=1000,
+    )
+    metrics = train(config)
+    for name in ("with_reference", "without_reference"):
+        assert metrics[f"psnr_{name}"] > metrics["psnr_nothing"] + 3
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"schedule": "cosine", "reference_probability": 0.5, "color_jitter": 0.2, "min_scale": 0.8}
+    train(make_config(output_dir=tmp_path / "whole", **settings))
+
+    interrupted = make_config(output_dir=tmp_path / "parts", **settings)
+    update, calls = WeightAverage.update, []
+
+    def stop_at_the_fourth_step(average: WeightAverage, pipeline: DifixPipeline) -> None:
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        update(average, pipeline)
+
+    monkeypatch.setattr(WeightAverage, "update", stop_at_the_fourth_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted)
+    monkeypatch.undo()
+    torch.manual_seed(7)  # the process that goes on has other random numbers
+    train(interrupted)
+
+    whole, parts = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_what_is_measured_and_written_is_the_network_in_the_saved_number_format(make_config: MakeConfig) -> None:
+    config = make_config(save_dtype="float16")
+    metrics = train(config)
+    written = json.loads((config.output_dir / "metrics.json").read_text())
+    assert written["metrics"] == metrics
+    assert written["num_test_pairs"] == 1
+    assert set(metrics) == {
+        f"{metric}_{name}" for metric in ("psnr", "ssim") for name in ("nothing", "with_reference", "without_reference")
+    }
+    assert {value.dtype for value in saved_weights(config.output_dir).values()} == {torch.float16}
+    loaded = DifixPipeline.from_pretrained(config.output_dir)
+    image = torch.rand(1, 3, 40, 48)
+    assert loaded(image, image, output_type="pt").images.shape == image.shape
+    assert list((config.output_dir / "training" / "logs").iterdir())
+
+
+def test_published_parts_leave_the_encoder_as_it_was(make_config: MakeConfig, tiny_base: Path) -> None:
+    config = make_config(train_parts=None, steps=2)
+    train(config)
+    before, after = saved_weights(tiny_base), saved_weights(config.output_dir)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert {name.split(".")[1] for name in changed if name.startswith("vae.")} == {"decoder"}
+    assert any("skip_conv" in name for name in changed)
+    assert any(name.startswith("unet.") for name in changed)
+
+
+def test_pairs_without_a_test_part_train_without_validation(
+    make_config: MakeConfig, pairs_json: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs_json.write_text(json.dumps({"train": json.loads(pairs_json.read_text())["train"]}))
+    config = make_config(steps=2)
+    assert train(config) == {}
+    assert "no part test" in capsys.readouterr().out
+    assert json.loads((config.output_dir / "metrics.json").read_text())["num_test_pairs"] == 0
+
+
+def test_pairs_without_a_train_part_are_refused_by_name(make_config: MakeConfig, pairs_json: Path) -> None:
+    pairs_json.write_text(json.dumps({"test": json.loads(pairs_json.read_text())["test"]}))
+    with pytest.raises(DifixError, match=r"pairs\.json.*part train is missing or empty"):
+        train(make_config())
+
+
+def test_a_broken_picture_stops_the_training_and_is_named(make_config: MakeConfig, pairs_json: Path) -> None:
+    for index in range(2):
+        (pairs_json.parent / f"render_{index}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with pytest.raises(DifixError, match=r"render_[01]\.png of pair view_[01] cannot be read"):
+        train(make_config())
+
+
+def test_a_checkpoint_of_another_network_is_refused(make_config: MakeConfig) -> None:
+    train(make_config(steps=2))
+    with pytest.raises(DifixError, match="another network"):
+        train(make_config(base=None))
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(make_config: MakeConfig) -> None:
+    with pytest.raises(DifixError, match="the loss is nan"):
+        train(make_config(learning_rate=1e30, warmup_steps=0, steps_per_validation=1000))
+
+
+def test_the_moving_average_follows_slowly_and_swaps_back(make_config: MakeConfig) -> None:
+    pipeline = start_network(make_config())
+    trainable_parameters(pipeline, "all")
+    average = WeightAverage(pipeline, decay=0.75)
+    average.num_updates = 1000  # past the start, where it follows faster
+    name, weight = next(iter(network_weights(pipeline).items()))
+    with torch.no_grad():
+        old = weight.clone()
+        weight.add_(1.0)
+        new = weight.clone()
+    average.update(pipeline)
+    torch.testing.assert_close(average.weights[name], 0.75 * old + 0.25 * new)
+    with average.applied(pipeline):
+        torch.testing.assert_close(weight, 0.75 * old + 0.25 * new)
+    assert torch.equal(weight, new)
+
+
+def test_the_learning_rate_rises_and_then_falls_as_a_cosine(make_config: MakeConfig) -> None:
+    config = make_config(schedule="cosine", warmup_steps=10, steps=100)
+    factors = [learning_rate_factor(step, config) for step in range(100)]
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[50] == pytest.approx(0.5)
+    assert factors[-1] == pytest.approx(0.01)
+
+
+def test_sd_turbo_gets_skips_that_hardly_count_and_its_prompt(make_config: MakeConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), model_max_length=8)
+    text_config = CLIPTextConfig(
+        vocab_size=2,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    tiny = DifixPipeline.from_pretrained(make_config().base or "")
+    stock = {
+        name: value for name, value in tiny.vae.config.items() if name not in ("gamma", "ignore_skip", "lora_rank")
+    }
+    vae = AutoencoderKL.from_config(stock)
+    StableDiffusionPipeline(
+        vae=vae,
+        unet=UNet2DConditionModel.from_config(tiny.unet.config),
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=tokenizer,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path / "sd-turbo")
+
+    pipeline = start_network(make_config(base=str(tmp_path / "sd-turbo")))
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(
+            pipeline.vae.decode_with_skips(
+                *[x.mode() if i == 0 else x for i, x in enumerate(pipeline.vae.encode_with_skips(image))]
+            ),
+            vae.decode(vae.encode(image).latent_dist.mode()).sample,
+            atol=1e-3,
+            rtol=0,
+        )
+    assert float(pipeline.scheduler.alphas_cumprod[199]) == pytest.approx(0.755238, abs=1e-5)
+    assert pipeline.prompt_embedding.shape == (1, 8, 8)
+    assert float(pipeline.prompt_embedding.abs().sum()) > 0
