@@ -31,7 +31,3 @@ def main(args: Sequence[str] | None = None) -> None:
     run = next(run for config_type, run in COMMANDS.values() if type(config) is config_type)
     with exit_with_one_sentence():
         run(config)
-
-
-if __name__ == "__main__":
-    main()
