@@ -17,6 +17,7 @@ from numba import get_num_threads, njit, prange
 from torch import Tensor
 
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.compiling import cached_njit
 from difix3d_ns.rasterization.tracing import untraced
 
 TILE_SIZE = 16
@@ -58,50 +59,83 @@ class Bins(NamedTuple):
 class CompositeGaussians(torch.autograd.Function):
     """Projected Gaussians to images of C cameras.
 
-    Forward returns colours (C, height, width, D) without background, and accumulated opacity (C, height, width).
+    Gaussians come as (C, N, ...), or packed as (M, ...), camera after camera; `counts` says how many each camera has.
+    Forward returns colours (C, height, width, D) without background, accumulated opacity (C, height, width), and what
+    stands in which tile, named and laid out as in gsplat: `isect_offsets` (C, tile_height, tile_width), where each
+    tile's part of `flatten_ids` begins, `flatten_ids`, and `tiles_per_gauss`, (C, N) or (M). Tiles that a Gaussian's
+    alpha does not reach are not among its tiles.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        means2d: Float[Tensor, "C N 2"],
-        conics: Float[Tensor, "C N 3"],
-        colors: Float[Tensor, "C N D"],
-        opacities: Float[Tensor, "C N"],
-        radii: Int[Tensor, "C N"],
-        depths: Float[Tensor, "C N"],
+        means2d: Float[Tensor, "*M 2"],
+        conics: Float[Tensor, "*M 3"],
+        colors: Float[Tensor, "*M D"],
+        opacities: Float[Tensor, "*M"],
+        radii: Int[Tensor, "*M"],
+        depths: Float[Tensor, "*M"],
+        counts: list[int],
         width: int,
         height: int,
         absgrad: bool,
-    ) -> tuple[Float[Tensor, "C height width D"], Float[Tensor, "C height width"]]:
-        num_cameras, num_channels = len(means2d), colors.shape[-1]
+    ) -> tuple[
+        Float[Tensor, "C height width D"],
+        Float[Tensor, "C height width"],
+        Int[Tensor, "C tile_height tile_width"],
+        Int[Tensor, "num_isects"],
+        Int[Tensor, "*M"],
+    ]:
+        num_cameras, num_channels = len(counts), colors.shape[-1]
+        tile_shape = -(-height // TILE_SIZE), -(-width // TILE_SIZE)
         images = np.zeros((num_cameras, height, width, num_channels), np.float32)
         accumulations = np.zeros((num_cameras, height, width), np.float32)
+        isect_offsets = np.zeros((num_cameras, *tile_shape), np.int32)
+        flatten_ids, tiles_per_gauss = [], []
+        num_isects = 0
+        # Gaussians of all cameras in one row; `parts` are each camera's.
+        beyond = np.cumsum(counts)
+        parts = [slice(end - count, end) for end, count in zip(beyond.tolist(), counts, strict=True)]
+        everything = Splats(
+            as_array(means2d).reshape(-1, 2),
+            as_array(conics).reshape(-1, 3),
+            as_array(opacities).reshape(-1),
+            as_array(colors).reshape(-1, num_channels),
+        )
+        flat_radii, flat_depths = radii.numpy().reshape(-1), as_array(depths).reshape(-1)
         ctx.cameras = []
-        for camera in range(num_cameras):
-            splats = Splats(
-                as_array(means2d[camera]),
-                as_array(conics[camera]),
-                as_array(opacities[camera]),
-                as_array(colors[camera]),
-            )
-            camera_radii = radii[camera].numpy()
+        for camera, part in enumerate(parts):
+            splats = Splats(*(values[part] for values in everything))
+            camera_radii = flat_radii[part]
             extents = np.empty((len(camera_radii), 2), np.float32)
             _tight_extents(camera_radii, splats.conics, splats.opacities, extents)
-            bins = bin_gaussians(splats.means2d, camera_radii, as_array(depths[camera]), extents, width, height)
+            bins = bin_gaussians(splats.means2d, camera_radii, flat_depths[part], extents, width, height)
             last = np.full((height, width), -1, np.int32)
             _composite_forward(
                 splats.means2d, splats.conics, splats.opacities, splats.colors, extents,
                 bins.offsets, bins.indices, bins.tiles, images[camera], accumulations[camera], last,
             )  # fmt: skip
             ctx.cameras.append((splats, extents, bins, last))
-        ctx.images, ctx.accumulations, ctx.absgrad = images, accumulations, absgrad
-        ctx.save_for_backward(means2d)
-        return torch.from_numpy(images), torch.from_numpy(accumulations)
+            isect_offsets[camera] = (num_isects + bins.offsets[:-1]).reshape(tile_shape)
+            flatten_ids.append(bins.indices + np.int32(part.start))
+            tiles_per_gauss.append(np.diff(bins.gaussian_offsets).astype(np.int32))
+            num_isects += len(bins.indices)
+        ctx.absgrad = absgrad
+        results = (torch.from_numpy(images), torch.from_numpy(accumulations))
+        # Saved, though the kernels read the arrays, so that PyTorch refuses a backward pass after a change in place.
+        ctx.save_for_backward(means2d, conics, colors, opacities, *results)
+        tiles = (
+            torch.from_numpy(isect_offsets),
+            torch.from_numpy(np.concatenate(flatten_ids)),
+            torch.from_numpy(np.concatenate(tiles_per_gauss)).reshape(radii.shape),
+        )
+        ctx.mark_non_differentiable(*tiles)
+        return *results, *tiles
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        (means2d,) = ctx.saved_tensors
+        means2d, conics, colors, opacities, *results = ctx.saved_tensors
+        images, accumulations = (as_array(result) for result in results)
         v_images, v_accumulations = as_array(gradients[0]), as_array(gradients[1])
         sums = []
         for camera, (splats, extents, bins, last) in enumerate(ctx.cameras):
@@ -109,17 +143,19 @@ class CompositeGaussians(torch.autograd.Function):
             rows = np.empty((len(bins.indices), SHARED_COLUMNS + num_channels + ABSOLUTE_COLUMNS), np.float32)
             _composite_backward(
                 splats.means2d, splats.conics, splats.opacities, splats.colors, extents,
-                bins.offsets, bins.indices, bins.tiles, ctx.images[camera], ctx.accumulations[camera], last,
+                bins.offsets, bins.indices, bins.tiles, images[camera], accumulations[camera], last,
                 v_images[camera], v_accumulations[camera], rows,
             )  # fmt: skip
             total = np.zeros((len(splats.means2d), rows.shape[1]), np.float32)
             _sum_rows(rows, bins.gaussian_offsets, bins.places, total)
             sums.append(torch.from_numpy(total))
-        total = torch.stack(sums)
+        total = torch.cat(sums)
         if ctx.absgrad:
-            means2d.absgrad = total[..., -ABSOLUTE_COLUMNS:].contiguous()
-        v_colors = total[..., SHARED_COLUMNS:-ABSOLUTE_COLUMNS].contiguous()
-        return total[..., :2].contiguous(), total[..., 2:5].contiguous(), v_colors, total[..., 5], *(None,) * 5
+            means2d.absgrad = total[:, -ABSOLUTE_COLUMNS:].contiguous().view(means2d.shape)
+        v_means2d = total[:, :2].contiguous().view(means2d.shape)
+        v_conics = total[:, 2:5].contiguous().view(conics.shape)
+        v_colors = total[:, SHARED_COLUMNS:-ABSOLUTE_COLUMNS].contiguous().view(colors.shape)
+        return v_means2d, v_conics, v_colors, total[:, 5].contiguous().view(opacities.shape), *(None,) * 6
 
 
 @untraced
@@ -141,7 +177,7 @@ def bin_gaussians(
 
 
 @untraced
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _tight_extents(radii, conics, opacities, extents):
     """Half sides of the box outside which a Gaussian's alpha is below MIN_ALPHA; negative where it is so everywhere."""
     for g in prange(len(radii)):
@@ -156,7 +192,7 @@ def _tight_extents(radii, conics, opacities, extents):
         extents[g, 1] = math.sqrt(reach * a / det) + 1e-3
 
 
-@njit(cache=True)
+@cached_njit()
 def _count_tiles(means2d, radii, extents, tiles_x, tiles_y, rectangles):
     """Tile rectangle of each Gaussian: gsplat's square of the radius, less the tiles its alpha does not reach."""
     per_tile = np.zeros(tiles_x * tiles_y, np.int64)
@@ -185,7 +221,7 @@ def _count_tiles(means2d, radii, extents, tiles_x, tiles_y, rectangles):
     return per_tile, per_gaussian
 
 
-@njit(cache=True)
+@cached_njit()
 def _fill_tiles(order, rectangles, tiles_x, offsets, gaussian_offsets):
     """Walks the Gaussians front to back and notes each in its tiles: no tile needs sorting of its own."""
     cursor = offsets[:-1].copy()
@@ -205,7 +241,7 @@ def _fill_tiles(order, rectangles, tiles_x, offsets, gaussian_offsets):
 
 @njit(fastmath=FAST)
 def _exp_of_minus(s):
-    """exp(-s) for s in [0, 8] to about 3e-7: a polynomial of s / 8, squared three times; no branch, no call."""
+    """exp(-s) for s in [0, 8], absolute error 3e-7: a polynomial of s / 8, squared three times; no branch, no call."""
     t = s * np.float32(-0.125)
     p = np.float32(1.0 / 5040.0)
     p = p * t + np.float32(1.0 / 720.0)
@@ -221,7 +257,7 @@ def _exp_of_minus(s):
 
 
 @untraced
-@njit(parallel=True, cache=True, fastmath=FAST)
+@cached_njit(parallel=True, fastmath=FAST)
 def _composite_forward(means2d, conics, opacities, colors, extents, offsets, indices, tiles, image, accumulation, last):
     height, width, num_channels = image.shape
     tiles_x = -(-width // TILE_SIZE)
@@ -283,7 +319,7 @@ def _composite_forward(means2d, conics, opacities, colors, extents, offsets, ind
 
 
 @untraced
-@njit(parallel=True, cache=True, fastmath=FAST)
+@cached_njit(parallel=True, fastmath=FAST)
 def _composite_backward(
     means2d, conics, opacities, colors, extents, offsets, indices, tiles, image, accumulation, last,
     v_image, v_accumulation, gradient_rows,
@@ -381,7 +417,7 @@ def _composite_backward(
 
 
 @untraced
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _sum_rows(gradient_rows, gaussian_offsets, places, total):
     """Sums the rows of each Gaussian."""
     for g in prange(len(total)):

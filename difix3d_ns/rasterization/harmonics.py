@@ -12,6 +12,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.compiling import cached_njit
 from difix3d_ns.rasterization.tracing import untraced
 
 MAX_DEGREE = 3
@@ -33,11 +34,14 @@ class HarmonicColors(torch.autograd.Function):
         centres, weights, position = as_array(means), as_array(coefficients), as_array(camera_position)
         colors = np.zeros((len(means), 3), np.float32)
         _harmonics_forward(centres, weights, position, radii.numpy(), degree, colors)
+        # Saved, though the kernels read the arrays, so that PyTorch refuses a backward pass after a change in place.
+        ctx.save_for_backward(means, coefficients)
         ctx.arrays, ctx.degree, ctx.colors = (centres, weights, position, radii.numpy()), degree, colors
         return torch.from_numpy(colors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        _ = ctx.saved_tensors
         means, coefficients, position, radii = ctx.arrays
         v_means, v_coefficients = np.zeros_like(means), np.zeros_like(coefficients)
         _harmonics_backward(
@@ -51,7 +55,9 @@ class HarmonicColors(torch.autograd.Function):
             v_means,
             v_coefficients,
         )
-        return torch.from_numpy(v_means), torch.from_numpy(v_coefficients), None, None, None
+        results = torch.from_numpy(v_means), torch.from_numpy(v_coefficients)
+        # Only the difference of Gaussian and camera counts, so the camera's gradient is the opposite of all Gaussians'.
+        return *results, -results[0].sum(0) if ctx.needs_input_grad[2] else None, None, None
 
 
 @njit
@@ -113,7 +119,7 @@ def _bases_gradient(degree, x, y, z, gradient):
 
 
 @untraced
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _harmonics_forward(means, coefficients, camera_position, radii, degree, colors):
     num_bases = (degree + 1) ** 2
     for g in prange(len(means)):
@@ -131,7 +137,7 @@ def _harmonics_forward(means, coefficients, camera_position, radii, degree, colo
 
 
 @untraced
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _harmonics_backward(means, coefficients, camera_position, radii, degree, colors, v_colors, v_means, v_coefficients):
     num_bases = (degree + 1) ** 2
     for g in prange(len(means)):

@@ -16,6 +16,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.compiling import cached_njit
 from difix3d_ns.rasterization.tracing import untraced
 
 DETERMINANT_FLOOR = 1e-10
@@ -64,6 +65,8 @@ class ProjectGaussians(torch.autograd.Function):
             np.float32(width), np.float32(height), np.float32(eps2d), np.float32(near_plane), np.float32(far_plane),
             np.float32(radius_clip), means2d, depths, conics, compensations, radii,
         )  # fmt: skip
+        # Saved, though the kernels read the arrays, so that PyTorch refuses a backward pass after a change in place.
+        ctx.save_for_backward(means, quats, scales)
         ctx.arrays, ctx.outputs = arrays, (conics, compensations, radii)
         ctx.width, ctx.height, ctx.eps2d = np.float32(width), np.float32(height), np.float32(eps2d)
         results = tuple(map(torch.from_numpy, (means2d, depths, conics, compensations, radii)))
@@ -72,6 +75,7 @@ class ProjectGaussians(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        _ = ctx.saved_tensors
         v_means2d, v_depths, v_conics, v_compensations = (as_array(gradient) for gradient in gradients[:4])
         arrays, (conics, compensations, radii) = ctx.arrays, ctx.outputs
         v_means, v_quats, v_scales = map(np.zeros_like, (arrays.means, arrays.quats, arrays.scales))
@@ -103,7 +107,7 @@ def _field_limits(K, width, height):
 
 
 @untraced
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _project_forward(
     means, quats, scales, viewmat, K, width, height, eps2d, near_plane, far_plane, radius_clip,
     means2d, depths, conics, compensations, radii,
@@ -155,7 +159,7 @@ def _project_forward(
 
 
 @untraced
-@njit(parallel=True, cache=True)
+@cached_njit(parallel=True)
 def _project_backward(
     means, quats, scales, viewmat, K, width, height, eps2d, conics, compensations, radii,
     v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales,

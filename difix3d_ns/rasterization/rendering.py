@@ -42,8 +42,8 @@ def rasterization(
 ) -> tuple[Float[Tensor, "C height width X"], Float[Tensor, "C height width 1"], dict[str, Any]]:
     """Renders Gaussians: with CUDA tensors by gsplat itself, on the CPU by this package's kernels.
 
-    Signature, return values and semantics are `gsplat.rendering.rasterization`'s. On the CPU results always have
-    the unpacked layout, and `packed`, `channel_chunk` and `tile_size` have no effect.
+    Signature, return values and semantics are `gsplat.rendering.rasterization`'s. On the CPU `channel_chunk` and
+    `tile_size` have no effect, and `info` has no `isect_ids`: Gaussians are sorted once, not by tile.
 
     Args:
         means: centres in world coordinates.
@@ -60,7 +60,7 @@ def rasterization(
         radius_clip: Gaussians of at most this radius, in pixels, are left out.
         eps2d: added to the 2D covariances' diagonal, in pixels squared.
         sh_degree: degree of harmonics to use, 0 to 3 on the CPU.
-        packed: see above.
+        packed: whether `info` holds only the (camera, Gaussian) pairs that are seen; the images are the same.
         tile_size: see above.
         backgrounds: colours behind the Gaussians.
         render_mode: colours, accumulated (D) or expected (ED) depth, or both.
@@ -74,7 +74,8 @@ def rasterization(
 
     Returns:
         Images, accumulated opacities, and what gsplat's densification reads: `radii`, `means2d`, `depths`, `conics`,
-        `opacities`, `width`, `height`, `n_cameras`, and more.
+        `opacities`, `width`, `height`, `n_cameras`, and more. With `packed` their first axis is (camera, Gaussian)
+        pairs, named by `camera_ids` and `gaussian_ids`; else they are (C, N, ...), and the two are None.
 
     Raises:
         NotImplementedError: an option that the CPU backend does not have.
@@ -98,9 +99,16 @@ def rasterization(
         raise ValueError(f"unknown rasterize_mode {rasterize_mode!r}")
     if sh_degree is not None and not 0 <= sh_degree <= MAX_DEGREE:
         raise NotImplementedError(f"sh_degree must be 0 to {MAX_DEGREE} on the CPU, got {sh_degree}")
+    if camera_model not in ("pinhole", "ortho", "fisheye"):
+        raise ValueError(f"unknown camera_model {camera_model!r}")
+    _check_shapes(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, covars)
+    if "RGB" not in render_mode:
+        backgrounds = None  # depth has no background
+    elif backgrounds is not None and backgrounds.shape != (len(viewmats), colors.shape[-1]):
+        raise ValueError(
+            f"backgrounds must have shape {(len(viewmats), colors.shape[-1])}, got {tuple(backgrounds.shape)}"
+        )
     num_gaussians, num_cameras = len(means), len(viewmats)
-    if viewmats.shape != (num_cameras, 4, 4) or Ks.shape != (num_cameras, 3, 3):
-        raise ValueError(f"viewmats and Ks have shapes {tuple(viewmats.shape)} and {tuple(Ks.shape)}")
 
     by_kernels = camera_model == "pinhole" and covars is None and not viewmats.requires_grad
     limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
@@ -118,14 +126,22 @@ def rasterization(
         seen_opacities = opacities[None] * compensations
     else:
         seen_opacities = opacities.expand(num_cameras, num_gaussians)
-
     channels = []
     if "RGB" in render_mode:
         channels.append(_seen_colors(means, colors, viewmats, radii, sh_degree))
     if "D" in render_mode:
         channels.append(depths[..., None])
-    images, accumulations = CompositeGaussians.apply(
-        means2d, conics, torch.cat(channels, dim=-1), seen_opacities, radii, depths, width, height, absgrad
+    values = torch.cat(channels, dim=-1)
+
+    camera_ids, gaussian_ids, counts = None, None, [num_gaussians] * num_cameras
+    if packed:
+        camera_ids, gaussian_ids = torch.where(radii > 0)
+        counts = torch.bincount(camera_ids, minlength=num_cameras).tolist()
+        means2d, conics, values, seen_opacities, radii, depths = (
+            tensor[camera_ids, gaussian_ids] for tensor in (means2d, conics, values, seen_opacities, radii, depths)
+        )
+    images, accumulations, isect_offsets, flatten_ids, tiles_per_gauss = CompositeGaussians.apply(
+        means2d, conics, values, seen_opacities, radii, depths, counts, width, height, absgrad
     )
     accumulations = accumulations[..., None]
     if render_mode in ("ED", "RGB+ED"):
@@ -135,8 +151,8 @@ def rasterization(
         behind = images[..., :num_colors] + (1 - accumulations) * backgrounds[:, None, None]
         images = torch.cat([behind, images[..., num_colors:]], dim=-1)
     info = {
-        "camera_ids": None,
-        "gaussian_ids": None,
+        "camera_ids": camera_ids,
+        "gaussian_ids": gaussian_ids,
         "radii": radii,
         "means2d": means2d,
         "depths": depths,
@@ -145,11 +161,47 @@ def rasterization(
         "tile_width": -(-width // TILE_SIZE),
         "tile_height": -(-height // TILE_SIZE),
         "tile_size": TILE_SIZE,
+        "tiles_per_gauss": tiles_per_gauss,
+        "isect_offsets": isect_offsets,
+        "flatten_ids": flatten_ids,
         "width": width,
         "height": height,
         "n_cameras": num_cameras,
     }
     return images, accumulations, info
+
+
+def _check_shapes(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    sh_degree: int | None,
+    covars: Tensor | None,
+) -> None:
+    """Raises ValueError where a shape does not fit: the kernels read without looking where an array ends."""
+    num_gaussians, num_cameras = len(means), len(viewmats)
+    expected = {"means": (means, (3,)), "opacities": (opacities, ())}
+    if covars is None:
+        expected |= {"quats": (quats, (4,)), "scales": (scales, (3,))}
+    else:
+        expected["covars"] = (covars, (3, 3))
+    for name, (tensor, rest) in expected.items():
+        if tensor.shape != (num_gaussians, *rest):
+            raise ValueError(f"{name} must have shape {(num_gaussians, *rest)}, got {tuple(tensor.shape)}")
+    for name, tensor, side in (("viewmats", viewmats, 4), ("Ks", Ks, 3)):
+        if tensor.shape != (num_cameras, side, side):
+            raise ValueError(f"{name} must have shape {(num_cameras, side, side)}, got {tuple(tensor.shape)}")
+    if sh_degree is not None and colors.shape[-1] != 3:
+        raise ValueError(f"colors must be 3 harmonics per coefficient, got shape {tuple(colors.shape)}")
+    if sh_degree is not None and colors.dim() >= 2 and (sh_degree + 1) ** 2 > colors.shape[-2]:
+        raise ValueError(f"sh_degree {sh_degree} needs {(sh_degree + 1) ** 2} coefficients, got {colors.shape[-2]}")
+    leading = colors.shape[: -1 if sh_degree is None else -2]
+    if leading not in ((num_gaussians,), (num_cameras, num_gaussians)):
+        raise ValueError(f"colors must be for {num_gaussians} Gaussians, got shape {tuple(colors.shape)}")
 
 
 def _seen_colors(
@@ -159,10 +211,7 @@ def _seen_colors(
     num_cameras = len(viewmats)
     if sh_degree is None:
         return colors.expand(num_cameras, *colors.shape[-2:])
-    if (sh_degree + 1) ** 2 > colors.shape[-2]:
-        raise ValueError(f"sh_degree {sh_degree} needs {(sh_degree + 1) ** 2} coefficients, got {colors.shape[-2]}")
-    rotations = viewmats[:, :3, :3]
-    positions = -(rotations.transpose(1, 2) @ viewmats[:, :3, 3:])[..., 0]
+    positions = torch.linalg.inv(viewmats)[:, :3, 3]
     per_camera = colors.expand(num_cameras, *colors.shape[-3:])
     seen = [
         HarmonicColors.apply(means, coefficients, position, camera_radii, sh_degree)
@@ -192,12 +241,21 @@ def _project_by_reference(
     if covars is None:
         covars = _quat_scale_to_covar_preci(quats, scales, compute_covar=True, compute_preci=False)[0]
     assert covars is not None
-    radii, means2d, depths, conics, compensations = _fully_fused_projection(
-        means, covars, viewmats, Ks, width, height, eps2d, near_plane, far_plane, True, camera_model
-    )
-    assert compensations is not None
-    radii = torch.where(radii > radius_clip, radii, torch.zeros_like(radii))
-    # Outside the view frustum the projection divides by depths near 0: these Gaussians take no part.
+    # The projection divides by the depth, which makes gradients NaN at depth 0, even those that are multiplied by 0:
+    # Gaussians outside the planes are projected from another place, before the camera and off its axis.
+    aside = torch.linalg.inv(viewmats.detach()) @ viewmats.new_ones(4)
+    parts = []
+    for viewmat, K, place in zip(viewmats, Ks, aside[:, :3], strict=True):
+        depth = means.detach() @ viewmat.detach()[2, :3] + viewmat.detach()[2, 3]
+        inside = (depth > near_plane) & (depth < far_plane)
+        centres = torch.where(inside[:, None], means, place)
+        radii, *projected, compensations = _fully_fused_projection(
+            centres, covars, viewmat[None], K[None], width, height, eps2d, near_plane, far_plane, True, camera_model
+        )
+        assert compensations is not None
+        radii = torch.where(inside & (radii > radius_clip), radii, torch.zeros_like(radii))
+        parts.append((radii, *projected, compensations))
+    radii, means2d, depths, conics, compensations = (torch.cat(part) for part in zip(*parts, strict=True))
     seen = (radii > 0)[..., None]
     means2d, conics = (torch.where(seen, values, torch.zeros_like(values)) for values in (means2d, conics))
     depths, compensations = (

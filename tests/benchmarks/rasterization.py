@@ -68,7 +68,7 @@ def measure(num_gaussians: int, width: int, height: int) -> dict[str, float]:
     flat = [tensor[None].detach().requires_grad_() for tensor in (means2d, conics, color(), scene["opacities"])]
 
     def composite() -> torch.Tensor:
-        rest = (radii[None], depths[None], width, height, True)
+        rest = (radii[None], depths[None], [num_gaussians], width, height, True)
         return compositing.CompositeGaussians.apply(*flat, *rest)[0]
 
     image = composite()
