@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
+from torch import Tensor, nn
 
 from difix3d_ns.difix.resolve import ResolvedDifix, resolve_difix
 
@@ -31,12 +32,17 @@ class DifixConfig:
     """Revision of a hub model: a branch, a tag or a commit."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the network; `auto` is bfloat16 with CUDA and float32 without."""
-    batch_size: int = 4
-    """Images that go through the network together."""
+    max_pixels_per_batch: int = 576 * 1024
+    """Pixels of the images that go through the network together, which bounds its memory; a larger image goes alone,
+    the largest layers tile by tile. More is faster on a large GPU."""
     use_reference: bool = True
     """Whether the nearest training photo is given to the network."""
     strength: float = 1.0
     """Blend between the render (0) and the network's result (1)."""
+    offload: bool = False
+    """Whether the network waits in the CPU's memory while nothing is fixed, for a GPU that the training fills."""
+    compile: bool = False
+    """Whether the network is compiled by torch.compile: faster images after a slow first one of each size."""
 
     def torch_dtype(self, device: torch.device) -> torch.dtype:
         """The number format on `device`."""
@@ -77,6 +83,8 @@ class DifixFixer:
             dtype = self.config.torch_dtype(self.device)
             network = DifixPipeline.from_pretrained(choice.source, revision=choice.revision, torch_dtype=dtype)
             self._network = network.to(self.device)
+            if self.config.compile:
+                network.compile()
             seconds = time.perf_counter() - started
             number_format = str(dtype).removeprefix("torch.")
             CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {self.device}).")
@@ -104,17 +112,40 @@ class DifixFixer:
         for index, render in enumerate(renders):
             by_size[(render.shape, references[index].shape if references else None)].append(index)
         fixed: dict[int, Tensor] = {}
-        for indices in by_size.values():
-            for start in range(0, len(indices), self.config.batch_size):
-                batch = indices[start : start + self.config.batch_size]
-                images = self._batch([renders[index] for index in batch])
-                reference = self._batch([references[index] for index in batch]) if references else None
-                result = self.network(images, reference, output_type="pt", strength=self.config.strength).images
-                for index, image in zip(batch, result.float().cpu(), strict=True):
-                    fixed[index] = image.permute(1, 2, 0)
-                if on_progress is not None:
-                    on_progress(len(batch))
+        with self._network_on_device() as network:
+            for (shape, _), indices in by_size.items():
+                batch_size = max(1, self.config.max_pixels_per_batch // (shape[0] * shape[1]))
+                for start in range(0, len(indices), batch_size):
+                    batch = indices[start : start + batch_size]
+                    result = network(
+                        self._batch([renders[index] for index in batch]),
+                        self._batch([references[index] for index in batch]) if references else None,
+                        output_type="pt",
+                        strength=self.config.strength,
+                        max_pixels_per_batch=self.config.max_pixels_per_batch,
+                    ).images
+                    for index, image in zip(batch, result.float().cpu(), strict=True):
+                        fixed[index] = image.permute(1, 2, 0)
+                    if on_progress is not None:
+                        on_progress(len(batch))
         return [fixed[index] for index in range(len(renders))]
+
+    @contextmanager
+    def _network_on_device(self) -> Iterator[DifixPipeline]:
+        """The network, in the CPU's memory again afterwards if it is to be offloaded."""
+        network = self.network
+        if not self.config.offload or self.device.type == "cpu":
+            yield network
+            return
+        parts: list[nn.Module] = [network.vae, network.unet]
+        for part in parts:
+            part.to(self.device)
+        try:
+            yield network
+        finally:
+            for part in parts:
+                part.to("cpu")
+            torch.cuda.empty_cache()  # what the network used is for the training to use
 
     def _batch(self, images: Sequence[Float[Tensor, "height width 3"]]) -> Float[Tensor, "batch 3 height width"]:
         return torch.stack([image.permute(2, 0, 1) for image in images]).to(self.device)

@@ -39,6 +39,7 @@ StateDict = dict[str, Tensor]
 T = TypeVar("T")
 
 _LORA_KEY = re.compile(r"^(?P<module>.+)\.lora_(?P<half>A|B)(?:\.[^.]+)?\.weight$")
+_WRAPPER_PREFIX = re.compile(r"^(?:base_model\.model\.|_orig_mod\.|module\.)+")
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -57,7 +58,7 @@ def load_components(
         dtype: number format of the networks; LoRA is merged in float32 before.
 
     Returns:
-        The pipeline's arguments: `vae`, `unet`, `scheduler`, `prompt_embedding`.
+        The pipeline's arguments: `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference`.
 
     Raises:
         DifixError: nothing there, incomplete, or not a Difix network.
@@ -76,8 +77,8 @@ def load_components(
     vae_state = _read_weights(folder / "vae")
     unet_state = _read_weights(folder / "unet")
     if checkpoint is not None:
-        vae_state.update(checkpoint["state_dict_vae"])
-        unet_state = dict(checkpoint["state_dict_unet"])
+        vae_state.update(_without_prefix(checkpoint["state_dict_vae"]))
+        unet_state = _without_prefix(checkpoint["state_dict_unet"])
     vae_config = _read_json(folder / "vae" / "config.json")
     unet_config = _read_json(folder / "unet" / "config.json")
     scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")
@@ -88,11 +89,28 @@ def load_components(
         scheduler = _from_config(DDPMScheduler, scheduler_config)
     except (TypeError, ValueError, KeyError) as error:
         raise DifixError(f"{source} is no Difix network: its configuration does not fit ({error}).") from error
-    _load_strictly(vae, merge_lora(_with_current_names(vae_state)), f"{source}, vae", dtype)
-    _load_strictly(unet, unet_state, f"{source}, unet", dtype)
+    _load_strictly(vae, merge_lora(_with_current_names(_without_prefix(vae_state))), f"{source}, vae", dtype)
+    _load_strictly(unet, _without_prefix(unet_state), f"{source}, unet", dtype)
     embedding = _prompt_embedding(folder, str(source))
     _check_agreement(vae, unet, scheduler, embedding, str(source))
-    return {"vae": vae.eval(), "unet": unet.eval(), "scheduler": scheduler, "prompt_embedding": embedding}
+    return {
+        "vae": vae.eval(),
+        "unet": unet.eval(),
+        "scheduler": scheduler,
+        "prompt_embedding": embedding,
+        "trained_with_reference": None if checkpoint is not None else _trained_with_reference(folder),
+    }
+
+
+def _trained_with_reference(folder: Path) -> bool | None:
+    """Whether the network expects a reference; None where the folder does not tell."""
+    file = folder / "model_index.json"
+    index = _read_json(file) if file.is_file() else {}
+    if "trained_with_reference" in index:
+        return index["trained_with_reference"]
+    # In the published folders only a network with reference mixing names code of its own for the UNet.
+    module = index.get("unet", [None])[0]
+    return module == "unet_2d_condition" if index.get("_class_name") == "DifixPipeline" else None
 
 
 def _from_config(kind: type[T], config: dict[str, Any]) -> T:
@@ -209,7 +227,15 @@ def _read_training_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise DifixError(f"{path} is no Difix training checkpoint: it lacks {', '.join(missing)}.")
+    with_lora = {match["module"] for key in checkpoint["state_dict_vae"] if (match := _LORA_KEY.match(key))}
+    if without := sorted(set(checkpoint.get("vae_lora_target_modules", ())) - with_lora):
+        raise DifixError(f"{path} is incomplete: it lists a LoRA of {_abbreviated(without)} and does not hold it.")
     return checkpoint
+
+
+def _without_prefix(state: StateDict) -> StateDict:
+    """Keys without what peft's older model class, torch.compile or a distributed training put before them."""
+    return {_WRAPPER_PREFIX.sub("", key): value for key, value in state.items()}
 
 
 def _with_current_names(state: StateDict) -> StateDict:

@@ -35,6 +35,8 @@ def to_image_list(images: ImageInput, what: str = "image") -> list[Float[Tensor,
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     converted = [_to_tensor(image, what) for image in images]
+    if not converted:
+        raise DifixError(f"no {what} is given: one picture at least is needed.")
     for index, image in enumerate(converted):
         name = what if len(converted) == 1 else f"{what} {index}"
         if image.dim() != 3 or image.shape[0] != 3:

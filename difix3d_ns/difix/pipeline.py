@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import defaultdict
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils.outputs import BaseOutput
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Self
 
+from difix3d_ns.difix.checks import check_options, check_result
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import ImageInput, OutputType, pad_to_multiple, resize, to_image_list, to_output
+from difix3d_ns.difix.reference_cache import ReferenceCache
 from difix3d_ns.difix.unet import mix_references, predict_noise
 from difix3d_ns.difix.vae import SkipAutoencoderKL
 
@@ -26,6 +31,8 @@ TIMESTEP = 199
 """The diffusion step at which a render counts as a noisy photo (arXiv 2503.01774, section 4.1)."""
 MAX_PIXELS_PER_BATCH = 576 * 1024
 """Default bound on the pixels that go through the network together: one image of the paper's size."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,6 +54,10 @@ class DifixPipeline(DiffusionPipeline):
         unet: a stock UNet.
         scheduler: gives the noise level of the one step.
         prompt_embedding: embedding of the fixed prompt; zeros if None. It is a constant, so no text encoder is kept.
+        trained_with_reference: whether the network expects a reference; None where it is not known.
+
+    Attributes:
+        reference_cache: what is kept of references that were seen; `max_entries` bounds it.
     """
 
     model_cpu_offload_seq = "unet->vae"
@@ -61,9 +72,17 @@ class DifixPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         scheduler: DDPMScheduler,
         prompt_embedding: Float[Tensor, "1 prompt_tokens width"] | None = None,
+        trained_with_reference: bool | None = None,
     ) -> None:
         super().__init__()
+        parts: list[nn.Module] = [vae, unet]
+        for module in parts:
+            module.to(memory_format=torch.channels_last)  # the layout of the fast convolutions, CPU and CUDA
         self.register_modules(vae=vae, unet=mix_references(unet), scheduler=scheduler)
+        self.register_to_config(trained_with_reference=trained_with_reference)
+        self.reference_cache = ReferenceCache()
+        self._dtype_follows_device = False
+        self._told_of_missing_reference = False
         if prompt_embedding is None:
             prompt_embedding = torch.zeros(1, 1, unet.config["cross_attention_dim"])
         self.prompt_embedding = prompt_embedding
@@ -82,7 +101,7 @@ class DifixPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a folder or a hub id in the layout of `nvidia/difix`, a folder written by
                 `save_pretrained`, or a training checkpoint of the authors (`.pkl`).
             revision: branch, tag or commit of a hub id.
-            torch_dtype: number format; float32 if None.
+            torch_dtype: number format; if None float32, and bfloat16 once the pipeline is moved to a CUDA device.
             base: for a `.pkl`, the SD-Turbo folder or hub id that it was trained from.
 
         Raises:
@@ -91,7 +110,32 @@ class DifixPipeline(DiffusionPipeline):
         from difix3d_ns.difix.checkpoints import load_components
 
         dtype = torch.float32 if torch_dtype is None else torch_dtype
-        return cls(**load_components(pretrained_model_name_or_path, revision=revision, base=base, dtype=dtype))
+        pipeline = cls(**load_components(pretrained_model_name_or_path, revision=revision, base=base, dtype=dtype))
+        pipeline._dtype_follows_device = torch_dtype is None
+        return pipeline
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As in diffusers; without a number format given here or at load, CUDA means bfloat16."""
+        given = [*args, *kwargs.values()]
+        if any(isinstance(value, torch.dtype) for value in given):
+            self._dtype_follows_device = False
+        devices = [torch.device(value) for value in given if isinstance(value, (str, torch.device))]
+        if self._dtype_follows_device and any(device.type == "cuda" for device in devices):
+            for part in (self.vae, self.unet):
+                nn.Module.to(part, torch.bfloat16)  # diffusers' own method warns of a cast that is wanted
+            self._dtype_follows_device = False
+        return super().to(*args, **kwargs)
+
+    def compile(self, **options: Any) -> None:
+        """Compiles the network's large parts; the first image of every size then takes much longer.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        encoder, decoder = self.vae.encoder, self.vae.decoder
+        large: list[Any] = [self.unet, *encoder.down_blocks, encoder.mid_block, decoder.mid_block, *decoder.up_blocks]
+        for module in large:
+            module.compile(**options)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
         """Writes diffusers' folders and the prompt embedding; `from_pretrained` reads them.
@@ -135,7 +179,7 @@ class DifixPipeline(DiffusionPipeline):
             sample_posterior: draw the latents at random, as the published code does, in place of their mode.
             generator: source of these random numbers.
             max_pixels_per_batch: bound on the targets' pixels that are worked on together, which bounds the memory;
-                a larger image is worked on alone.
+                a larger image is worked on alone, its largest layers tile by tile, with the same result.
 
         Returns:
             The cleaned images at exactly the input's sizes.
@@ -148,13 +192,9 @@ class DifixPipeline(DiffusionPipeline):
         references = to_image_list(reference, "reference") if reference is not None else None
         if references is not None and len(references) != len(images):
             raise DifixError(f"{len(images)} images but {len(references)} references: give one to each, or none.")
-        if not 0.0 <= strength <= 1.0:
-            raise DifixError(f"strength is {strength}: it must lie in [0, 1].")
-        if any(side is not None and side < 1 for side in (height, width)):
-            raise DifixError(f"the network's size is {height} x {width}: both sides need a pixel at least.")
-        num_timesteps = len(self.scheduler.alphas_cumprod)
-        if not 0 <= timestep < num_timesteps:
-            raise DifixError(f"timestep is {timestep}: it must lie in [0, {num_timesteps}).")
+        check_options(strength, height, width, timestep, num_timesteps=len(self.scheduler.alphas_cumprod))
+        if references is None:
+            self._tell_of_missing_reference()
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, picture in enumerate(images):
             by_size[tuple(picture.shape)].append(index)
@@ -166,14 +206,17 @@ class DifixPipeline(DiffusionPipeline):
             for start in range(0, len(indices), batch_size):
                 chosen = indices[start : start + batch_size]
                 views = [[images[i]] if references is None else [images[i], references[i]] for i in chosen]
-                prepared = torch.stack([torch.cat([self._prepare(view, size) for view in pair]) for pair in views])
                 result = self.denoise(
-                    prepared, timestep=timestep, sample_posterior=sample_posterior, generator=generator
+                    torch.stack([torch.cat([self._prepare(view, size) for view in pair]) for pair in views]),
+                    timestep=timestep,
+                    sample_posterior=sample_posterior,
+                    generator=generator,
+                    tiled=size[0] * size[1] > max_pixels_per_batch,
                 )
                 result = resize(result[..., : size[0], : size[1]].float(), own_height, own_width)
                 for i, cleaned in zip(chosen, (result / 2 + 0.5).clamp(0, 1), strict=True):
                     original = images[i].to(cleaned).clamp(0, 1)
-                    self._check_result(cleaned, original)
+                    check_result(cleaned, original, self.dtype)
                     fixed[i] = original.lerp(cleaned, strength) if strength < 1 else cleaned
         return DifixPipelineOutput(images=to_output([fixed[i] for i in range(len(images))], output_type))
 
@@ -184,6 +227,7 @@ class DifixPipeline(DiffusionPipeline):
         timestep: int = TIMESTEP,
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
+        tiled: bool = False,
     ) -> Float[Tensor, "batch 3 height width"]:
         """The network itself, differentiable.
 
@@ -193,30 +237,49 @@ class DifixPipeline(DiffusionPipeline):
             timestep: diffusion step as which the images count.
             sample_posterior: draw the latents at random in place of their mode.
             generator: source of these random numbers.
+            tiled: run the autoencoder's large layers tile by tile, without gradients.
 
         Returns:
             The cleaned targets in about [-1, 1], not clamped.
         """
-        latents, skips = self.encode(images, sample_posterior, generator)
+        latents, skips = self.encode(images, sample_posterior, generator, tiled)
         embedding = self.prompt_embedding if prompt_embedding is None else prompt_embedding
         noise = predict_noise(self.unet, latents, timestep, embedding.to(latents))
-        return self.decode(self.clean_latents(latents[:, 0], noise[:, 0], timestep), skips)
+        return self.decode(self.clean_latents(latents[:, 0], noise[:, 0], timestep), skips, tiled)
 
     def encode(
         self,
         images: Float[Tensor, "batch views 3 height width"],
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
+        tiled: bool = False,
     ) -> tuple[Float[Tensor, "batch views latent h w"], list[Float[Tensor, "batch _ _ _"]]]:
-        """Scaled latents of all views, and the targets' encoder activations."""
-        posterior, skips = self.vae.encode_with_skips(images[:, 0])
-        posteriors = [posterior]
-        if images.shape[1] > 1:
-            # Encoded apart, so that the references' activations are not held in memory.
-            posteriors.append(self.vae.encode(images[:, 1:].flatten(0, 1), return_dict=False)[0])
+        """Scaled latents of all views, and the targets' encoder activations.
+
+        References are encoded apart, so that their activations are not held in memory, and each photo once: what
+        was made of it stays in `reference_cache`, except where gradients are wanted.
+        """
+        posterior, skips = self.vae.encode_with_skips(images[:, 0], tiled=tiled)
+        posteriors = [posterior] + [self._encode_references(view, tiled) for view in images[:, 1:].unbind(1)]
         latents = [each.sample(generator) if sample_posterior else each.mode() for each in posteriors]
-        views = [each.unflatten(0, (len(images), -1)) for each in latents]
-        return torch.cat(views, dim=1) * self.vae.config["scaling_factor"], skips
+        return torch.stack(latents, dim=1) * self.vae.config["scaling_factor"], skips
+
+    def _encode_references(
+        self, references: Float[Tensor, "batch 3 height width"], tiled: bool
+    ) -> DiagonalGaussianDistribution:
+        if torch.is_grad_enabled():
+            return self.vae.encode_with_skips(references, keep_skips=False)[0]
+        keys = [self.reference_cache.key(photo, self.vae) for photo in references]
+        found = {key: self.reference_cache.get(key) for key in keys}
+        new = [key for key, moments in found.items() if moments is None]
+        if new:
+            photos = references[[keys.index(key) for key in new]]
+            posterior = self.vae.encode_with_skips(photos, keep_skips=False, tiled=tiled)[0]
+            for key, parameters in zip(new, posterior.parameters.split(1), strict=True):
+                found[key] = parameters
+                self.reference_cache.put(key, parameters)
+        moments = [moments for key in keys if (moments := found[key]) is not None]
+        return DiagonalGaussianDistribution(torch.cat(moments))
 
     def clean_latents(
         self, latents: Float[Tensor, "batch latent h w"], noise: Float[Tensor, "batch latent h w"], timestep: int
@@ -227,10 +290,10 @@ class DifixPipeline(DiffusionPipeline):
         return ((latents.float() - math.sqrt(1 - alpha) * noise.float()) / math.sqrt(alpha)).to(latents)
 
     def decode(
-        self, latents: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]]
+        self, latents: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]], tiled: bool = False
     ) -> Float[Tensor, "batch 3 height width"]:
         """Images in about [-1, 1] of clean scaled latents."""
-        return self.vae.decode_with_skips(latents / self.vae.config["scaling_factor"], skips)
+        return self.vae.decode_with_skips(latents / self.vae.config["scaling_factor"], skips, tiled=tiled)
 
     def _prepare(
         self, picture: Float[Tensor, "3 _ _"], size: tuple[int, int]
@@ -239,10 +302,10 @@ class DifixPipeline(DiffusionPipeline):
         moved = resize(picture[None].to(self._execution_device), *size)
         return (pad_to_multiple(moved, self.vae.downscale_factor) * 2 - 1).to(self.dtype)
 
-    def _check_result(
-        self, cleaned: Float[Tensor, "3 height width"], original: Float[Tensor, "3 height width"]
-    ) -> None:
-        if not cleaned.isfinite().all():
-            raise DifixError(f"the network returned NaN in {self.dtype}: use bfloat16 or float32.")
-        if float(cleaned.max()) == 0.0 and float(original.max()) > 0.05:
-            raise DifixError(f"the network returned a black image in {self.dtype}: use bfloat16 or float32.")
+    def _tell_of_missing_reference(self) -> None:
+        if self.config["trained_with_reference"] and not self._told_of_missing_reference:
+            logger.warning(
+                "This Difix network was trained with reference photos and gets none: it cleans from the render alone. "
+                "Give a photo of the same place as reference for better results."
+            )
+            self._told_of_missing_reference = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,8 @@ from diffusers.models.autoencoders.vae import Decoder, DiagonalGaussianDistribut
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from difix3d_ns.difix.tiling import Layers, TiledLayers, WholeLayers
 
 SKIP_INIT_SCALE = 1e-5
 """Published start value of the skip convolutions, near which the autoencoder is the base model's own."""
@@ -35,7 +38,11 @@ class SkipDecoder(Decoder):
             self.add_module(f"skip_conv_{level}", convolution)
 
     def decode(
-        self, sample: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]], gamma: float
+        self,
+        sample: Float[Tensor, "batch latent h w"],
+        skips: list[Float[Tensor, "batch _ _ _"]],
+        gamma: float,
+        layers: Layers | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Decodes with skips.
 
@@ -43,13 +50,18 @@ class SkipDecoder(Decoder):
             sample: latents, after the post-quantisation convolution.
             skips: the encoder's activations before its down blocks, in the encoder's order; empty for none.
             gamma: factor on the skips.
+            layers: how the layers are run; on whole activations if None.
         """
+        layers = layers or WholeLayers(self._run)
         sample = self._run(self.mid_block, self.conv_in(sample))
         for level, block in enumerate(self.up_blocks, 1):
             if skips:
-                sample = sample + gamma * self.get_submodule(f"skip_conv_{level}")(skips[-level])
-            sample = self._run(block, sample)
-        return self.conv_out(self.conv_act(self.conv_norm_out(sample)))
+                convolution = self.get_submodule(f"skip_conv_{level}")
+                assert isinstance(convolution, nn.Conv2d)
+                sample = layers.add_skip(sample, convolution, skips[-level], gamma)
+            sample = layers.up_block(block, sample)
+        norm: Any = self.conv_norm_out
+        return layers.convolution(self.conv_out, sample, norm, self.conv_act)
 
     def _run(self, block: nn.Module, sample: Tensor) -> Tensor:
         # diffusers sets both attributes in `enable_gradient_checkpointing`.
@@ -127,41 +139,56 @@ class SkipAutoencoderKL(AutoencoderKL):
 
     @apply_forward_hook
     def encode_with_skips(
-        self, images: Float[Tensor, "batch 3 height width"]
+        self, images: Float[Tensor, "batch 3 height width"], keep_skips: bool = True, tiled: bool = False
     ) -> tuple[DiagonalGaussianDistribution, list[Float[Tensor, "batch _ _ _"]]]:
         """Posterior of the latents, and the activations before each down block.
 
         Args:
             images: in [-1, 1], sides divisible by `downscale_factor`.
+            keep_skips: whether the activations are wanted; they take memory.
+            tiled: run the large layers tile by tile, for the same result with less memory, without gradients;
+                `enable_tiling` does so for all images larger than `tile_sample_min_size`.
 
         Returns:
-            The posterior, and one activation a level, the finest first.
+            The posterior, and one activation a level, the finest first; none without `keep_skips`.
         """
+        layers = self._layers(images.shape[-2:], tiled) or WholeLayers()
         encoder: Any = self.encoder
-        sample = encoder.conv_in(images)
+        sample = layers.convolution(encoder.conv_in, images)
         skips = []
         for block in encoder.down_blocks:
-            skips.append(sample)
-            sample = block(sample)
+            if keep_skips:
+                skips.append(sample)
+            sample = layers.down_block(block, sample)
         sample = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(encoder.mid_block(sample))))
         moments = self.quant_conv(sample) if self.quant_conv is not None else sample
         return DiagonalGaussianDistribution(moments), skips
 
     @apply_forward_hook
     def decode_with_skips(
-        self, latents: Float[Tensor, "batch latent h w"], skips: list[Float[Tensor, "batch _ _ _"]]
+        self,
+        latents: Float[Tensor, "batch latent h w"],
+        skips: list[Float[Tensor, "batch _ _ _"]],
+        tiled: bool = False,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Image of latents and the encoder's activations.
 
         Args:
             latents: already divided by the scaling factor.
             skips: as `encode_with_skips` gives them; left out where the config says `ignore_skip`.
+            tiled: as in `encode_with_skips`.
 
         Returns:
             The image in about [-1, 1], not clamped.
         """
+        height, width = (side * self.downscale_factor for side in latents.shape[-2:])
         sample = self.post_quant_conv(latents) if self.post_quant_conv is not None else latents
-        return self.decoder.decode(sample, [] if self.config["ignore_skip"] else skips, self.config["gamma"])
+        skips = [] if self.config["ignore_skip"] else skips
+        return self.decoder.decode(sample, skips, self.config["gamma"], self._layers((height, width), tiled))
+
+    def _layers(self, size: Sequence[int], tiled: bool) -> Layers | None:
+        tiled = tiled or (self.use_tiling and max(size) > self.tile_sample_min_size)
+        return TiledLayers() if tiled and not torch.is_grad_enabled() else None
 
     @property
     def downscale_factor(self) -> int:

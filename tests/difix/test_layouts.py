@@ -176,3 +176,21 @@ def test_a_pickle_of_something_else_is_refused(our_folder: Path, tmp_path: Path)
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pkl")
     with pytest.raises(DifixError, match="lacks state_dict_unet, state_dict_vae"):
         DifixPipeline.from_pretrained(tmp_path / "other.pkl", base=our_folder)
+
+
+def test_a_checkpoint_that_lost_a_lora_is_incomplete(training_checkpoint: tuple[Path, Path]) -> None:
+    checkpoint, base = training_checkpoint
+    content = torch.load(checkpoint, weights_only=True)
+    for half in "AB":
+        del content["state_dict_vae"][f"decoder.conv_out.lora_{half}.vae_skip.weight"]
+    torch.save(content, checkpoint)
+    with pytest.raises(DifixError, match=r"model\.pkl is incomplete: it lists a LoRA of decoder\.conv_out"):
+        DifixPipeline.from_pretrained(checkpoint, base=base)
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_that_wrappers_leave_do_not_matter(tiny: DifixPipeline, our_folder: Path, prefix: str) -> None:
+    for part in ("vae", "unet"):
+        file = our_folder / part / WEIGHTS
+        save_file({prefix + key: value.clone() for key, value in load_file(file).items()}, file)
+    assert torch.equal(output(DifixPipeline.from_pretrained(our_folder)), output(tiny))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from difix.tiny_network import make_tiny
 from PIL import Image
 
@@ -119,6 +123,9 @@ def test_gray_alpha_and_16_bit_pictures_become_rgb(tiny: DifixPipeline) -> None:
         (torch.zeros(1, 3, 0, 8), "no pixels"),
         (torch.full((1, 3, 8, 8), 255.0), r"\[0, 1\]"),
         (["image.png"], "str"),
+        ([], "no image is given"),
+        (Image.new("RGB", (0, 8)), "no pixels"),
+        (np.zeros((8, 8, 4), np.uint8), "three channels"),
     ],
 )
 def test_what_is_no_picture_is_said(tiny: DifixPipeline, image: object, sentence: str) -> None:
@@ -167,3 +174,40 @@ def test_the_full_size_has_the_published_parameters() -> None:
     assert len(vae) == 248 + 4
     shapes = [tuple(vae[f"decoder.skip_conv_{level}.weight"].shape[:2]) for level in range(1, 5)]
     assert shapes == [(512, 512), (512, 256), (512, 128), (256, 128)]
+
+
+def test_a_missing_reference_is_told_once_to_a_network_that_expects_one(
+    caplog: pytest.LogCaptureFixture, our_folder: Path
+) -> None:
+    index = our_folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"trained_with_reference": True}))
+    network = DifixPipeline.from_pretrained(our_folder)
+    network(pictures(1), pictures(1, seed=1))
+    assert not caplog.messages
+    network(pictures(1))
+    network(pictures(1))
+    (message,) = caplog.messages
+    assert "trained with reference photos and gets none" in message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "moves", "expected"),
+    [
+        (None, [("cuda",)], torch.bfloat16),
+        (None, [(torch.device("cuda", 1),)], torch.bfloat16),
+        (None, [("cpu",)], torch.float32),
+        (None, [("cuda", torch.float32)], torch.float32),
+        (None, [(torch.float16,), ("cuda",)], torch.float32),  # as below the move itself is left out
+        (torch.float32, [("cuda",)], torch.float32),
+    ],
+)
+def test_a_gpu_means_bfloat16_unless_a_number_format_is_given(
+    our_folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None, moves: list, expected: torch.dtype
+) -> None:
+    network = DifixPipeline.from_pretrained(our_folder, torch_dtype=dtype)
+    seen: list[tuple] = []
+    monkeypatch.setattr(DiffusionPipeline, "to", lambda self, *args: seen.append(args) or self)
+    for move in moves:
+        assert network.to(*move) is network
+    assert seen == moves
+    assert {part.dtype for part in (network.vae, network.unet)} == {expected}

@@ -1,0 +1,214 @@
+"""The autoencoder's layers on large images, tile by tile, with the same result as at once and so without seams.
+
+Cutting an image into tiles and blending the results shifts colours, as every tile has normalisations of its own.
+Here each layer is cut instead: normalisations are over the whole image, and a convolution takes the rows around its
+tile from the whole activation. What is saved is everything between two activations: normalised copies, upsampled
+copies, the workspace of the convolutions. Tiles are as wide as the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UpDecoderBlock2D
+from jaxtyping import Float
+from torch import Tensor, nn
+
+TILE_PIXELS = 128 * 1024
+"""Pixels of a tile, at the resolution of each layer."""
+
+Activation = Float[Tensor, "batch channels height width"]
+
+
+class Layers(Protocol):
+    """How the layers of an autoencoder are run."""
+
+    def down_block(self, block: nn.Module, sample: Activation) -> Activation:
+        """A block of the encoder; leaves `sample` as it is."""
+        ...
+
+    def up_block(self, block: nn.Module, sample: Activation) -> Activation:
+        """A block of the decoder; may overwrite `sample`."""
+        ...
+
+    def convolution(
+        self, convolution: nn.Conv2d, sample: Activation, norm: nn.GroupNorm | None = None, act: nn.Module | None = None
+    ) -> Activation:
+        """A convolution, after a normalisation and an activation function if they are given."""
+        ...
+
+    def add_skip(self, sample: Activation, convolution: nn.Conv2d, skip: Activation, gamma: float) -> Activation:
+        """`sample` and `gamma` times the convolution of a skip; may overwrite `sample`."""
+        ...
+
+
+class WholeLayers:
+    """Layers on whole activations, as diffusers runs them; differentiable.
+
+    Args:
+        run_block: how a block is called.
+    """
+
+    def __init__(self, run_block: Callable[[nn.Module, Activation], Activation] = lambda block, sample: block(sample)):
+        self._run_block = run_block
+
+    def down_block(self, block: nn.Module, sample: Activation) -> Activation:
+        """See `Layers`."""
+        return self._run_block(block, sample)
+
+    def up_block(self, block: nn.Module, sample: Activation) -> Activation:
+        """See `Layers`."""
+        return self._run_block(block, sample)
+
+    def convolution(
+        self, convolution: nn.Conv2d, sample: Activation, norm: nn.GroupNorm | None = None, act: nn.Module | None = None
+    ) -> Activation:
+        """See `Layers`."""
+        sample = norm(sample) if norm is not None else sample
+        return convolution(act(sample) if act is not None else sample)
+
+    def add_skip(self, sample: Activation, convolution: nn.Conv2d, skip: Activation, gamma: float) -> Activation:
+        """See `Layers`."""
+        return torch.add(sample, convolution(skip), alpha=gamma)
+
+
+class TiledLayers:
+    """Layers tile by tile; not differentiable.
+
+    Args:
+        tile_pixels: bound on the pixels of a tile; it has one row at least.
+    """
+
+    def __init__(self, tile_pixels: int = TILE_PIXELS) -> None:
+        self._tile_pixels = tile_pixels
+
+    def down_block(self, block: nn.Module, sample: Activation) -> Activation:
+        """See `Layers`."""
+        if not isinstance(block, DownEncoderBlock2D):
+            return block(sample)
+        for index, resnet in enumerate(block.resnets):
+            sample = self._resnet(resnet, sample, overwrite=index > 0)
+        for downsampler in block.downsamplers or ():
+            convolution: Any = downsampler.conv
+            # The encoder pads at the right and the bottom only.
+            padding = (0, 1) if convolution.padding[0] == 0 else None
+            sample = self._convolve(convolution, sample, padding=padding)
+        return sample
+
+    def up_block(self, block: nn.Module, sample: Activation) -> Activation:
+        """See `Layers`."""
+        if not isinstance(block, UpDecoderBlock2D):
+            return block(sample)
+        for resnet in block.resnets:
+            sample = self._resnet(resnet, sample, overwrite=True)
+        for upsampler in block.upsamplers or ():
+            convolution: Any = upsampler.conv
+            sample = self._convolve(convolution, sample, upscale=2)
+        return sample
+
+    def convolution(
+        self, convolution: nn.Conv2d, sample: Activation, norm: nn.GroupNorm | None = None, act: nn.Module | None = None
+    ) -> Activation:
+        """See `Layers`."""
+        return self._convolve(convolution, sample, norm, act)
+
+    def add_skip(self, sample: Activation, convolution: nn.Conv2d, skip: Activation, gamma: float) -> Activation:
+        """See `Layers`."""
+        for rows in self._tiles(*sample.shape[-2:]):
+            sample[:, :, rows].add_(convolution(skip[:, :, rows]), alpha=gamma)
+        return sample
+
+    def _tiles(self, height: int, width: int) -> Iterator[slice]:
+        rows = max(1, self._tile_pixels // width)
+        return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
+
+    def _resnet(self, block: Any, sample: Activation, overwrite: bool) -> Activation:
+        assert isinstance(block, ResnetBlock2D)
+
+        def shortcut(rows: slice) -> Activation:
+            own = sample[:, :, rows]
+            return block.conv_shortcut(own) if block.conv_shortcut is not None else own
+
+        hidden = self._convolve(block.conv1, sample, block.norm1, block.nonlinearity)
+        out = sample if overwrite and block.conv_shortcut is None else None
+        return self._convolve(block.conv2, hidden, block.norm2, block.nonlinearity, residual=shortcut, out=out)
+
+    def _convolve(
+        self,
+        convolution: nn.Conv2d,
+        sample: Activation,
+        norm: nn.GroupNorm | None = None,
+        act: nn.Module | None = None,
+        upscale: int = 1,
+        padding: tuple[int, int] | None = None,
+        residual: Callable[[slice], Activation] | None = None,
+        out: Activation | None = None,
+    ) -> Activation:
+        """Upsampling, normalisation, activation function, convolution and residual of one tile after the other.
+
+        Args:
+            convolution: of square kernels.
+            sample: the input.
+            norm: on the input.
+            act: after `norm`.
+            upscale: factor of a nearest-neighbour upsampling before the convolution.
+            padding: zeros before and after, in each direction; the convolution's own if None.
+            residual: what is added to given rows of the output.
+            out: gets the output; may be the tensor that `residual` reads.
+        """
+        (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
+        before, after = padding or (int(convolution.padding[0]),) * 2
+        height, width = sample.shape[-2] * upscale, sample.shape[-1] * upscale
+        out_height, out_width = ((side + before + after - kernel) // stride + 1 for side in (height, width))
+        if out is None:
+            layout = torch.channels_last if _is_channels_last(sample) else torch.contiguous_format
+            shape = (len(sample), convolution.out_channels, out_height, out_width)
+            out = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=layout)
+        factors = self._normalisation(norm, sample) if norm is not None else None
+        for rows in self._tiles(out_height, out_width):
+            first, last = rows.start * stride - before, (rows.stop - 1) * stride - before + kernel
+            start, stop = max(first, 0), min(last, height)
+            tile = sample[:, :, start // upscale : -(-stop // upscale)]
+            if factors is not None:
+                tile = (tile.float() * factors[0] + factors[1]).to(sample.dtype)
+            if act is not None:
+                tile = act(tile)
+            if upscale > 1:
+                offset = start % upscale
+                tile = F.interpolate(tile, scale_factor=float(upscale), mode="nearest")
+                tile = tile[:, :, offset : offset + stop - start]
+            # Zeros only beyond the image: inside it the tile has its neighbours' rows.
+            tile = F.pad(tile, (before, after, start - first, last - stop))
+            result = F.conv2d(tile, convolution.weight, convolution.bias, convolution.stride)
+            out[:, :, rows] = result + residual(rows) if residual is not None else result
+        return out
+
+    def _normalisation(
+        self, norm: nn.GroupNorm, sample: Activation
+    ) -> tuple[Float[Tensor, "batch channels 1 1"], Float[Tensor, "batch channels 1 1"]]:
+        """Factor and offset that normalise the whole activation, in float32."""
+        weights, means, variances = [], [], []
+        for rows in self._tiles(*sample.shape[-2:]):
+            grouped = sample[:, :, rows].float().reshape(len(sample), norm.num_groups, -1)
+            variance, mean = torch.var_mean(grouped, dim=-1, correction=0)
+            weights.append((rows.stop - rows.start) / sample.shape[-2])
+            means.append(mean)
+            variances.append(variance)
+        weight = torch.tensor(weights, device=sample.device)[:, None, None]
+        tile_means = torch.stack(means)
+        mean = (weight * tile_means).sum(dim=0)
+        # Of all tiles together: the mean of their variances and the variance of their means.
+        variance = (weight * (torch.stack(variances) + (tile_means - mean).square())).sum(dim=0)
+        per_group = norm.num_channels // norm.num_groups
+        deviation = (variance + norm.eps).sqrt().repeat_interleave(per_group, dim=1)
+        factor = norm.weight.float() / deviation
+        offset = norm.bias.float() - mean.repeat_interleave(per_group, dim=1) * factor
+        return factor[..., None, None], offset[..., None, None]
+
+
+def _is_channels_last(sample: Activation) -> bool:
+    return sample.is_contiguous(memory_format=torch.channels_last) and not sample.is_contiguous()

@@ -1,0 +1,107 @@
+"""A photo that serves again as reference is not encoded again, and never taken for another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from difix.tiny_network import make_tiny
+
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.reference_cache import ReferenceCache
+
+
+def pictures(count: int, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def network() -> DifixPipeline:
+    return make_tiny()
+
+
+@pytest.fixture
+def encoded(network: DifixPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many references the autoencoder was given, call by call."""
+    counts: list[int] = []
+    encode = network.vae.encode_with_skips
+
+    def watched(images: torch.Tensor, keep_skips: bool = True, tiled: bool = False):
+        if not keep_skips:
+            counts.append(len(images))
+        return encode(images, keep_skips=keep_skips, tiled=tiled)
+
+    monkeypatch.setattr(network.vae, "encode_with_skips", watched)
+    return counts
+
+
+def test_a_photo_is_encoded_once(network: DifixPipeline, encoded: list[int]) -> None:
+    photo = pictures(1, seed=1)
+    first = network(pictures(1), photo, output_type="pt").images
+    second = network(pictures(1), photo.clone(), output_type="pt").images
+    assert encoded == [1]
+    assert torch.equal(first, second)
+
+
+def test_images_that_share_a_photo_share_its_encoding(network: DifixPipeline, encoded: list[int]) -> None:
+    images, photos = pictures(4), pictures(2, seed=1)[[0, 1, 0, 1]]
+    together = network(images, photos, output_type="pt").images
+    assert encoded == [2]
+    for image, photo, result in zip(images, photos, together, strict=True):
+        network.reference_cache.clear()
+        assert (network(image, photo, output_type="pt").images[0] - result).abs().max() < 1e-5
+
+
+def test_another_photo_another_size_and_other_weights_are_encoded(network: DifixPipeline, encoded: list[int]) -> None:
+    photo = pictures(1, seed=1)
+    network(pictures(1), photo)
+    photo[0, 0, 0, 0] += 1e-3  # the same tensor with another value
+    network(pictures(1), photo)
+    network(pictures(1, 32, 32), photo)
+    with torch.no_grad():
+        network.vae.encoder.conv_in.weight.mul_(0.5)
+    network(pictures(1, 32, 32), photo)
+    network(pictures(1, 32, 32), photo)
+    assert encoded == [1, 1, 1, 1]
+
+
+def test_weights_loaded_in_place_are_noticed(network: DifixPipeline) -> None:
+    photo = pictures(1, seed=1)
+    network(pictures(1), photo)
+    other = make_tiny(seed=1)
+    network.vae.load_state_dict(other.vae.state_dict())
+    network.unet.load_state_dict(other.unet.state_dict())
+    network.prompt_embedding = other.prompt_embedding
+    expected = other(pictures(1), photo, output_type="pt").images
+    assert torch.equal(network(pictures(1), photo, output_type="pt").images, expected)
+
+
+def test_a_training_gets_gradients_through_the_reference(network: DifixPipeline, encoded: list[int]) -> None:
+    views = torch.stack([pictures(1), pictures(1, seed=1)], dim=1)
+    network(views[:, 0], views[:, 1])
+    network.vae.encoder.zero_grad()
+    latents, _ = network.encode(views)
+    latents[:, 1].sum().backward()
+    assert network.vae.encoder.get_parameter("conv_in.weight").grad.abs().sum() > 0
+    assert encoded == [1, 1]
+
+
+def test_a_sampled_posterior_is_sampled_anew(network: DifixPipeline, encoded: list[int]) -> None:
+    image, photo = pictures(1), pictures(1, seed=1)
+
+    def sampled(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return network(image, photo, output_type="pt", sample_posterior=True, generator=generator).images
+
+    assert torch.equal(sampled(1), sampled(1))
+    assert not torch.equal(sampled(1), sampled(2))
+    assert encoded == [1]
+
+
+def test_the_least_recently_used_is_forgotten() -> None:
+    cache = ReferenceCache(max_entries=2)
+    for name in "ab":
+        cache.put((name,), torch.zeros(1))
+    cache.get(("a",))
+    cache.put(("c",), torch.zeros(1))
+    assert [cache.get((name,)) is not None for name in "abc"] == [True, False, True]
+    assert len(cache) == 2

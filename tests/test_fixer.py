@@ -1,0 +1,90 @@
+"""How renders reach the network: in batches of bounded size, with what the config says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from difix.tiny_network import make_tiny
+
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.fixer import DifixConfig, DifixFixer
+
+MakeFixer = Callable[..., DifixFixer]
+
+
+@pytest.fixture
+def make_fixer(tmp_path: Path) -> MakeFixer:
+    """A fixer over a tiny network in a folder, with options."""
+    make_tiny().save_pretrained(tmp_path / "tiny")
+    return lambda **options: DifixFixer(DifixConfig(model=str(tmp_path / "tiny"), **options), "cpu")
+
+
+def renders(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    return [torch.rand(*size, 3, generator=torch.Generator().manual_seed(i)) for i, size in enumerate(sizes)]
+
+
+def test_batches_hold_no_more_pixels_than_configured(make_fixer: MakeFixer) -> None:
+    finished: list[int] = []
+    fixer = make_fixer(max_pixels_per_batch=2 * 16 * 24)
+    fixed = fixer.fix(renders(*[(16, 24)] * 5, (24, 16)), on_progress=finished.append)
+    assert finished == [2, 2, 1, 1]
+    assert [tuple(image.shape) for image in fixed] == [(16, 24, 3)] * 5 + [(24, 16, 3)]
+
+
+def test_an_image_above_the_bound_is_fixed_to_the_same_result(make_fixer: MakeFixer) -> None:
+    images, photos = renders((40, 48)), renders((40, 48), (30, 30))[1:]
+    (whole,), (tiled,) = (make_fixer(max_pixels_per_batch=bound).fix(images, photos) for bound in (40 * 48, 100))
+    assert (whole - tiled).abs().max() < 1e-5
+
+
+def test_every_size_and_reference_keeps_its_place(make_fixer: MakeFixer) -> None:
+    fixer = make_fixer()
+    images, photos = renders((16, 24), (24, 16), (16, 24)), renders((16, 24), (16, 24), (8, 8))
+    together = fixer.fix(images, photos)
+    for image, photo, result in zip(images, photos, together, strict=True):
+        assert (fixer.fix([image], [photo])[0] - result).abs().max() < 1e-5
+
+
+def test_references_are_left_out_on_request(make_fixer: MakeFixer) -> None:
+    images, photos = renders((16, 24)), renders((16, 24), (16, 24))[1:]
+    without = make_fixer(use_reference=False).fix(images, photos)[0]
+    assert torch.equal(without, make_fixer().fix(images)[0])
+    assert not torch.equal(without, make_fixer().fix(images, photos)[0])
+
+
+def test_an_offloaded_network_comes_back_for_every_fix(make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixer = make_fixer(offload=True)
+    expected = fixer.fix(renders((16, 24)))[0]
+    moves: list[str] = []
+    for part in (fixer.network.vae, fixer.network.unet):
+        monkeypatch.setattr(part, "to", lambda device: moves.append(str(device)))
+    fixer.device = torch.device("cuda")  # the moves alone are watched: nothing is computed there
+    monkeypatch.setattr(fixer, "_batch", lambda images: torch.stack([image.permute(2, 0, 1) for image in images]))
+    assert torch.equal(fixer.fix(renders((16, 24)))[0], expected)
+    assert moves == ["cuda", "cuda", "cpu", "cpu"]
+    with pytest.raises(DifixError):
+        fixer.fix([torch.full((16, 24, 3), float("nan"))])
+    assert moves[4:] == ["cuda", "cuda", "cpu", "cpu"]
+
+
+def test_a_compiled_network_is_compiled_once_and_gives_the_same(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[DifixPipeline] = []
+    compile_network = DifixPipeline.compile
+
+    def with_eager_backend(self: DifixPipeline) -> None:
+        compiled.append(self)
+        compile_network(self, backend="eager")  # traces, and needs no compiler
+
+    monkeypatch.setattr(DifixPipeline, "compile", with_eager_backend)
+    images, photos = renders((16, 24)), renders((16, 24), (16, 24))[1:]
+    fixer = make_fixer(compile=True)
+    results = [fixer.fix(images, photos)[0] for _ in range(2)]
+    assert len(compiled) == 1
+    expected = make_fixer().fix(images, photos)[0]
+    assert all((result - expected).abs().max() < 1e-5 for result in results)
