@@ -75,9 +75,6 @@ class DifixPipeline(DiffusionPipeline):
         trained_with_reference: bool | None = None,
     ) -> None:
         super().__init__()
-        parts: list[nn.Module] = [vae, unet]
-        for module in parts:
-            module.to(memory_format=torch.channels_last)  # the layout of the fast convolutions, CPU and CUDA
         self.register_modules(vae=vae, unet=mix_references(unet), scheduler=scheduler)
         self.register_to_config(trained_with_reference=trained_with_reference)
         self.reference_cache = ReferenceCache()
@@ -115,14 +112,17 @@ class DifixPipeline(DiffusionPipeline):
         return pipeline
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As in diffusers; without a number format given here or at load, CUDA means bfloat16."""
+        """As in diffusers. CUDA means bfloat16, without a number format given here or at load, and channels last."""
         given = [*args, *kwargs.values()]
         if any(isinstance(value, torch.dtype) for value in given):
             self._dtype_follows_device = False
         devices = [torch.device(value) for value in given if isinstance(value, (str, torch.device))]
-        if self._dtype_follows_device and any(device.type == "cuda" for device in devices):
+        if any(device.type == "cuda" for device in devices):
             for part in (self.vae, self.unet):
-                nn.Module.to(part, torch.bfloat16)  # diffusers' own method warns of a cast that is wanted
+                # Not so on the CPU, where PyTorch normalises large activations in this layout with errors of 1e-2.
+                nn.Module.to(part, memory_format=torch.channels_last)
+                if self._dtype_follows_device:
+                    nn.Module.to(part, torch.bfloat16)  # diffusers' own method warns of a cast that is wanted
             self._dtype_follows_device = False
         return super().to(*args, **kwargs)
 

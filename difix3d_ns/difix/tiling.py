@@ -134,7 +134,10 @@ class TiledLayers:
             return block.conv_shortcut(own) if block.conv_shortcut is not None else own
 
         hidden = self._convolve(block.conv1, sample, block.norm1, block.nonlinearity)
-        out = sample if overwrite and block.conv_shortcut is None else None
+        out = None
+        if overwrite and block.conv2.out_channels <= sample.shape[1]:
+            # A tile of the input is not needed any more when its output is written.
+            out = sample[:, : block.conv2.out_channels]
         return self._convolve(block.conv2, hidden, block.norm2, block.nonlinearity, residual=shortcut, out=out)
 
     def _convolve(
@@ -165,7 +168,7 @@ class TiledLayers:
         height, width = sample.shape[-2] * upscale, sample.shape[-1] * upscale
         out_height, out_width = ((side + before + after - kernel) // stride + 1 for side in (height, width))
         if out is None:
-            layout = torch.channels_last if _is_channels_last(sample) else torch.contiguous_format
+            layout = torch.channels_last if sample.stride(1) == 1 else torch.contiguous_format
             shape = (len(sample), convolution.out_channels, out_height, out_width)
             out = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=layout)
         factors = self._normalisation(norm, sample) if norm is not None else None
@@ -208,7 +211,3 @@ class TiledLayers:
         factor = norm.weight.float() / deviation
         offset = norm.bias.float() - mean.repeat_interleave(per_group, dim=1) * factor
         return factor[..., None, None], offset[..., None, None]
-
-
-def _is_channels_last(sample: Activation) -> bool:
-    return sample.is_contiguous(memory_format=torch.channels_last) and not sample.is_contiguous()

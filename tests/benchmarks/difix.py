@@ -99,7 +99,7 @@ class PublishedWay:
 
     @contextmanager
     def set_up(self) -> Iterator[None]:
-        """The network as the published code holds it: LoRA beside the weights, channels first."""
+        """The network as the published code holds it: LoRA beside the weights, no channels last."""
         parts: tuple[nn.Module, ...] = (self._pipeline.vae, self._pipeline.unet)
         for part in parts:
             part.to(memory_format=torch.contiguous_format)
@@ -110,8 +110,7 @@ class PublishedWay:
         yield
         for hook in hooks:
             hook.remove()
-        for part in parts:
-            part.to(memory_format=torch.channels_last)
+        self._pipeline.to(self._device)
 
     @torch.no_grad()
     def __call__(self, images: list[Image.Image], references: list[Image.Image], watch: Stopwatch) -> None:
@@ -228,6 +227,7 @@ def main(config: BenchmarkConfig) -> None:
     torch.set_default_dtype(dtype)
     with torch.device(config.device):
         pipeline = build_difix(DifixArchitecture.sd_turbo())
+    pipeline.to(config.device)
     for part in (pipeline.vae, pipeline.unet):
         part.eval().requires_grad_(False)
     published = PublishedWay(pipeline, config.device)

@@ -211,3 +211,12 @@ def test_a_gpu_means_bfloat16_unless_a_number_format_is_given(
         assert network.to(*move) is network
     assert seen == moves
     assert {part.dtype for part in (network.vae, network.unet)} == {expected}
+
+
+def test_large_pictures_are_normalised_precisely_on_the_cpu() -> None:
+    network = make_tiny()
+    norm = network.vae.encoder.get_submodule("down_blocks.0.resnets.0.norm1")
+    assert network.vae.encoder.conv_in(pictures(1)).is_contiguous()
+    sample = 3 + 0.2 * torch.randn(1, 8, 600, 600, generator=torch.Generator().manual_seed(0))
+    exact = torch.nn.functional.group_norm(sample.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
+    assert (norm(sample) - exact).abs().max() < 1e-4
