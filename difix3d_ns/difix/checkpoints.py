@@ -77,8 +77,10 @@ def load_components(
     vae_state = _read_weights(folder / "vae")
     unet_state = _read_weights(folder / "unet")
     if checkpoint is not None:
-        vae_state.update(_without_prefix(checkpoint["state_dict_vae"]))
-        unet_state = _without_prefix(checkpoint["state_dict_unet"])
+        # Merged first: a base with a LoRA of its own keeps it below the checkpoint's.
+        base_state = merge_lora(_with_current_names(_without_prefix(vae_state)))
+        vae_state = base_state | _without_prefix(checkpoint["state_dict_vae"])
+        unet_state = checkpoint["state_dict_unet"]
     vae_config = _read_json(folder / "vae" / "config.json")
     unet_config = _read_json(folder / "unet" / "config.json")
     scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")

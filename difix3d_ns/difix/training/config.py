@@ -40,9 +40,12 @@ class TrainConfig:
     """Network to start from: a folder or a hub id of a Difix or of SD-Turbo."""
     architecture: Literal["mini", "sd-turbo"] = "mini"
     """Sizes of a network that starts from random weights, where no `base` is given."""
-    train_parts: Literal["published", "all"] | None = None
-    """`published`: the UNet, the decoder and the skip convolutions, while the encoder stays as it is; `all`:
-    everything. Left open, `published` with a `base` and `all` without."""
+    train_parts: Literal["published", "decoder", "all"] | None = None
+    """`published`: the UNet, a LoRA on the decoder and the skip convolutions, while the rest stays as it is;
+    `decoder`: the same with the whole decoder in place of the LoRA; `all`: everything. Left open, `published` with a
+    `base` and `all` without."""
+    lora_rank: int = 4
+    """Rank of the decoder's LoRA."""
     steps: int = 10_000
     """Training steps."""
     batch_size: int = 1
@@ -88,3 +91,6 @@ class TrainConfig:
     """Test pairs of a validation, spread over all; the last validation takes all."""
     save_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the saved network, in which the last validation is made."""
+    save_pkl: bool = False
+    """Also writes `model.pkl` in the layout of the authors' training checkpoints, in float32: what was trained, to be
+    loaded over the `base`. Needs a `base` and the published parts."""

@@ -13,6 +13,7 @@ from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.initialisation import start_as_identity
+from difix3d_ns.difix.training.lora import add_lora
 from difix3d_ns.difix.vae import SkipAutoencoderKL
 
 
@@ -35,20 +36,32 @@ def start_network(config: TrainConfig) -> DifixPipeline:
     return pipeline
 
 
-def trainable_parameters(pipeline: DifixPipeline, parts: Literal["published", "all"]) -> list[nn.Parameter]:
+def trainable_parameters(
+    pipeline: DifixPipeline, parts: Literal["published", "decoder", "all"], lora_rank: int = 4
+) -> list[nn.Parameter]:
     """Freezes what is not trained, and returns the rest.
 
     Args:
         pipeline: the network, changed in place.
-        parts: see `TrainConfig.train_parts`.
+        parts: see `TrainConfig.train_parts`; for `published` the decoder gets its LoRA.
+        lora_rank: see `TrainConfig.lora_rank`.
+
+    Raises:
+        DifixError: the rank is below 1.
     """
     for module in (pipeline.vae, pipeline.unet):
         module.requires_grad_(True)
         # Only dropout and checkpointing would ask for it; diffusers checkpoints gradients in training mode alone.
         module.train()
-    if parts == "published":
+    if parts != "all":
         pipeline.vae.requires_grad_(False)
+    if parts == "decoder":
         pipeline.vae.decoder.requires_grad_(True)
+    if parts == "published":
+        add_lora(pipeline.vae.decoder, lora_rank)
+        pipeline.vae.register_to_config(lora_rank=lora_rank)
+        for name, parameter in pipeline.vae.decoder.named_parameters():
+            parameter.requires_grad_("lora_" in name or "skip_conv" in name)
     return [p for module in (pipeline.vae, pipeline.unet) for p in module.parameters() if p.requires_grad]
 
 

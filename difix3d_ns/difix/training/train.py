@@ -22,9 +22,15 @@ from difix3d_ns.difix.training.average import WeightAverage
 from difix3d_ns.difix.training.checkpoint import TrainingState
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.evaluation import evaluate
+from difix3d_ns.difix.training.lora import fold_lora
 from difix3d_ns.difix.training.losses import DifixLoss, losses_in_words
 from difix3d_ns.difix.training.networks import start_network, trainable_parameters
 from difix3d_ns.difix.training.pairs import Pair, read_pairs
+from difix3d_ns.difix.training.published_checkpoint import (
+    PUBLISHED_CHECKPOINT,
+    check_published_checkpoint,
+    save_published_checkpoint,
+)
 from difix3d_ns.difix.training.sampling import PairSampler
 
 STEPS_PER_LOG = 10
@@ -48,6 +54,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         DifixError: the pairs, a picture, the checkpoint or the network to start from cannot be read, an option makes
             no sense, or the loss is no longer finite.
     """
+    check_published_checkpoint(config)
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     set_seed(config.seed)
     train_pairs, test_pairs = read_pairs(config.pairs, "train"), read_pairs(config.pairs, "test")
@@ -59,7 +66,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         accelerator.print(f"{config.pairs} has no part test: there will be no validation.")
 
     pipeline = start_network(config)
-    parameters = trainable_parameters(pipeline, config.train_parts or ("published" if config.base else "all"))
+    parts = config.train_parts or ("published" if config.base else "all")
+    parameters = trainable_parameters(pipeline, parts, config.lora_rank)
     network = _DenoiseModule(pipeline)
     network.to(memory_format=torch.channels_last)  # faster convolutions
     if config.gradient_checkpointing:
@@ -111,7 +119,7 @@ def train(config: TrainConfig) -> dict[str, float]:
             state.save(checkpoint, finished)
     report.close()
     accelerator.wait_for_everyone()
-    return _finish(config, pipeline, average, test_pairs) if accelerator.is_main_process else {}
+    return _finish(config, pipeline, optimizer, average, test_pairs) if accelerator.is_main_process else {}
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -174,10 +182,13 @@ class _Report:
 
 
 def _finish(
-    config: TrainConfig, pipeline: DifixPipeline, average: WeightAverage, test_pairs: list[Pair]
+    config: TrainConfig, pipeline: DifixPipeline, optimizer: Any, average: WeightAverage, test_pairs: list[Pair]
 ) -> dict[str, float]:
     """Saves the network and its metrics on all test pairs, measured on what was saved."""
     average.swap(pipeline)
+    if config.save_pkl:
+        save_published_checkpoint(config.output_dir / PUBLISHED_CHECKPOINT, pipeline, optimizer)
+    fold_lora(pipeline.vae)
     network = _DenoiseModule(pipeline).eval().to(memory_format=torch.contiguous_format)
     if config.save_dtype == "float16":
         network.half()

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from difix.tiny_network import make_tiny
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difix3d_ns.difix.training.config import LossConfig, TrainConfig
 
@@ -51,6 +54,39 @@ def tiny_base(tmp_path: Path) -> Path:
     """Folder of a tiny network."""
     make_tiny().save_pretrained(tmp_path / "base")
     return tmp_path / "base"
+
+
+@pytest.fixture
+def tiny_sd_turbo(tmp_path: Path) -> Path:
+    """Folder of a tiny Stable Diffusion in SD-Turbo's layout: no skips, a text encoder, another scheduler."""
+    torch.manual_seed(0)
+    (tmp_path / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), model_max_length=8)
+    text_config = CLIPTextConfig(
+        vocab_size=2,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    tiny = make_tiny()
+    skip_settings = ("gamma", "ignore_skip", "lora_rank")
+    stock = {name: value for name, value in tiny.vae.config.items() if name not in skip_settings}
+    StableDiffusionPipeline(
+        vae=AutoencoderKL.from_config(stock),
+        unet=UNet2DConditionModel.from_config(tiny.unet.config),
+        text_encoder=CLIPTextModel(text_config),
+        tokenizer=tokenizer,
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path / "sd-turbo")
+    return tmp_path / "sd-turbo"
 
 
 @pytest.fixture
