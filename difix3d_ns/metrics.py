@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.request
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,10 +10,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import ssim
 from torch import Tensor
 
-LPIPS_BACKBONE_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-CONNECT_TIMEOUT_SECONDS = 5.0
-
-ImagePair = Callable[[Tensor, Tensor], Tensor]
+from difix3d_ns.difix.lpips import load_lpips
 
 
 class ImageMetrics:
@@ -27,7 +22,7 @@ class ImageMetrics:
     """
 
     def __init__(self) -> None:
-        self._lpips: ImagePair | None = None
+        self._lpips: Any | None = None
         self._lpips_looked_for = False
 
     def __call__(
@@ -48,30 +43,16 @@ class ImageMetrics:
         }
         lpips = self._find_lpips(image.device)
         if lpips is not None:
-            metrics["lpips"] = float(lpips(image_batch.clamp(0, 1), photo_batch.clamp(0, 1)))
+            metrics["lpips"] = float(lpips(image_batch.clamp(0, 1), photo_batch.clamp(0, 1), normalize=True))
         return metrics
 
-    def _find_lpips(self, device: torch.device) -> ImagePair | None:
+    def _find_lpips(self, device: torch.device) -> Any | None:
         if not self._lpips_looked_for:
             self._lpips_looked_for = True
-            if lpips_backbone_available():
-                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-                self._lpips = LearnedPerceptualImagePatchSimilarity(normalize=True).to(device)
+            if (lpips := load_lpips("alex")) is not None:
+                self._lpips = lpips.to(device)
             else:
                 CONSOLE.print(
                     "LPIPS is left out of the metrics: its AlexNet is neither cached nor can it be downloaded now."
                 )
         return self._lpips
-
-
-def lpips_backbone_available() -> bool:
-    """Whether torchvision's AlexNet is cached or its server answers within a few seconds."""
-    if (Path(torch.hub.get_dir()) / "checkpoints" / Path(LPIPS_BACKBONE_URL).name).exists():
-        return True
-    request = urllib.request.Request(LPIPS_BACKBONE_URL, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
-            return True
-    except OSError:  # URLError, HTTPError and time-outs are all kinds of it
-        return False

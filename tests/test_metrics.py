@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
+import urllib.request
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def test_offline_lpips_is_left_out_and_told_once(
     def unreachable(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(metrics.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     measure = ImageMetrics()
     image = torch.rand(32, 32, 3)
@@ -26,16 +27,8 @@ def test_offline_lpips_is_left_out_and_told_once(
     assert capsys.readouterr().out.count("LPIPS is left out") == 1
 
 
-def test_lpips_is_looked_for_in_the_cache_first(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    cached = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    cached.parent.mkdir()
-    cached.touch()
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert metrics.lpips_backbone_available()
-
-
 def test_psnr_and_ssim_are_those_of_their_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "lpips_backbone_available", lambda: False)
+    monkeypatch.setattr(metrics, "load_lpips", lambda backbone: None)
     photo = torch.rand(40, 50, 3)
     values = ImageMetrics()(photo + 0.1, photo)
     assert values["psnr"] == pytest.approx(20.0, abs=1e-3)

@@ -1,0 +1,63 @@
+"""LPIPS is had from the cache or the network, or not at all."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from difix3d_ns.difix.lpips import LpipsBackbone, load_lpips, lpips_backbone_available
+
+FILES: dict[LpipsBackbone, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+
+
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """torch.hub's cache without files, and no network."""
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    torch_hub_folder = torch.hub.get_dir()
+    torch.hub.set_dir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    yield tmp_path / "checkpoints"
+    torch.hub.set_dir(torch_hub_folder)
+
+
+@pytest.mark.parametrize("backbone", ["alex", "vgg"])
+def test_the_backbone_is_looked_for_in_the_cache_first(empty_cache: Path, backbone: LpipsBackbone) -> None:
+    assert not lpips_backbone_available(backbone)
+    assert load_lpips(backbone) is None
+    (empty_cache / FILES[backbone]).touch()
+    assert lpips_backbone_available(backbone)
+
+
+def test_a_damaged_cached_backbone_is_as_none(empty_cache: Path) -> None:
+    (empty_cache / FILES["alex"]).write_bytes(b"half a download")
+    assert load_lpips("alex") is None
+
+
+def test_a_cached_backbone_gives_a_differentiable_distance_of_unclamped_images(empty_cache: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), empty_cache / FILES["alex"])
+    lpips = load_lpips("alex")
+    assert lpips is not None
+    photos = torch.rand(2, 3, 64, 64) * 2 - 1
+    images = (1.5 * photos).requires_grad_(True)
+    distance = lpips(images, photos)
+    assert distance.flatten().shape == (2,)
+    distance.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+    assert float(lpips(photos, photos).abs().max()) == 0
+    torch.testing.assert_close(
+        lpips(photos / 2 + 0.5, photos.flip(0) / 2 + 0.5, normalize=True).flatten(),
+        lpips(photos, photos.flip(0)).flatten(),
+    )
