@@ -18,11 +18,15 @@ class LossConfig:
     ssim: float = 0.0
     """One minus the structural similarity."""
     perceptual: float = 1.0
-    """VGG perceptual distance; needs `vgg_weights`. Not LPIPS: its layers are not calibrated on human judgement."""
+    """LPIPS on VGG-16, or VGG perceptual distance: see `backbone`."""
     gram: float = 1.0
-    """Difference of the Gram matrices of VGG features; needs `vgg_weights`."""
+    """Difference of the Gram matrices of VGG-16's features."""
     gram_warmup_steps: int = 2000
     """Steps before the Gram loss counts."""
+    backbone: Literal["auto", "torchvision", "file", "none"] = "auto"
+    """VGG-16 below `perceptual`, `gram` and validation. `torchvision`: its own, cached or downloaded (528 MB), which
+    gives LPIPS; `file`: that of `vgg_weights`, which gives VGG perceptual distance, whose layers are not calibrated
+    on human judgement; `auto`: the first of the two that can be had; without any the run says so and goes on."""
     vgg_weights: Path | None = None
     """Safetensors with VGG-16's convolutions under torchvision's names (`features.N.weight`)."""
 
@@ -35,7 +39,8 @@ class TrainConfig:
     """JSON of the pairs, in the published layout, as `ns-difix curate` writes it."""
     output_dir: Path
     """Gets the network, so that `DifixPipeline.from_pretrained` loads this folder, and `metrics.json`; in its
-    subfolder `training` the logs for tensorboard and the checkpoint. A run that finds a checkpoint goes on from it."""
+    subfolder `training` the tracker's logs and the checkpoint. A run that finds a checkpoint goes on from it. With
+    several machines it lies on a disk that they share."""
     base: str | None = None
     """Network to start from: a folder or a hub id of a Difix or of SD-Turbo."""
     architecture: Literal["mini", "sd-turbo"] = "mini"
@@ -49,7 +54,9 @@ class TrainConfig:
     steps: int = 10_000
     """Training steps."""
     batch_size: int = 1
-    """Pairs to a step, on each process."""
+    """Pairs that go through the network together, on each process."""
+    gradient_accumulation_steps: int = 1
+    """Batches to a step, on each process: what a step learns from grows with it, its memory does not."""
     crop_size: int = 512
     """Side of the square crops, in pixels."""
     learning_rate: float = 2e-5
@@ -75,12 +82,14 @@ class TrainConfig:
     """Crops come from pictures shrunk at random down to this factor; 1 leaves their size."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the losses."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Number format of the computation."""
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """Number format of the computation, on all processes; `auto` takes bf16 with CUDA."""
     gradient_checkpointing: bool = False
     """Saves memory for time: activations are computed again on the way back."""
     num_workers: int = 2
     """Threads that read the pictures of the next steps."""
+    skip_bad: bool = False
+    """Pairs with a picture that cannot be read are named, counted and passed over; else the training stops at one."""
     seed: int = 42
     """Of weights, crops and draws."""
     steps_per_save: int = 500
@@ -89,6 +98,10 @@ class TrainConfig:
     """Steps between validations on the test pairs."""
     max_validation_pairs: int = 24
     """Test pairs of a validation, spread over all; the last validation takes all."""
+    num_panels: int = 4
+    """Test pairs that a validation shows: render, result without and with reference, photo."""
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where losses, metrics and these pictures go."""
     save_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the saved network, in which the last validation is made."""
     save_pkl: bool = False

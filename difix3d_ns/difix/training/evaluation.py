@@ -5,43 +5,77 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pytorch_msssim import ssim
 from torch import Tensor
 
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.difix.training.pairs import Pair, load_pair
+from difix3d_ns.difix.training.pairs import Pair, PairReader
+from difix3d_ns.difix.training.vgg import PerceptualLoss
+
+
+@dataclass
+class Evaluation:
+    """What a network makes of pairs."""
+
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    """Of each pair: `psnr_` (dB), `ssim_` and, with VGG-16, `lpips_` or `vgg_perceptual_distance_` of `nothing` (the
+    render itself), `without_reference`, and where there is one `with_reference`."""
+    panels: dict[str, UInt8[np.ndarray, "height width 3"]] = field(default_factory=dict)
+    """By pair: render, results without and with reference, photo, side by side."""
 
 
 @torch.no_grad()
-def evaluate(pipeline: DifixPipeline, pairs: Sequence[Pair]) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM over whole pictures.
+def evaluate(
+    pipeline: DifixPipeline,
+    pairs: Sequence[Pair],
+    reader: PairReader | None = None,
+    perceptual: PerceptualLoss | None = None,
+    num_panels: int = 0,
+) -> Evaluation:
+    """Runs a network on whole pictures.
 
     Args:
         pipeline: the network.
         pairs: what to measure on.
-
-    Returns:
-        `psnr_` and `ssim_` of `nothing` (the render itself), `without_reference`, and over the pairs that have one
-        `with_reference`; empty without pairs.
+        reader: reads the pictures; pairs that it passes over are left out.
+        perceptual: measures the distance on VGG-16, if given.
+        num_panels: of so many pairs, from the first on, the pictures are kept.
 
     Raises:
-        DifixError: a picture cannot be read.
+        DifixError: a picture cannot be read, or the network returns NaN or black images.
     """
-    values: dict[str, list[float]] = defaultdict(list)
+    reader, evaluation = reader or PairReader(), Evaluation()
     for pair in pairs:
-        views = load_pair(pair)
+        if (views := reader.read(pair)) is None:
+            continue
         render, photo = views[:1], views[1:2]
-        results = {"nothing": render, "without_reference": pipeline(render, output_type="pt").images}
+        results = {"nothing": render, "without_reference": pipeline(render, output_type="pt").images.cpu().float()}
         if len(views) == 3:
-            results["with_reference"] = pipeline(render, views[2:], output_type="pt").images
+            results["with_reference"] = pipeline(render, views[2:], output_type="pt").images.cpu().float()
+        metrics = {}
         for name, result in results.items():
-            psnr_value, ssim_value = psnr_and_ssim(result.cpu().float(), photo)
-            values[f"psnr_{name}"].append(psnr_value)
-            values[f"ssim_{name}"].append(ssim_value)
-    return {name: sum(each) / len(each) for name, each in sorted(values.items())}
+            metrics[f"psnr_{name}"], metrics[f"ssim_{name}"] = psnr_and_ssim(result, photo)
+            if perceptual is not None:
+                metrics[f"{perceptual.metric_name}_{name}"] = perceptual.measure(result, photo)
+        evaluation.metrics.append(metrics)
+        if len(evaluation.panels) < num_panels:
+            side_by_side = torch.cat([*results.values(), photo], dim=-1)[0].permute(1, 2, 0)
+            evaluation.panels[pair.name] = (side_by_side * 255).round().byte().numpy()
+    return evaluation
+
+
+def mean_metrics(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the pairs that have it; empty without pairs. The pairs' order does not matter."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for of_pair in metrics:
+        for name, value in of_pair.items():
+            values[name].append(value)
+    return {name: math.fsum(each) / len(each) for name, each in sorted(values.items())}
 
 
 def psnr_and_ssim(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import resize, to_image_list
@@ -81,3 +83,46 @@ def load_pair(pair: Pair) -> Float[Tensor, "views 3 height width"]:
             raise DifixError(f"the picture {file} of pair {pair.name} cannot be read: {error}.") from error
     height, width = pictures[1].shape[-2:]
     return torch.cat([resize(picture[None], height, width) for picture in pictures])
+
+
+class PairReader:
+    """Reads pairs; where that is wished, passes over those that cannot be read, after it named each once.
+
+    Args:
+        skip_bad: whether a pair that cannot be read is passed over.
+    """
+
+    def __init__(self, skip_bad: bool = False) -> None:
+        self.skip_bad = skip_bad
+        self.skipped: set[Pair] = set()
+        self._lock = Lock()
+
+    def read(self, pair: Pair, min_side: int = 1) -> Float[Tensor, "views 3 height width"] | None:
+        """The pictures of a pair as `load_pair` gives them; None where the pair is passed over.
+
+        Args:
+            pair: its files.
+            min_side: smallest side that is of use, in pixels.
+
+        Raises:
+            DifixError: a file is missing, no picture or too small, and this is not to be passed over.
+        """
+        if pair in self.skipped:
+            return None
+        try:
+            views = load_pair(pair)
+            if (smallest := min(views.shape[-2:])) < min_side:
+                raise DifixError(
+                    f"the picture {pair.target} of pair {pair.name} has a side of {smallest} pixels: the network needs "
+                    f"{min_side}."
+                )
+        except DifixError as error:
+            if not self.skip_bad:
+                raise
+            with self._lock:
+                is_new = pair not in self.skipped
+                self.skipped.add(pair)
+            if is_new:
+                tqdm.write(f"Skipped: {error}")
+            return None
+        return views

@@ -1,4 +1,8 @@
-"""Random crops of pairs. Which ones a training step gets is a function of the seed and the step alone."""
+"""Random crops of pairs. Which ones a training step gets is a function of the seed and the step alone.
+
+A step has a row of examples, numbered from 0. Each is drawn from random numbers of its own, so several processes, or
+one that accumulates gradients, can share a step's examples out: together they see what one large batch would hold.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import resize
-from difix3d_ns.difix.training.pairs import Pair, load_pair
+from difix3d_ns.difix.training.pairs import Pair, PairReader
 
 Batch = tuple[Float[Tensor, "batch views 3 size size"], Float[Tensor, "batch 3 size size"]]
 """Inputs in [0, 1], render first, then the reference if the step uses one; and the photos."""
@@ -34,6 +38,7 @@ class PairSampler:
         color_jitter: largest change of gain and offset of each colour channel, the same for all views of a pair.
         min_scale: smallest factor by which pictures are shrunk before they are cropped.
         multiple: the crops' sides are multiples of it.
+        reader: reads the pictures; for a pair that it passes over another one is drawn.
 
     Raises:
         DifixError: there are no pairs, or the crops are smaller than `multiple`.
@@ -49,6 +54,7 @@ class PairSampler:
         color_jitter: float = 0.0,
         min_scale: float = 1.0,
         multiple: int = 8,
+        reader: PairReader | None = None,
     ) -> None:
         if not pairs:
             raise DifixError("there are no pairs to train on.")
@@ -62,42 +68,96 @@ class PairSampler:
         self.color_jitter = color_jitter
         self.min_scale = min_scale
         self.multiple = multiple
+        self.reader = reader or PairReader()
+        self._all = range(len(self.pairs))
+        self._with_reference = [index for index, pair in enumerate(self.pairs) if pair.reference is not None]
+        self._without_reference = [index for index, pair in enumerate(self.pairs) if pair.reference is None]
         self._cache: dict[int, Tensor] = {}
         self._cached_bytes = 0
 
-    def batch(self, step: int, batch_size: int) -> Batch:
-        """The batch of a step.
+    def batch(self, step: int, batch_size: int, first: int = 0, stride: int = 1) -> Batch:
+        """The batch of a step, or a share of it.
+
+        Args:
+            step: training step.
+            batch_size: number of examples.
+            first: number of the first one.
+            stride: from one example's number to the next.
 
         Raises:
-            DifixError: a picture is missing, broken, or smaller than the network needs.
+            DifixError: a picture is missing, broken, or smaller than the network needs, and the reader does not pass
+                over it; or no pair is left.
         """
-        draw = random.Random(f"{self.seed}-{step}")
-        indices = [draw.randrange(len(self.pairs)) for _ in range(batch_size)]
-        loaded = [self._load(index) for index in indices]
-        # All of a batch have a reference or none has: the network takes one number of views at a time.
-        with_reference = draw.random() < self.reference_probability and all(len(views) == 3 for views in loaded)
-        smallest = min(min(views.shape[-2:]) for views in loaded)
+        candidates, with_reference = self._draw(step)
+        drawn = [self._example(step, first + stride * number, candidates) for number in range(batch_size)]
+        smallest = min(min(views.shape[-2:]) for views, _ in drawn)
         size = min(self.crop_size, smallest) // self.multiple * self.multiple
-        if size == 0:
-            raise DifixError(f"a picture of {smallest} pixels is too small: the network needs {self.multiple}.")
-        examples = [self._augment(self._crop(views, size, draw), draw) for views in loaded]
+        examples = [self._augment(self._crop(views, size, draw), draw) for views, draw in drawn]
         inputs = torch.stack([views[[0, 2]] if with_reference else views[:1] for views in examples])
         return inputs, torch.stack([views[1] for views in examples])
 
-    def batches(self, start: int, stop: int, batch_size: int, num_workers: int) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop`, in order, read ahead in threads."""
+    def batches(
+        self,
+        start: int,
+        stop: int,
+        batch_size: int,
+        num_workers: int,
+        parts: int = 1,
+        process: int = 0,
+        num_processes: int = 1,
+    ) -> Iterator[Batch]:
+        """The batches of steps `start` to `stop` for one process, in order, read ahead in threads.
+
+        Args:
+            start: first step.
+            stop: step after the last.
+            batch_size: examples to a batch.
+            num_workers: threads.
+            parts: batches to a step.
+            process: number of this process: of a step's examples it takes this one and every `num_processes`-th on.
+            num_processes: how many share the steps.
+        """
         with ThreadPoolExecutor(max(1, num_workers)) as pool:
             ahead: deque[Future[Batch]] = deque()
             for step in range(start, stop):
-                ahead.append(pool.submit(self.batch, step, batch_size))
-                if len(ahead) > num_workers:
-                    yield ahead.popleft().result()
+                for part in range(parts):
+                    first = process + num_processes * batch_size * part
+                    ahead.append(pool.submit(self.batch, step, batch_size, first, num_processes))
+                    if len(ahead) > num_workers:
+                        yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
 
-    def _load(self, index: int) -> Float[Tensor, "views 3 height width"]:
+    def _draw(self, step: int) -> tuple[Sequence[int], bool]:
+        """The pairs that a step draws from, and whether it uses their references.
+
+        All examples of a step have a reference or none has, as the network takes one number of views at a time. Over
+        all steps every pair is drawn equally often.
+        """
+        draw = random.Random(f"{self.seed}-{step}")
+        if draw.random() >= self.reference_probability:
+            return self._all, False
+        if self.pairs[draw.randrange(len(self.pairs))].reference is None:
+            return self._without_reference, False
+        return self._with_reference, True
+
+    def _example(self, step: int, number: int, candidates: Sequence[int]) -> tuple[Tensor, random.Random]:
+        """Pictures of one example, and the random numbers for the rest of its making."""
+        draw = random.Random(f"{self.seed}-{step}-{number}")
+        views = self._load(draw.choice(candidates))
+        if views is None:
+            # Not a neighbour, which would be seen twice as often.
+            others = (self._load(index) for index in draw.sample(candidates, len(candidates)))
+            views = next((found for found in others if found is not None), None)
+        if views is None:
+            raise DifixError(f"none of {len(candidates)} pairs can be read: see what was skipped.")
+        return views, draw
+
+    def _load(self, index: int) -> Float[Tensor, "views 3 height width"] | None:
         if (cached := self._cache.get(index)) is None:
-            cached = (load_pair(self.pairs[index]) * 255).round().byte()
+            if (views := self.reader.read(self.pairs[index], min_side=self.multiple)) is None:
+                return None
+            cached = (views * 255).round().byte()
             if self._cached_bytes + cached.numel() <= CACHE_BYTES:
                 self._cache[index] = cached
                 self._cached_bytes += cached.numel()

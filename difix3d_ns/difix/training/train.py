@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage
 from difix3d_ns.difix.training.checkpoint import TrainingState
 from difix3d_ns.difix.training.config import TrainConfig
-from difix3d_ns.difix.training.evaluation import evaluate
+from difix3d_ns.difix.training.evaluation import Evaluation, evaluate, mean_metrics
 from difix3d_ns.difix.training.lora import fold_lora
-from difix3d_ns.difix.training.losses import DifixLoss, losses_in_words
+from difix3d_ns.difix.training.losses import DifixLoss
 from difix3d_ns.difix.training.networks import start_network, trainable_parameters
-from difix3d_ns.difix.training.pairs import Pair, read_pairs
+from difix3d_ns.difix.training.pairs import Pair, PairReader, read_pairs
 from difix3d_ns.difix.training.published_checkpoint import (
     PUBLISHED_CHECKPOINT,
     check_published_checkpoint,
     save_published_checkpoint,
 )
-from difix3d_ns.difix.training.sampling import PairSampler
+from difix3d_ns.difix.training.sampling import Batch, PairSampler
+from difix3d_ns.difix.training.tracking import Report, check_tracker
+from difix3d_ns.difix.training.vgg import load_perceptual
 
-STEPS_PER_LOG = 10
 TRAINING_FOLDER = "training"
 """Subfolder of the output folder for what only the training itself needs."""
-SEED_STRIDE = 1_000_003
-"""Between the seeds of two processes, which draw different crops."""
 
 
 def train(config: TrainConfig) -> dict[str, float]:
@@ -47,25 +45,32 @@ def train(config: TrainConfig) -> dict[str, float]:
         config: see `TrainConfig`.
 
     Returns:
-        Metrics on the test pairs as in `metrics.json`, see `evaluate`; empty without test pairs, and on all
+        Metrics on the test pairs as in `metrics.json`, see `Evaluation`; empty without test pairs, and on all
         processes but the first.
 
     Raises:
         DifixError: the pairs, a picture, the checkpoint or the network to start from cannot be read, an option makes
             no sense, or the loss is no longer finite.
     """
-    check_published_checkpoint(config)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    set_seed(config.seed)
+    _check(config)
     train_pairs, test_pairs = read_pairs(config.pairs, "train"), read_pairs(config.pairs, "test")
     if not train_pairs:
         raise DifixError(f"the pairs {config.pairs} have none to train on: their part train is missing or empty.")
-    loss_function = DifixLoss(config.loss).to(accelerator.device)
-    accelerator.print(losses_in_words(config.loss))
+    folder = config.output_dir / TRAINING_FOLDER
+    accelerator = Accelerator(
+        mixed_precision=_mixed_precision(config),
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_dir=folder,
+    )
+    with accelerator.local_main_process_first():  # each machine downloads once
+        perceptual, perceptual_in_words = load_perceptual(config.loss)
+        set_seed(config.seed)
+        pipeline = start_network(config)
+    loss_function = DifixLoss(config.loss, perceptual).to(accelerator.device)
+    accelerator.print(perceptual_in_words, loss_function.in_words())
     if not test_pairs:
         accelerator.print(f"{config.pairs} has no part test: there will be no validation.")
 
-    pipeline = start_network(config)
     parts = config.train_parts or ("published" if config.base else "all")
     parameters = trainable_parameters(pipeline, parts, config.lora_rank)
     network = _DenoiseModule(pipeline)
@@ -78,30 +83,42 @@ def train(config: TrainConfig) -> dict[str, float]:
     network, optimizer = accelerator.prepare(network, optimizer)
     average = WeightAverage(pipeline, config.ema_decay)
     state = TrainingState(pipeline, optimizer, scheduler, average)
-    checkpoint = config.output_dir / TRAINING_FOLDER / "checkpoint.pt"
+    checkpoint = folder / "checkpoint.pt"
     start = state.restore(checkpoint)
+    _demand_one_value([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk they share")
+    _demand_one_value([loss_function.in_words()], "do not have the same VGG-16: choose a --loss.backbone they all have")
 
+    reader = PairReader(config.skip_bad)
     sampler = PairSampler(
         train_pairs,
         config.crop_size,
-        seed=config.seed + SEED_STRIDE * accelerator.process_index,
+        seed=config.seed,
         reference_probability=config.reference_probability,
         clean_probability=config.clean_probability,
         color_jitter=config.color_jitter,
         min_scale=config.min_scale,
         multiple=pipeline.vae.downscale_factor,
+        reader=reader,
     )
-    batches = sampler.batches(start, config.steps, config.batch_size, config.num_workers)
-    report = _Report(config, start, accelerator.is_main_process)
-    for step, batch in enumerate(batches, start):
-        inputs, photos = (tensor.to(accelerator.device) * 2 - 1 for tensor in batch)
-        with accelerator.autocast():
-            cleaned = network(inputs)
-        losses = loss_function(cleaned.float(), photos, step)
-        total = torch.stack(list(losses.values())).sum()
-        if not total.isfinite():  # before it reaches the weights and a checkpoint
-            raise DifixError(f"the loss is {total.item()} at step {step}: lower the learning rate and start anew.")
-        accelerator.backward(total)
+    batches = sampler.batches(
+        start,
+        config.steps,
+        config.batch_size,
+        config.num_workers,
+        parts=config.gradient_accumulation_steps,
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+
+    def validate(pairs: list[Pair]) -> tuple[dict[str, float], Evaluation]:
+        """Every process measures its share of the pairs; all get the result, and each its own panels."""
+        share = pairs[accelerator.process_index :: accelerator.num_processes]
+        evaluation = evaluate(pipeline, share, reader, perceptual, config.num_panels)
+        return mean_metrics(gather_object(evaluation.metrics)), evaluation
+
+    report = Report(config, accelerator, folder, start)
+    for step in range(start, config.steps):
+        losses = _backward(accelerator, network, loss_function, batches, step, config.gradient_accumulation_steps)
         accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         scheduler.step()
@@ -109,17 +126,74 @@ def train(config: TrainConfig) -> dict[str, float]:
         average.update(pipeline)
         finished = step + 1
         report.step(finished, losses, float(scheduler.get_last_lr()[0]))
-        if not accelerator.is_main_process:
-            continue
         if finished % config.steps_per_validation == 0 and test_pairs and finished < config.steps:
-            chosen = spread(test_pairs, config.max_validation_pairs)
             with average.applied(pipeline):
-                report.validation(finished, evaluate(pipeline, chosen))
-        if finished % config.steps_per_save == 0 or finished == config.steps:
+                report.validation(finished, *validate(spread(test_pairs, config.max_validation_pairs)))
+        if accelerator.is_main_process and (finished % config.steps_per_save == 0 or finished == config.steps):
             state.save(checkpoint, finished)
+
+    average.swap(pipeline)
+    if accelerator.is_main_process and config.save_pkl:
+        save_published_checkpoint(config.output_dir / PUBLISHED_CHECKPOINT, pipeline, optimizer)
+    _prepare_for_saving(pipeline, config)
+    if accelerator.is_main_process:
+        pipeline.save_pretrained(config.output_dir)
+    for part in (pipeline.vae, pipeline.unet):
+        part.float()
+    metrics, evaluation = validate(test_pairs)
+    report.validation(config.steps, metrics, evaluation)
+    skipped = sorted({pair.name for pair in gather_object(list(reader.skipped))})
+    if accelerator.is_main_process:
+        _write_summary(config, metrics, len(test_pairs), skipped)
+    if skipped:
+        accelerator.print(f"Skipped {len(skipped)} pairs that cannot be read; metrics.json names them.")
     report.close()
-    accelerator.wait_for_everyone()
-    return _finish(config, pipeline, optimizer, average, test_pairs) if accelerator.is_main_process else {}
+    return metrics if accelerator.is_main_process else {}
+
+
+def _check(config: TrainConfig) -> None:
+    for name in ("steps", "batch_size", "gradient_accumulation_steps"):
+        if (value := getattr(config, name)) < 1:
+            raise DifixError(f"{name} is {value}: it must be 1 at least.")
+    check_published_checkpoint(config)
+    check_tracker(config)
+
+
+def _mixed_precision(config: TrainConfig) -> str:
+    if config.mixed_precision == "auto":
+        return "bf16" if torch.cuda.is_available() else "no"
+    return config.mixed_precision
+
+
+def _demand_one_value(value: list[Any], otherwise: str) -> None:
+    if len(set(gather_object(value))) > 1:
+        raise DifixError(f"the processes {otherwise}.")
+
+
+def _backward(
+    accelerator: Accelerator,
+    network: nn.Module,
+    loss_function: DifixLoss,
+    batches: Iterator[Batch],
+    step: int,
+    num_batches: int,
+) -> dict[str, Tensor]:
+    """Adds up the gradients of a step's batches; returns the mean losses of this process."""
+    means: dict[str, Tensor] = {}
+    for number in range(num_batches):
+        inputs, photos = (tensor.to(accelerator.device) * 2 - 1 for tensor in next(batches))
+        # The processes exchange gradients once a step.
+        with accelerator.no_sync(network) if number < num_batches - 1 else nullcontext():
+            with accelerator.autocast():
+                cleaned = network(inputs)
+            losses = {name: each / num_batches for name, each in loss_function(cleaned.float(), photos, step).items()}
+            total = torch.stack(list(losses.values())).sum()
+            if not total.isfinite():  # before it reaches the weights and a checkpoint
+                raise DifixError(f"the loss is {total.item()} at step {step}: lower the learning rate and start anew.")
+            accelerator.backward(total)
+        for name, each in losses.items():
+            means[name] = means.get(name, torch.zeros_like(each)) + each.detach()
+    return means
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -149,56 +223,14 @@ class _DenoiseModule(nn.Module):
         return self._denoise(images)
 
 
-class _Report:
-    """Progress bar and tensorboard, of the main process only."""
-
-    def __init__(self, config: TrainConfig, start: int, is_main_process: bool) -> None:
-        folder = config.output_dir / TRAINING_FOLDER / "logs"
-        # What an interrupted run logged after its last checkpoint is logged again.
-        self._writer = SummaryWriter(str(folder), purge_step=start) if is_main_process else None
-        self._bar = tqdm(initial=start, total=config.steps, disable=not is_main_process)
-
-    def step(self, step: int, losses: dict[str, Tensor], learning_rate: float) -> None:
-        self._bar.update()
-        if step % STEPS_PER_LOG != 0:
-            return
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        self._bar.set_postfix(loss=f"{sum(values.values()):.4f}")
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"loss/{name}", value, step)
-            self._writer.add_scalar("learning_rate", learning_rate, step)
-
-    def validation(self, step: int, metrics: dict[str, float]) -> None:
-        self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(f"validation/{name}", value, step)
-
-    def close(self) -> None:
-        self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _finish(
-    config: TrainConfig, pipeline: DifixPipeline, optimizer: Any, average: WeightAverage, test_pairs: list[Pair]
-) -> dict[str, float]:
-    """Saves the network and its metrics on all test pairs, measured on what was saved."""
-    average.swap(pipeline)
-    if config.save_pkl:
-        save_published_checkpoint(config.output_dir / PUBLISHED_CHECKPOINT, pipeline, optimizer)
+def _prepare_for_saving(pipeline: DifixPipeline, config: TrainConfig) -> None:
     fold_lora(pipeline.vae)
     network = _DenoiseModule(pipeline).eval().to(memory_format=torch.contiguous_format)
     if config.save_dtype == "float16":
         network.half()
-    pipeline.save_pretrained(config.output_dir)
-    network.float()
-    metrics = evaluate(pipeline, test_pairs)
-    summary: dict[str, Any] = {"metrics": metrics, "num_test_pairs": len(test_pairs), "config": asdict(config)}
-    _write_json(config.output_dir / "metrics.json", summary)
-    return metrics
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, default=str))
+def _write_summary(config: TrainConfig, metrics: dict[str, float], num_test_pairs: int, skipped: list[str]) -> None:
+    """The metrics of what was saved, and the settings that led to it."""
+    summary = {"metrics": metrics, "num_test_pairs": num_test_pairs, "skipped_pairs": skipped, "config": asdict(config)}
+    (config.output_dir / "metrics.json").write_text(json.dumps(summary, indent=1, default=str))

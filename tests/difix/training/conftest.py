@@ -13,9 +13,11 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from difix.tiny_network import make_tiny
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difix3d_ns.difix.training.config import LossConfig, TrainConfig
+from difix3d_ns.difix.training.vgg import VGG_CHANNELS
 
 HEIGHT, WIDTH = 40, 48
 
@@ -23,6 +25,25 @@ HEIGHT, WIDTH = 40, 48
 def save_picture(path: Path, pixels: np.ndarray) -> None:
     """Writes values in [0, 1] as PNG."""
     Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="session")
+def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in VGG-16's shapes, under torchvision's names."""
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+    channels, index = 3, 0
+    for stage in VGG_CHANNELS:
+        for width in stage:
+            state[f"features.{index}.weight"] = (
+                torch.randn(width, channels, 3, 3, generator=generator) / (4.5 * channels) ** 0.5
+            ).half()
+            state[f"features.{index}.bias"] = torch.zeros(width).half()
+            channels, index = width, index + 2
+        index += 1
+    path = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
+    save_file(state, path)
+    return path
 
 
 @pytest.fixture
@@ -102,7 +123,7 @@ def make_config(pairs_json: Path, tiny_base: Path, tmp_path: Path) -> Callable[.
         crop_size=32,
         learning_rate=1e-3,
         warmup_steps=2,
-        loss=LossConfig(l2=1.0, ssim=0.1),
+        loss=LossConfig(l2=1.0, ssim=0.1, backbone="none"),
         steps_per_save=2,
         steps_per_validation=2,
     )

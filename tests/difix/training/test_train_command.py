@@ -22,6 +22,7 @@ def test_the_command_trains_and_prints_the_metrics(
         "--steps": 2,
         "--crop-size": 32,
         "--loss.ssim": 0.25,
+        "--loss.backbone": "none",
     }
     main(["train", *(str(part) for option in options.items() for part in option)])
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -49,7 +49,7 @@ def test_one_pair_is_learnt_until_the_render_is_much_closer_to_the_photo(
         steps=60,
         learning_rate=2e-3,
         ema_decay=0.0,
-        loss=LossConfig(l2=1.0),
+        loss=LossConfig(l2=1.0, backbone="none"),
         steps_per_validation=1000,
     )
     metrics = train(config)
