@@ -8,12 +8,20 @@ from typing import Any
 import tyro
 
 from difix3d_ns.cli.curate import CurateConfig, curate
-from difix3d_ns.cli.train import TrainConfig, train
+from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.errors import exit_with_one_sentence
+
+
+def _train(config: TrainConfig) -> None:
+    # Imported late: `python -m difix3d_ns.cli.train` must not find its module loaded already.
+    from difix3d_ns.cli.train import train
+
+    train(config)
+
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "curate": (CurateConfig, curate),
-    "train": (TrainConfig, train),
+    "train": (TrainConfig, _train),
 }
 """The subcommands: the config that holds a command's options, whose docstring is its help, and what runs it."""
 

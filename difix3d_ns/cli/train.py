@@ -1,8 +1,16 @@
-"""`ns-difix train`: trains a Difix network on pairs of renders and photos."""
+"""`ns-difix train`: trains a Difix network on pairs of renders and photos.
+
+Also a module of its own, for several processes: `accelerate launch -m difix3d_ns.cli.train ...`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import tyro
+
 from difix3d_ns.difix.training.config import TrainConfig
+from difix3d_ns.errors import exit_with_one_sentence
 
 
 def train(config: TrainConfig) -> None:
@@ -11,4 +19,19 @@ def train(config: TrainConfig) -> None:
     from difix3d_ns.difix.training.train import train as run_training
 
     for name, value in run_training(config).items():
-        print(f"{name:24s} {value:.4f}")
+        print(f"{name:41s} {value:.4f}")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Trains with the options of the command line.
+
+    Args:
+        args: the command line after the program's name; the process's own if None.
+    """
+    config = tyro.cli(TrainConfig, prog="python -m difix3d_ns.cli.train", args=args)
+    with exit_with_one_sentence():
+        train(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -68,6 +68,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         pipeline = start_network(config)
     loss_function = DifixLoss(config.loss, perceptual).to(accelerator.device)
     accelerator.print(perceptual_in_words, loss_function.in_words())
+    accelerator.print(_step_in_words(config, accelerator.num_processes))
     if not test_pairs:
         accelerator.print(f"{config.pairs} has no part test: there will be no validation.")
 
@@ -157,6 +158,14 @@ def _check(config: TrainConfig) -> None:
             raise DifixError(f"{name} is {value}: it must be 1 at least.")
     check_published_checkpoint(config)
     check_tracker(config)
+
+
+def _step_in_words(config: TrainConfig, num_processes: int) -> str:
+    batches = config.gradient_accumulation_steps
+    return (
+        f"A step learns from {num_processes * batches * config.batch_size} pairs: processes {num_processes}, batches "
+        f"{batches}, pairs to a batch {config.batch_size}."
+    )
 
 
 def _mixed_precision(config: TrainConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from difix.training.conftest import HEIGHT, WIDTH, save_picture
 
 from difix3d_ns.difix.errors import DifixError
-from difix3d_ns.difix.training.pairs import Pair, load_pair, read_pairs
+from difix3d_ns.difix.training.pairs import Pair, PairReader, load_pair, read_pairs
 from difix3d_ns.difix.training.sampling import PairSampler
 
 
@@ -63,6 +64,84 @@ def test_a_batch_is_a_function_of_seed_and_step(coordinates: list[Pair]) -> None
         assert torch.equal(again[1], photos)
     other = PairSampler(coordinates, seed=2, **options).batch(3, batch_size=2)
     assert not torch.equal(other[1], ahead[0][1])
+
+
+def test_processes_and_parts_together_see_what_one_large_batch_holds(coordinates: list[Pair]) -> None:
+    sampler = PairSampler(coordinates, crop_size=16, seed=1, reference_probability=0.5, min_scale=0.5)
+    for step in range(3, 7):
+        whole = sampler.batch(step, batch_size=12)
+        shares = [
+            list(
+                sampler.batches(step, step + 1, batch_size=2, num_workers=2, parts=3, process=process, num_processes=2)
+            )
+            for process in range(2)
+        ]
+        for process, share in enumerate(shares):
+            assert len(share) == 3
+            for each, of_whole in zip(zip(*share, strict=True), whole, strict=True):
+                assert torch.equal(torch.cat(each), of_whole[process::2])
+
+
+def test_all_pairs_are_drawn_equally_often_though_some_have_no_reference(coordinates: list[Pair]) -> None:
+    pairs = [Pair(str(index), coordinates[0].image, coordinates[0].target, None) for index in range(3)]
+    pairs.append(coordinates[0])
+    draws: Counter[Pair] = Counter()
+
+    class CountingReader(PairReader):
+        def read(self, pair: Pair, min_side: int = 1) -> torch.Tensor | None:
+            draws[pair] += 1
+            return super().read(pair, min_side)
+
+    with_reference = 0
+    for step in range(300):
+        sampler = PairSampler(pairs, crop_size=8, seed=step, reference_probability=0.8, reader=CountingReader())
+        inputs, _ = sampler.batch(step, batch_size=1)
+        with_reference += inputs.shape[1] - 1
+    assert min(draws.values()) > 0.7 * 300 / 4
+    assert max(draws.values()) < 1.3 * 300 / 4
+    assert with_reference == pytest.approx(0.8 * 300 / 4, rel=0.3)
+
+
+@pytest.fixture
+def pairs_with_a_broken_one(coordinates: list[Pair], tmp_path: Path) -> list[Pair]:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    return [*coordinates, Pair("broken", tmp_path / "broken.png", coordinates[0].target, coordinates[0].reference)]
+
+
+def test_for_a_pair_that_is_passed_over_another_one_is_drawn_and_it_is_named_once(
+    pairs_with_a_broken_one: list[Pair], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make() -> PairSampler:
+        return PairSampler(pairs_with_a_broken_one, crop_size=16, seed=0, reader=PairReader(skip_bad=True))
+
+    sampler = make()
+    in_order = [sampler.batch(step, batch_size=2) for step in range(8)]
+    assert [pair.name for pair in sampler.reader.skipped] == ["broken"]
+    output = capsys.readouterr().out
+    assert output.count("Skipped: ") == 1
+    assert "broken.png of pair broken cannot be read" in output
+    # What a run that goes on at a step sees does not depend on what it passed over before.
+    for step, batch in enumerate(in_order):
+        for again, before in zip(make().batch(step, batch_size=2), batch, strict=True):
+            assert torch.equal(again, before)
+
+
+def test_without_leave_to_pass_over_it_a_broken_pair_is_an_error(pairs_with_a_broken_one: list[Pair]) -> None:
+    sampler = PairSampler(pairs_with_a_broken_one, crop_size=16, seed=0)
+    with pytest.raises(DifixError, match=r"broken\.png of pair broken cannot be read"):
+        list(sampler.batches(0, 20, batch_size=2, num_workers=2))
+
+
+def test_nothing_but_broken_pairs_is_an_error(pairs_with_a_broken_one: list[Pair]) -> None:
+    sampler = PairSampler(pairs_with_a_broken_one[1:], crop_size=16, seed=0, reader=PairReader(skip_bad=True))
+    with pytest.raises(DifixError, match="none of 1 pairs can be read"):
+        sampler.batch(0, batch_size=2)
+
+
+def test_a_picture_too_small_for_the_network_is_named(coordinates: list[Pair], tmp_path: Path) -> None:
+    save_picture(tmp_path / "photo.png", np.full((6, 40, 3), 0.5))
+    with pytest.raises(DifixError, match=r"photo\.png of pair view has a side of 6 pixels"):
+        PairSampler(coordinates, crop_size=16, seed=0).batch(0, batch_size=1)
 
 
 def test_references_are_left_out_as_often_as_asked(coordinates: list[Pair]) -> None:

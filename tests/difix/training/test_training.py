@@ -34,6 +34,11 @@ def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Sum of the weights' absolute differences."""
+    return sum(float((a[name] - b[name]).abs().sum()) for name in a)
+
+
 def test_one_pair_is_learnt_until_the_render_is_much_closer_to_the_photo(
     make_config: MakeConfig, pairs_json: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +142,39 @@ def test_a_broken_picture_stops_the_training_and_is_named(make_config: MakeConfi
         (pairs_json.parent / f"render_{index}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with pytest.raises(DifixError, match=r"render_[01]\.png of pair view_[01] cannot be read"):
         train(make_config())
+
+
+def test_broken_pictures_may_be_passed_over_and_are_counted(
+    make_config: MakeConfig, pairs_json: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("render_0.png", "photo_2.png"):  # one pair to train on, and the only one to test on
+        (pairs_json.parent / name).write_bytes(b"no picture")
+    config = make_config(skip_bad=True)
+    assert train(config) == {}
+    assert json.loads((config.output_dir / "metrics.json").read_text())["skipped_pairs"] == ["view_0", "view_2"]
+    output = capsys.readouterr().out
+    assert output.count("render_0.png of pair view_0 cannot be read") == 1
+    assert "Skipped 2 pairs" in output
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config(output_dir=tmp_path / "large", batch_size=4))
+    train(make_config(output_dir=tmp_path / "parts", batch_size=2, gradient_accumulation_steps=2))
+    train(make_config(output_dir=tmp_path / "half", batch_size=2))
+    large, parts, half = (saved_weights(tmp_path / name) for name in ("large", "parts", "half"))
+    assert distance(large, parts) < 0.02 * distance(large, half)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "gradient_accumulation_steps", "steps"])
+def test_a_number_below_one_is_refused(make_config: MakeConfig, name: str) -> None:
+    with pytest.raises(DifixError, match=f"{name} is 0"):
+        train(make_config(**{name: 0}))
+
+
+def test_validation_measures_the_distance_on_vgg_under_its_own_name(make_config: MakeConfig, vgg_weights: Path) -> None:
+    metrics = train(make_config(steps=1, loss=LossConfig(backbone="file", vgg_weights=vgg_weights)))
+    assert metrics["vgg_perceptual_distance_nothing"] > 0
+    assert "lpips_nothing" not in metrics
 
 
 def test_a_checkpoint_of_another_network_is_refused(make_config: MakeConfig) -> None:

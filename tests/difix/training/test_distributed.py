@@ -1,0 +1,57 @@
+"""Several processes train as one would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from difix.training.test_training import distance, saved_weights
+
+from difix3d_ns.difix.training.config import LossConfig, TrainConfig
+from difix3d_ns.difix.training.train import train
+
+
+def launch_two_processes(config: TrainConfig) -> None:
+    """Runs the training's module in two processes that exchange gradients by gloo."""
+    options = {
+        "--pairs": config.pairs,
+        "--output-dir": config.output_dir,
+        "--base": config.base,
+        "--steps": config.steps,
+        "--batch-size": config.batch_size,
+        "--gradient-accumulation-steps": config.gradient_accumulation_steps,
+        "--crop-size": config.crop_size,
+        "--learning-rate": config.learning_rate,
+        "--warmup-steps": config.warmup_steps,
+        "--steps-per-save": config.steps_per_save,
+        "--loss.backbone": "none",
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "difix3d_ns.cli.train", *(str(part) for option in options.items() for part in option)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "processes 2, batches 2" in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_train_as_one_with_a_batch_of_their_batches(
+    make_config: Callable[..., TrainConfig], tmp_path: Path, pairs_json: Path, tiny_base: Path
+) -> None:
+    pairs = json.loads(pairs_json.read_text())
+    pairs["test"]["another"] = pairs["train"]["view_0"]  # so that each process has one to measure
+    pairs_json.write_text(json.dumps(pairs))
+    settings = {"train_parts": None, "steps": 3, "loss": LossConfig(backbone="none")}
+    together = make_config(output_dir=tmp_path / "two", batch_size=1, gradient_accumulation_steps=2, **settings)
+    launch_two_processes(together)
+    of_one = train(make_config(output_dir=tmp_path / "one", batch_size=4, **settings))
+
+    start, one, two = (saved_weights(folder) for folder in (tiny_base, tmp_path / "one", tmp_path / "two"))
+    assert distance(one, two) < 0.02 * distance(one, start)
+    of_two = json.loads((together.output_dir / "metrics.json").read_text())["metrics"]
+    assert of_two == pytest.approx(of_one, abs=1e-3)
