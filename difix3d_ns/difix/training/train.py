@@ -120,7 +120,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     report = Report(config, accelerator, folder, start)
     for step in range(start, config.steps):
         losses = _backward(accelerator, network, loss_function, batches, step, config.gradient_accumulation_steps)
-        accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+        gradient_norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+        _demand_finite("norm of the gradient", gradient_norm, step)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -179,6 +180,12 @@ def _demand_one_value(value: list[Any], otherwise: str) -> None:
         raise DifixError(f"the processes {otherwise}.")
 
 
+def _demand_finite(what: str, value: Any, step: int) -> None:
+    """Stops before such a value reaches the weights and a checkpoint."""
+    if not math.isfinite(value):
+        raise DifixError(f"the {what} is {float(value)} at step {step}: lower the learning rate and start anew.")
+
+
 def _backward(
     accelerator: Accelerator,
     network: nn.Module,
@@ -197,8 +204,7 @@ def _backward(
                 cleaned = network(inputs)
             losses = {name: each / num_batches for name, each in loss_function(cleaned.float(), photos, step).items()}
             total = torch.stack(list(losses.values())).sum()
-            if not total.isfinite():  # before it reaches the weights and a checkpoint
-                raise DifixError(f"the loss is {total.item()} at step {step}: lower the learning rate and start anew.")
+            _demand_finite("loss", total.detach(), step)
             accelerator.backward(total)
         for name, each in losses.items():
             means[name] = means.get(name, torch.zeros_like(each)) + each.detach()
