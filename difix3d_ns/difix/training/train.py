@@ -87,7 +87,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     checkpoint = folder / "checkpoint.pt"
     start = state.restore(checkpoint)
     _demand_one_value([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk they share")
-    _demand_one_value([loss_function.in_words()], "do not have the same VGG-16: choose a --loss.backbone they all have")
+    _demand_one_value([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone they all have")
 
     reader = PairReader(config.skip_bad)
     sampler = PairSampler(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def launch_two_processes(config: TrainConfig) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_train_as_one_with_a_batch_of_their_batches(
+def test_two_processes_even_when_interrupted_train_as_one_with_a_batch_of_their_batches(
     make_config: Callable[..., TrainConfig], tmp_path: Path, pairs_json: Path, tiny_base: Path
 ) -> None:
     pairs = json.loads(pairs_json.read_text())
@@ -48,7 +49,8 @@ def test_two_processes_train_as_one_with_a_batch_of_their_batches(
     pairs_json.write_text(json.dumps(pairs))
     settings = {"train_parts": None, "steps": 3, "loss": LossConfig(backbone="none")}
     together = make_config(output_dir=tmp_path / "two", batch_size=1, gradient_accumulation_steps=2, **settings)
-    launch_two_processes(together)
+    launch_two_processes(replace(together, steps=2))
+    launch_two_processes(together)  # goes on from the checkpoint
     of_one = train(make_config(output_dir=tmp_path / "one", batch_size=4, **settings))
 
     start, one, two = (saved_weights(folder) for folder in (tiny_base, tmp_path / "one", tmp_path / "two"))
