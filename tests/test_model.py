@@ -180,7 +180,7 @@ def test_an_empty_crop_box_gives_an_empty_image() -> None:
 
 
 def test_evaluation_reports_raw_and_enhanced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.metrics.lpips_backbone_available", lambda: False)
+    monkeypatch.setattr("difix3d_ns.metrics.load_lpips", lambda backbone: None)
     model = make_model().eval()
     model.enhancer, model.evaluate_enhanced = (lambda rgb, camera: rgb * 0.5), True
     outputs = model.get_outputs_for_camera(make_camera())
