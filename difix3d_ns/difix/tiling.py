@@ -41,7 +41,7 @@ class Layers(Protocol):
         """A convolution, after a normalisation and an activation function if they are given."""
         ...
 
-    def add_skip(self, sample: Activation, convolution: nn.Conv2d, skip: Activation, gamma: float) -> Activation:
+    def add_skip(self, sample: Activation, convolution: nn.Module, skip: Activation, gamma: float) -> Activation:
         """`sample` and `gamma` times the convolution of a skip; may overwrite `sample`."""
         ...
 
@@ -71,7 +71,7 @@ class WholeLayers:
         sample = norm(sample) if norm is not None else sample
         return convolution(act(sample) if act is not None else sample)
 
-    def add_skip(self, sample: Activation, convolution: nn.Conv2d, skip: Activation, gamma: float) -> Activation:
+    def add_skip(self, sample: Activation, convolution: nn.Module, skip: Activation, gamma: float) -> Activation:
         """See `Layers`."""
         return torch.add(sample, convolution(skip), alpha=gamma)
 
@@ -116,7 +116,7 @@ class TiledLayers:
         """See `Layers`."""
         return self._convolve(convolution, sample, norm, act)
 
-    def add_skip(self, sample: Activation, convolution: nn.Conv2d, skip: Activation, gamma: float) -> Activation:
+    def add_skip(self, sample: Activation, convolution: nn.Module, skip: Activation, gamma: float) -> Activation:
         """See `Layers`."""
         for rows in self._tiles(*sample.shape[-2:]):
             sample[:, :, rows].add_(convolution(skip[:, :, rows]), alpha=gamma)

@@ -56,9 +56,7 @@ class SkipDecoder(Decoder):
         sample = self._run(self.mid_block, self.conv_in(sample))
         for level, block in enumerate(self.up_blocks, 1):
             if skips:
-                convolution = self.get_submodule(f"skip_conv_{level}")
-                assert isinstance(convolution, nn.Conv2d)
-                sample = layers.add_skip(sample, convolution, skips[-level], gamma)
+                sample = layers.add_skip(sample, self.get_submodule(f"skip_conv_{level}"), skips[-level], gamma)
             sample = layers.up_block(block, sample)
         norm: Any = self.conv_norm_out
         return layers.convolution(self.conv_out, sample, norm, self.conv_act)
@@ -188,7 +186,9 @@ class SkipAutoencoderKL(AutoencoderKL):
 
     def _layers(self, size: Sequence[int], tiled: bool) -> Layers | None:
         tiled = tiled or (self.use_tiling and max(size) > self.tile_sample_min_size)
-        return TiledLayers() if tiled and not torch.is_grad_enabled() else None
+        # In a training the decoder's convolutions have a LoRA beside them.
+        is_plain = isinstance(self.decoder.conv_out, nn.Conv2d)
+        return TiledLayers() if tiled and is_plain and not torch.is_grad_enabled() else None
 
     @property
     def downscale_factor(self) -> int:

@@ -240,6 +240,7 @@ class _DenoiseModule(nn.Module):
 
 def _prepare_for_saving(pipeline: DifixPipeline, config: TrainConfig) -> None:
     fold_lora(pipeline.vae)
+    pipeline.register_to_config(trained_with_reference=config.reference_probability > 0)
     network = _DenoiseModule(pipeline).eval().to(memory_format=torch.contiguous_format)
     if config.save_dtype == "float16":
         network.half()

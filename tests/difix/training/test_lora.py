@@ -48,6 +48,14 @@ def test_a_fresh_lora_changes_nothing_and_a_trained_one_folds_into_the_weights()
     assert set(pipeline.vae.state_dict()) == names
 
 
+def test_large_pictures_are_validated_with_a_lora_beside_the_weights() -> None:
+    pipeline = make_tiny()
+    trainable_parameters(pipeline, "published")
+    image = IMAGES[:, 0] / 2 + 0.5
+    whole, tiled = (pipeline(image, output_type="pt", max_pixels_per_batch=bound).images for bound in (10_000, 1))
+    assert (whole - tiled).abs().max() < 1e-5
+
+
 def test_of_the_autoencoder_only_lora_and_skip_convolutions_are_trained() -> None:
     pipeline = make_tiny()
     trainable_parameters(pipeline, "published")

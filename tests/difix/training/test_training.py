@@ -113,6 +113,7 @@ def test_what_is_measured_and_written_is_the_network_in_the_saved_number_format(
     }
     assert {value.dtype for value in saved_weights(config.output_dir).values()} == {torch.float16}
     loaded = DifixPipeline.from_pretrained(config.output_dir)
+    assert loaded.config["trained_with_reference"]
     image = torch.rand(1, 3, 40, 48)
     assert loaded(image, image, output_type="pt").images.shape == image.shape
     assert list((config.output_dir / "training" / "logs").iterdir())
