@@ -25,10 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.vae import SkipAutoencoderKL
 
-PROMPT = "remove degradation"
-"""The one prompt that Difix was trained with."""
 LORA_ALPHA = 8
 """peft's default, which the authors left: with rank 4 the LoRA counts twice."""
 

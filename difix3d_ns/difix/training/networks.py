@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from difix3d_ns.difix.architecture import DifixArchitecture, build_difix
-from difix3d_ns.difix.checkpoints import PROMPT
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.initialisation import start_as_identity
 from difix3d_ns.difix.training.lora import add_lora
