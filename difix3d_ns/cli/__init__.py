@@ -7,7 +7,7 @@ from typing import Any
 
 import tyro
 
-from difix3d_ns.cli.curate import CurateConfig, curate
+from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.errors import exit_with_one_sentence
 

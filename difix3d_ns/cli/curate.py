@@ -1,50 +1,25 @@
-"""`ns-difix curate`: pairs for training Difix from nerfstudio scenes."""
+"""`python -m difix3d_ns.cli.curate`: the same as `ns-difix curate`, as a module for `accelerate launch -m`."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+
+import tyro
+
+from difix3d_ns.curation import CurateConfig, curate
+from difix3d_ns.errors import exit_with_one_sentence
 
 
-@dataclass
-class CurateConfig:
-    """Renders pairs for training Difix: splats trained on few photos, against the photos they never saw."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command.
 
-    scenes: tuple[Path, ...]
-    """Scenes to train on: transforms JSON files, or folders with a transforms.json. Where a file lists
-    `train_filenames`, these are trained on and all other photos are held out."""
-    output_dir: Path
-    """Folder for the renders and `pairs.json`. A scene that was finished there earlier is not trained again."""
-    test_scenes: tuple[Path, ...] = ()
-    """Scenes whose pairs go into the `test` part of `pairs.json`."""
-    method: str = "difix3d-mini"
-    """Registered method that trains the scenes."""
-    snapshot_steps: tuple[int, ...] = field(default=(150, 300, 600))
-    """Training steps after which the held-out cameras are rendered: early ones give underfitted renders."""
-    every: int = 8
-    """Scenes without `train_filenames` are trained on every so many-th photo."""
-    seed: int = 42
-    """Seed of every training."""
+    Args:
+        args: the command line after the program's name; the process's own if None.
+    """
+    config = tyro.cli(CurateConfig, prog="python -m difix3d_ns.cli.curate", args=args)
+    with exit_with_one_sentence():
+        curate(config)
 
 
-def curate(config: CurateConfig) -> None:
-    """Trains every scene in turn and writes `pairs.json` after each."""
-    from difix3d_ns.curation import curate_scene, scene_to_curate
-
-    pairs: dict[str, dict[str, dict[str, str]]] = {"train": {}, "test": {}}
-    for part, paths in (("train", config.scenes), ("test", config.test_scenes)):
-        for path in paths:
-            scene = scene_to_curate(path, config.every)
-            finished = config.output_dir / scene.name / "pairs.json"
-            if not finished.exists():
-                found = curate_scene(scene, config.output_dir, config.method, config.snapshot_steps, config.seed)
-                _write_json(finished, found)
-            pairs[part].update(json.loads(finished.read_text()))
-            _write_json(config.output_dir / "pairs.json", pairs)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=1))
-    unfinished.replace(path)
+if __name__ == "__main__":
+    main()

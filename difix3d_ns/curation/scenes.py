@@ -1,0 +1,91 @@
+"""A scene as nerfstudio's transforms JSON describes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from difix3d_ns.curation.naming import distinct_names, photo_names
+from difix3d_ns.errors import Difix3DError
+
+PATHS_IN_FRAME = ("file_path", "mask_path", "depth_file_path")
+SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene to make pairs of."""
+
+    name: str
+    """Unique name: the folder of its pairs, and part of their ids."""
+    path: Path
+    """Its transforms JSON."""
+    transforms: dict[str, Any]
+    """The JSON's content with absolute paths and without its split."""
+    photos: tuple[str, ...]
+    """All its photos, sorted, as absolute paths."""
+    listed_training_photos: tuple[str, ...]
+    """The photos that the JSON lists to train on; empty if it lists none."""
+
+    def name_of_photo(self) -> dict[str, str]:
+        """A short unique name for each photo."""
+        names = photo_names([Path(photo) for photo in self.photos])
+        return dict(zip(self.photos, names, strict=True))
+
+    def split_transforms(self, train: Sequence[str], held_out: Sequence[str]) -> dict[str, Any]:
+        """The transforms with these photos to train on and to evaluate on.
+
+        nerfstudio wants an evaluation split; where nothing is held out it is the training photos.
+        """
+        evaluated = list(held_out or train)
+        return {**self.transforms, **dict(zip(SPLIT_KEYS, (list(train), evaluated, evaluated), strict=True))}
+
+
+def read_scene(path: Path) -> Scene:
+    """Reads a scene.
+
+    Args:
+        path: a transforms JSON, or a folder with a `transforms.json`.
+
+    Raises:
+        Difix3DError: there is no such scene, it cannot be read, or it has no photos.
+    """
+    file = Path(os.path.abspath(path / "transforms.json" if path.is_dir() else path))
+    if not file.exists():
+        raise Difix3DError(f"the scene {path} is missing: give a transforms JSON, or a folder with a transforms.json.")
+    try:
+        transforms = json.loads(file.read_text())
+        frames = [_with_absolute_paths(frame, file.parent) for frame in transforms["frames"]]
+        if "ply_file_path" in transforms:
+            transforms["ply_file_path"] = str(file.parent / transforms["ply_file_path"])
+        listed = {str(file.parent / name) for name in transforms.get("train_filenames") or ()}
+    except KeyError as error:
+        raise Difix3DError(f"the scene {path} cannot be read: it has no {error}.") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Difix3DError(f"the scene {path} cannot be read: {error}.") from error
+    photos = tuple(sorted(frame["file_path"] for frame in frames))
+    if not photos:
+        raise Difix3DError(f"the scene {path} lists no photos: its `frames` are empty.")
+    if unknown := listed.difference(photos):
+        raise Difix3DError(f"the scene {path} lists {min(unknown)} to train on, but has no frame of it.")
+    without_split = {key: value for key, value in transforms.items() if key not in SPLIT_KEYS}
+    return Scene(_name(file), file, {**without_split, "frames": frames}, photos, tuple(sorted(listed)))
+
+
+def with_distinct_names(scenes: Sequence[Scene]) -> list[Scene]:
+    """The scenes, where some have the same name, named by more of their paths."""
+    names = distinct_names([scene.path.parent.parent / scene.name for scene in scenes])
+    return [replace(scene, name=name) for scene, name in zip(scenes, names, strict=True)]
+
+
+def _with_absolute_paths(frame: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {**frame, **{key: str(folder / frame[key]) for key in PATHS_IN_FRAME if key in frame or key == "file_path"}}
+
+
+def _name(file: Path) -> str:
+    split = file.stem.removeprefix("transforms").strip("_")
+    return f"{file.parent.name}-{split}" if split else file.parent.name

@@ -1,0 +1,87 @@
+"""Which photos a strategy trains on and which it holds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from difix3d_ns.curation.rigs import photos_by_camera
+from difix3d_ns.curation.scenes import Scene
+from difix3d_ns.errors import Difix3DError
+
+MIN_TRAINING_PHOTOS = 2
+
+
+class NotApplicableError(Difix3DError):
+    """A strategy has nothing to do with a scene: no mistake, the other strategies go on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A scene's photos, parted."""
+
+    train: tuple[str, ...]
+    """Photos to train on."""
+    held_out: tuple[str, ...]
+    """Photos that training does not see."""
+
+
+def sparse_split(scene: Scene, every: int) -> Split:
+    """Few photos to train on: those that the scene lists, else every `every`-th.
+
+    Raises:
+        Difix3DError: too few photos to train on, or none to hold out.
+    """
+    trained = scene.listed_training_photos or scene.photos[::every]
+    return _checked(scene, "sparse", trained, advice=f"lower --every, now {every}, or list its train_filenames")
+
+
+def underfit_split(scene: Scene, every: int) -> Split:
+    """Most photos to train on: those that the scene lists, else all but every `every`-th.
+
+    Raises:
+        Difix3DError: too few photos to train on.
+    """
+    without_every = tuple(photo for index, photo in enumerate(scene.photos) if index % every)
+    trained = scene.listed_training_photos or without_every
+    return _checked(scene, "underfit", trained, advice="give a scene of more photos", must_hold_out=False)
+
+
+def cycle_split(scene: Scene) -> Split:
+    """All photos that may be trained on.
+
+    Raises:
+        Difix3DError: too few photos to train on.
+    """
+    trained = scene.listed_training_photos or scene.photos
+    return _checked(scene, "cycle", trained, advice="give a scene of more photos", must_hold_out=False)
+
+
+def cross_reference_split(scene: Scene) -> Split:
+    """The photos of the camera that took the most to train on, those of all other cameras held out.
+
+    Raises:
+        NotApplicableError: one camera took all photos.
+        Difix3DError: no camera took enough photos to train on.
+    """
+    cameras = photos_by_camera(scene.transforms)
+    if len(cameras) == 1:
+        raise NotApplicableError(f"the scene {scene.path} was taken by one camera, so cross-reference is left out.")
+    trained = tuple(next(iter(cameras.values())))
+    return _checked(scene, "cross-reference", trained, advice="give a scene of more photos a camera")
+
+
+def _checked(scene: Scene, strategy: str, trained: tuple[str, ...], advice: str, must_hold_out: bool = True) -> Split:
+    held_out = tuple(photo for photo in scene.photos if photo not in set(trained))
+    if len(trained) < MIN_TRAINING_PHOTOS or (must_hold_out and not held_out):
+        raise Difix3DError(
+            f"the scene {scene.path} has too few photos for {strategy}: {len(trained)} to train on (at least "
+            f"{MIN_TRAINING_PHOTOS} are needed) and {len(held_out) or 'none'} to hold out; {advice}."
+        )
+    missing = [photo for photo in (*trained, *held_out) if not Path(photo).exists()]
+    if missing:
+        raise Difix3DError(
+            f"{len(missing)} of {len(scene.photos)} photos of {scene.path} are missing, the first is {missing[0]}: "
+            "put them back or take their frames out."
+        )
+    return Split(tuple(trained), held_out)

@@ -1,0 +1,162 @@
+"""A whole curation: its jobs, spread over the processes of `accelerate launch`, and what is made of their pairs."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from difix3d_ns.curation.config import CurateConfig
+from difix3d_ns.curation.contact_sheet import draw_contact_sheet
+from difix3d_ns.curation.jobs import Job, Outcome, run_jobs_of_scene
+from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, write_json
+from difix3d_ns.curation.scenes import Scene, read_scene, with_distinct_names
+from difix3d_ns.errors import Difix3DError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+LONGEST_WAIT = timedelta(days=365)
+"""A process that is done waits for the others, who may train for days; the default ends after minutes."""
+CONTACT_SHEET = "contact_sheet.png"
+
+
+def curate(config: CurateConfig) -> None:
+    """Makes the pairs of all scenes and strategies, `pairs.json` and the contact sheets.
+
+    Raises:
+        Difix3DError: an option makes no sense, the output folder is not writable, or, after all else was made, some
+            scenes or strategies failed. Only the main process raises the last.
+    """
+    config.check()
+    config = replace(config, output_dir=Path(os.path.abspath(config.output_dir)))
+    _require_writable(config.output_dir)
+    scenes, unreadable = _read_scenes((*config.scenes, *config.test_scenes))
+    jobs = [Job(scene, strategy) for scene in scenes.values() for strategy in dict.fromkeys(config.strategies)]
+
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    # The processes only exchange messages, so they need no GPU for it: that one is the trainings'.
+    state = PartialState(cpu=True, timeout=LONGEST_WAIT)
+    # The main process looks, so that all see the same, whoever finishes first.
+    (pending,) = broadcast_object_list([[job.pairs(config.output_dir) is None for job in jobs]])
+    unfinished = [job for job, is_pending in zip(jobs, pending, strict=True) if is_pending]
+    if state.is_main_process:
+        _announce(jobs, unfinished, state.num_processes)
+    outcomes = gather_object(_run_share(unfinished, config, state))
+    _draw_sheets(_scenes_to_draw(jobs, unfinished, config.output_dir), jobs, config.output_dir, state)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        file = config.output_dir / PAIRS_FILE
+        merged = merged_pairs(config, scenes, jobs)
+        write_json(merged, file)
+        print(f"{len(merged['train'])} train and {len(merged['test'])} test pairs are listed in {file}.", flush=True)
+    state.destroy_process_group()
+    if state.is_main_process:
+        _report([*unreadable, *outcomes])
+
+
+def merged_pairs(config: CurateConfig, scenes: dict[Path, Scene], jobs: Sequence[Job]) -> dict[str, Pairs]:
+    """The pairs of all finished jobs in the published layout.
+
+    Args:
+        config: says which scenes are for training and which for testing.
+        scenes: the readable scenes by their paths on the command line.
+        jobs: the jobs of these scenes.
+    """
+    parts: dict[str, Pairs] = {}
+    for part, paths in (("train", config.scenes), ("test", config.test_scenes)):
+        names = {scenes[path].name for path in paths if path in scenes}
+        parts[part] = {}
+        for job in jobs:
+            if job.scene.name in names:
+                parts[part].update(job.pairs(config.output_dir) or {})
+    return parts
+
+
+def _require_writable(output_dir: Path) -> None:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Difix3DError(f"the output folder {output_dir} cannot be made: {error.strerror}.") from error
+    if not os.access(output_dir, os.W_OK | os.X_OK):
+        raise Difix3DError(f"the output folder {output_dir} is not writable: choose another --output-dir.")
+
+
+def _read_scenes(paths: Iterable[Path]) -> tuple[dict[Path, Scene], list[Outcome]]:
+    """The readable scenes by path, those named twice once, and what is wrong with the others."""
+    scenes: dict[Path, Scene] = {}
+    unreadable = []
+    for path in dict.fromkeys(paths):
+        try:
+            scenes[path] = read_scene(path)
+        except Difix3DError as error:
+            unreadable.append(Outcome(str(path), failed=str(error)))
+    by_file = {scene.path: scene for scene in scenes.values()}
+    named = {scene.path: scene for scene in with_distinct_names(list(by_file.values()))}
+    return {path: named[scene.path] for path, scene in scenes.items()}, unreadable
+
+
+def _announce(jobs: Sequence[Job], unfinished: Sequence[Job], num_processes: int) -> None:
+    finished = len(jobs) - len(unfinished)
+    kept = f"; {finished} finished earlier (delete a folder SCENE/STRATEGY to make its pairs anew)" if finished else ""
+    processes = f" by {num_processes} processes" if num_processes > 1 else ""
+    print(f"{len(unfinished)} jobs, each a strategy on a scene, are to be done{processes}{kept}.", flush=True)
+
+
+def _run_share(unfinished: list[Job], config: CurateConfig, state: PartialState) -> list[Outcome]:
+    """Runs this process's part of the jobs: neighbours, so that a scene stays in one process where possible."""
+    outcomes: list[Outcome] = []
+    with state.split_between_processes(unfinished) as share:
+        for _, jobs in groupby(cast("list[Job]", share), key=lambda job: job.scene.name):
+            done = run_jobs_of_scene(list(jobs), config, state.local_process_index)
+            for outcome in done:
+                print(_sentence(outcome), flush=True)
+            outcomes += done
+    return outcomes
+
+
+def _sentence(outcome: Outcome) -> str:
+    if outcome.failed:
+        return f"{outcome.job}: failed: {outcome.failed}"
+    return f"{outcome.job}: {outcome.skipped or f'{outcome.num_pairs} pairs.'}"
+
+
+def _scenes_to_draw(jobs: Sequence[Job], unfinished: Sequence[Job], output_dir: Path) -> list[str]:
+    """Names of the scenes that have new pairs or no contact sheet yet."""
+    changed = {job.scene.name for job in unfinished}
+    names = dict.fromkeys(job.scene.name for job in jobs)
+    return [name for name in names if name in changed or not (output_dir / name / CONTACT_SHEET).exists()]
+
+
+def _draw_sheets(names: list[str], jobs: Sequence[Job], output_dir: Path, state: PartialState) -> None:
+    with state.split_between_processes(names) as share:
+        for name in cast("list[str]", share):
+            pairs: Pairs = {}
+            for job in jobs:
+                if job.scene.name == name:
+                    pairs.update(job.pairs(output_dir) or {})
+            if pairs:
+                draw_contact_sheet(name, pairs, output_dir).save(output_dir / name / CONTACT_SHEET)
+
+
+def _report(outcomes: Sequence[Outcome]) -> None:
+    """Raises Difix3DError if something failed: one line for each reason."""
+    failed: defaultdict[str, list[str]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.failed:
+            failed[outcome.failed].append(outcome.job)
+    if not failed:
+        return
+    count = sum(map(len, failed.values()))
+    reasons = "".join(f"\n  {'; '.join(names)}: {reason}" for reason, names in failed.items())
+    raise Difix3DError(
+        f"{count} of {len(outcomes)} failed; the pairs of all others are kept, and the same command makes only what is "
+        f"missing:{reasons}"
+    )

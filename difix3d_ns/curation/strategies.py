@@ -1,0 +1,140 @@
+"""The four published ways to degraded renders whose photos are known (arXiv 2503.01774, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.curation.config import CurateConfig, StrategyName
+from difix3d_ns.curation.pairs import Pairs, pair_entry
+from difix3d_ns.curation.scenes import Scene
+from difix3d_ns.curation.shifted_paths import photographed_from_aside
+from difix3d_ns.curation.splits import Split, cross_reference_split, cycle_split, sparse_split, underfit_split
+from difix3d_ns.curation.training import TrainingSettings, train_splat
+from difix3d_ns.curation.views import PhotoView, nearest_other, photo_views, render, save_picture
+
+UNDERFIT_FRACTIONS = (0.25, 0.5, 0.75)
+"""Parts of a whole training after which an underfitted model is rendered."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One strategy on one scene."""
+
+    scene: Scene
+    strategy: StrategyName
+    folder: Path
+    """Gets the pictures of the pairs, and below `training` what is not needed afterwards."""
+    config: CurateConfig
+    """The curation's options."""
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """What its trainings have in common."""
+        config = self.config
+        return TrainingSettings(config.method, config.num_iterations, config.image_scale, config.seed)
+
+
+def sparse_reconstruction(task: Task) -> Pairs:
+    """Trains on few photos and renders the held-out ones."""
+    split = sparse_split(task.scene, task.config.every)
+    return _reconstruct(task, split, (task.settings.whole_training(),))
+
+
+def cross_reference(task: Task) -> Pairs:
+    """Trains on the photos of one camera of a rig and renders those of the others."""
+    return _reconstruct(task, cross_reference_split(task.scene), (task.settings.whole_training(),))
+
+
+def model_underfitting(task: Task) -> Pairs:
+    """Renders the training and held-out cameras before the training is finished."""
+    split = underfit_split(task.scene, task.config.every)
+    whole = task.settings.whole_training()
+    steps = task.config.snapshot_steps or tuple(int(whole * fraction) for fraction in UNDERFIT_FRACTIONS)
+    return _reconstruct(task, split, steps, with_training_views=True)
+
+
+def cycle_reconstruction(task: Task) -> Pairs:
+    """Trains on the photos, renders a shifted path, trains on these renders and renders the photos' cameras."""
+    split = cycle_split(task.scene)
+    names = task.scene.name_of_photo()
+    whole = task.settings.whole_training()
+    training = task.folder / "training"
+    photos: list[PhotoView] = []
+    shifted_scene: dict = {}
+    pairs: Pairs = {}
+
+    def render_shifted_path(pipeline: VanillaPipeline, step: int) -> None:
+        photos.extend(photo_views(pipeline, "train", names, task.folder / "photos"))
+        shifted_scene.update(photographed_from_aside(pipeline, photos, training / "shifted", task.config.cycle_shift))
+
+    def render_photos_cameras(pipeline: VanillaPipeline, step: int) -> None:
+        pairs.update(_render_pairs(task, split, pipeline, photos, photos, step))
+
+    transforms = task.scene.split_transforms(split.train, split.held_out)
+    train_splat(transforms, training / "first", task.settings, (whole,), render_shifted_path)
+    train_splat(shifted_scene, training / "second", task.settings, (whole,), render_photos_cameras, poses_as_given=True)
+    return pairs
+
+
+STRATEGIES: dict[StrategyName, Callable[[Task], Pairs]] = {
+    "sparse": sparse_reconstruction,
+    "cycle": cycle_reconstruction,
+    "underfit": model_underfitting,
+    "cross-reference": cross_reference,
+}
+"""What makes the pairs of each strategy."""
+
+
+def _reconstruct(task: Task, split: Split, steps: Sequence[int], with_training_views: bool = False) -> Pairs:
+    """Trains once, and at each of the steps renders the held-out cameras, the training cameras too if asked for."""
+    names = task.scene.name_of_photo()
+    pairs: Pairs = {}
+
+    def render_cameras(pipeline: VanillaPipeline, step: int) -> None:
+        photos = photo_views(pipeline, "train", names, task.folder / "photos")
+        rendered = photo_views(pipeline, "eval", names, task.folder / "photos") if split.held_out else []
+        rendered += photos if with_training_views else []
+        pairs.update(_render_pairs(task, split, pipeline, rendered, photos, step))
+
+    transforms = task.scene.split_transforms(split.train, split.held_out)
+    train_splat(transforms, task.folder / "training" / "run", task.settings, steps, render_cameras)
+    return pairs
+
+
+def _render_pairs(
+    task: Task,
+    split: Split,
+    pipeline: VanillaPipeline,
+    views: Sequence[PhotoView],
+    references: list[PhotoView],
+    step: int,
+) -> Pairs:
+    """Renders views and pairs each with its photo, and with the nearest other of the reference photos."""
+    names = task.scene.name_of_photo()
+    pairs: Pairs = {}
+    for view in views:
+        name = names[str(view.photo)]
+        image = task.folder / "renders" / f"{name}-step-{step}.png"
+        save_picture(render(pipeline, view.camera)["rgb"], image)
+        reference, distance = nearest_other(view, references)
+        how = {
+            "scene": task.scene.name,
+            "strategy": task.strategy,
+            "step": step,
+            "whole_training": task.settings.whole_training(),
+            "training_photos": len(split.train),
+            "trained_on_this_photo": str(view.photo) in split.train,
+            "method": task.config.method,
+            "seed": task.config.seed,
+            "reference_distance": round(distance, 4),
+        }
+        pairs[f"{task.scene.name}-{task.strategy}-{name}-{step}"] = pair_entry(
+            image, view.picture, reference.picture, how
+        )
+    CONSOLE.print(f"{task.scene.name}, {task.strategy}: rendered {len(pairs)} views at step {step}.")
+    return pairs

@@ -1,0 +1,134 @@
+"""One training of a splat by nerfstudio's trainer, stopped at some steps to render."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.pipeline import Difix3DPipelineConfig
+
+Snapshot = Callable[[VanillaPipeline, int], None]
+"""What is done with a half-trained pipeline; gets the number of steps that it was trained for."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What all trainings of a curation have in common."""
+
+    method: str
+    """Registered method, based on splatfacto."""
+    num_iterations: int | None
+    """Length of a whole training; None for the method's own."""
+    image_scale: float
+    """Factor on the size of the photos."""
+    seed: int
+    """Of the start colours and of the order of the photos."""
+
+    def whole_training(self) -> int:
+        """Steps of a whole training."""
+        return self.num_iterations or _method_config(self.method).max_num_iterations
+
+
+def train_splat(
+    transforms: dict[str, Any],
+    folder: Path,
+    settings: TrainingSettings,
+    snapshots: Sequence[int],
+    on_snapshot: Snapshot,
+    poses_as_given: bool = False,
+) -> None:
+    """Trains a splat until its last snapshot.
+
+    Args:
+        transforms: the scene with its split and absolute paths.
+        folder: gets the scene's file and nerfstudio's run.
+        settings: method, length and seed.
+        snapshots: numbers of steps after which `on_snapshot` is called, in evaluation mode and without gradients.
+        on_snapshot: gets the pipeline and the number of steps.
+        poses_as_given: takes the poses as they are, where nerfstudio else turns, centres and scales them.
+
+    Raises:
+        Difix3DError: the method is unknown or not based on splatfacto.
+    """
+    folder.mkdir(parents=True)
+    transforms_file = folder / "transforms.json"
+    transforms_file.write_text(json.dumps(transforms))
+    config = _training_config(settings, transforms_file, poses_as_given)
+    config.max_num_iterations = max(snapshots)
+    config.steps_per_save = 10 * config.max_num_iterations
+    torch.manual_seed(settings.seed)
+    # The device's index picks the GPU; to nerfstudio this is the only process there is.
+    local_rank = torch.cuda.current_device() if config.machine.device_type == "cuda" else 0
+    trainer = config.setup(local_rank=local_rank, world_size=1)
+    trainer.setup()
+
+    @torch.no_grad()
+    def call(step: int) -> None:
+        trainer.pipeline.eval()
+        on_snapshot(trainer.pipeline, step + 1)
+        trainer.pipeline.train()
+
+    steps = tuple(snapshot - 1 for snapshot in snapshots)
+    num_photos = len(transforms["train_filenames"])
+    CONSOLE.print(f"Training {settings.method} on {num_photos} photos for {config.max_num_iterations} steps.")
+    trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], call, iters=steps))
+    trainer.train()
+
+
+def _method_config(method: str) -> TrainerConfig:
+    """A copy of a registered method's config.
+
+    Raises:
+        Difix3DError: the method is unknown or not based on splatfacto.
+    """
+    if method not in all_methods:
+        raise Difix3DError(f"no method {method} is registered in nerfstudio: try --method difix3d.")
+    config = deepcopy(all_methods[method])
+    pipeline = config.pipeline
+    if not isinstance(pipeline.model, SplatfactoModelConfig) or not isinstance(
+        pipeline.datamanager, FullImageDatamanagerConfig
+    ):
+        raise Difix3DError(f"the method {method} is not based on splatfacto: try --method difix3d.")
+    return config
+
+
+def _training_config(settings: TrainingSettings, transforms_file: Path, poses_as_given: bool) -> TrainerConfig:
+    config = _method_config(settings.method)
+    config.data = transforms_file
+    config.output_dir = transforms_file.parent
+    # A name nerfstudio does not know is its way to no viewer and no event files, whose writers outlive their run.
+    config.vis = cast(Any, "none")
+    # Its table of steps moves the cursor, which several processes in one terminal cannot share.
+    config.logging.local_writer.enable = False
+    config.steps_per_eval_image = config.steps_per_eval_all_images = config.steps_per_eval_batch = 0
+    config.machine.seed = settings.seed
+    config.set_timestamp()
+
+    dataparser = NerfstudioDataParserConfig(load_3D_points=True, downscale_factor=1)
+    if poses_as_given:
+        dataparser.orientation_method = dataparser.center_method = "none"
+        dataparser.auto_scale_poses = False
+    datamanager = config.pipeline.datamanager
+    assert isinstance(datamanager, FullImageDatamanagerConfig)
+    datamanager.data = transforms_file
+    datamanager.dataparser = dataparser
+    datamanager.camera_res_scale_factor = 1.0 if poses_as_given else settings.image_scale
+    datamanager.train_cameras_sampling_seed = settings.seed
+    if isinstance(config.pipeline, Difix3DPipelineConfig):
+        config.pipeline.fix_novel_views = False
+    return config

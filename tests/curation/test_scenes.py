@@ -1,0 +1,72 @@
+"""What is read of a scene, and what is said when it cannot be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from difix3d_ns.curation.naming import photo_names
+from difix3d_ns.curation.scenes import read_scene, with_distinct_names
+from difix3d_ns.errors import Difix3DError
+
+
+def test_all_paths_of_a_scene_become_absolute(banana: Path) -> None:
+    scene = read_scene(banana)
+    assert scene.name == "banana-biased3"
+    assert len(scene.photos) == 8 and len(scene.listed_training_photos) == 3
+    transforms = scene.split_transforms(scene.photos[:2], scene.photos[2:])
+    assert set(transforms["train_filenames"] + transforms["val_filenames"]) == set(scene.photos)
+    assert all(Path(photo).is_absolute() and Path(photo).exists() for photo in scene.photos)
+    assert Path(transforms["ply_file_path"]).exists()
+
+
+def test_a_folder_stands_for_its_transforms(banana_copy: Path) -> None:
+    assert read_scene(banana_copy).name == "banana"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"frames": []}',
+        '{"frames": [{}]}',
+        '{"frames": [{"file_path": "a"}], "train_filenames": ["b"]}',
+    ],
+)
+def test_a_scene_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "transforms.json"
+    path.write_text(content)
+    with pytest.raises(Difix3DError, match=str(path)):
+        read_scene(path)
+
+
+def test_a_missing_scene_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    with pytest.raises(Difix3DError, match="is missing"):
+        read_scene(tmp_path / "nowhere")
+
+
+def test_scenes_in_folders_of_one_name_are_told_apart_by_the_folders_above(banana_copy: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(banana_copy, tmp_path / "other" / "banana"))
+    names = [scene.name for scene in with_distinct_names([read_scene(banana_copy), read_scene(other)])]
+    assert names == [f"{tmp_path.name}-banana", "other-banana"]
+
+
+def test_photos_of_one_name_in_two_folders_get_two_names() -> None:
+    assert photo_names([Path("/s/a/0001.jpg"), Path("/s/b/0001.jpg")]) == ["a-0001", "b-0001"]
+    assert photo_names([Path("/s/a/0001.jpg"), Path("/s/a/0001.png")]) == ["0001.jpg", "0001.png"]
+
+
+def test_masks_stay_with_their_photos(edit_transforms) -> None:
+    def add_masks(transforms: dict) -> None:
+        for frame in transforms["frames"]:
+            frame["mask_path"] = "masks/mask.png"
+
+    path = edit_transforms(add_masks)
+    (mask,) = {frame["mask_path"] for frame in read_scene(path).transforms["frames"]}
+    assert mask == str(path.parent / "masks" / "mask.png")
+    assert json.loads(path.read_text())["frames"][0]["mask_path"] == "masks/mask.png"

@@ -1,0 +1,87 @@
+"""What is done, kept, merged and reported of a whole curation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from difix3d_ns.curation import CurateConfig, curate
+from difix3d_ns.curation.jobs import Job, Outcome
+from difix3d_ns.curation.pairs import PAIRS_FILE, write_json
+from difix3d_ns.difix.training.pairs import read_pairs
+from difix3d_ns.errors import Difix3DError
+
+
+@pytest.fixture
+def done(make_pairs, monkeypatch) -> list[str]:
+    """Puts plain pictures in the place of trainings; returns the names of the jobs that were done. cycle fails."""
+    names: list[str] = []
+
+    def run_jobs(jobs: Sequence[Job], config: CurateConfig, gpu: int) -> list[Outcome]:
+        outcomes = []
+        for job in jobs:
+            names.append(job.name)
+            if job.strategy == "cycle":
+                outcomes.append(Outcome(job.name, failed="out of memory."))
+                continue
+            folder = job.folder(config.output_dir)
+            folder.mkdir(parents=True)
+            pairs = make_pairs(job.strategy, 2)
+            pairs = {key: {**entry, "image": entry["target_image"]} for key, entry in pairs.items()}
+            write_json({f"{job.scene.name}-{key}": entry for key, entry in pairs.items()}, folder / PAIRS_FILE)
+            outcomes.append(Outcome(job.name, num_pairs=2))
+        return outcomes
+
+    monkeypatch.setattr("difix3d_ns.curation.spreading.run_jobs_of_scene", run_jobs)
+    return names
+
+
+def test_finished_jobs_are_not_done_again_and_their_pairs_are_merged(
+    banana: Path, banana_copy: Path, tmp_path: Path, done: list[str]
+) -> None:
+    output = tmp_path / "out"
+    config = CurateConfig((banana,), output, ("sparse",), test_scenes=(banana_copy, banana))
+    curate(config)
+    assert done == ["banana-biased3, sparse", "banana, sparse"]
+    config.strategies = ("sparse", "underfit")
+    curate(config)
+    assert done[2:] == ["banana-biased3, underfit", "banana, underfit"]
+    pairs = json.loads((output / "pairs.json").read_text())
+    assert len(pairs["train"]) == 4 and len(pairs["test"]) == 8
+    assert len(read_pairs(output / "pairs.json", "test")) == 8
+    assert (output / "banana" / "contact_sheet.png").exists()
+
+
+def test_one_failure_keeps_all_other_pairs_and_is_reported_at_the_end(
+    banana: Path, tmp_path: Path, done: list[str]
+) -> None:
+    config = CurateConfig((Path("nowhere"), banana), tmp_path, ("cycle", "sparse"))
+    with pytest.raises(Difix3DError, match=r"(?s)^2 of 3 failed.*nowhere is missing.*banana-biased3, cycle: out of"):
+        curate(config)
+    assert len(json.loads((tmp_path / "pairs.json").read_text())["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"scenes": ()}, "no scene"),
+        ({"strategies": ()}, "no strategy"),
+        ({"every": 1}, "--every"),
+        ({"num_iterations": 0}, "--num-iterations"),
+        ({"snapshot_steps": (0, 5)}, "--snapshot-steps"),
+        ({"cycle_shift": 0.0}, "--cycle-shift"),
+        ({"image_scale": 2.0}, "--image-scale"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_named(tmp_path: Path, options: dict, sentence: str) -> None:
+    with pytest.raises(Difix3DError, match=sentence):
+        curate(CurateConfig(**{"scenes": (tmp_path,), "output_dir": tmp_path, **options}))
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(banana: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Difix3DError, match=str(tmp_path / "file")):
+        curate(CurateConfig((banana,), tmp_path / "file" / "out"))
