@@ -13,38 +13,39 @@ StrategyName = Literal["sparse", "cycle", "underfit", "cross-reference"]
 
 @dataclass
 class CurateConfig:
-    """Makes pairs for training Difix: splats trained so that their renders are degraded, against the photos.
+    """Makes pairs for training Difix: renders of splats that were trained to be degraded, against the photos.
 
-    A scene is trained once for each strategy (twice for cycle); what is finished is not made again when the command is
-    repeated. Several processes and machines share the work when it is started by
-    `accelerate launch -m difix3d_ns.cli.curate` with the same options.
+    What is finished is not made again when the command is repeated.
+    Processes and machines share the work: accelerate launch -m difix3d_ns.cli.curate, with the same options.
     """
 
+    # tyro shows every line break of these texts, so each sentence has a line.
     scenes: tuple[Path, ...]
-    """Scenes to make pairs of: transforms JSON files, or folders with a transforms.json. Where a file lists
-    `train_filenames`, these are trained on and all other photos are held out."""
+    """Scenes to make pairs of: transforms JSON files, or folders with a transforms.json.
+    Where a file lists `train_filenames`, these are trained on and all other photos are held out."""
     output_dir: Path
     """Folder for the pictures, `pairs.json`, and for each scene a contact sheet to look at."""
     strategies: tuple[StrategyName, ...] = ("sparse", "cycle", "underfit", "cross-reference")
-    """How the renders get degraded. sparse: train on few photos, render the held-out ones. cycle: train, render a
-    path shifted sideways, train on these renders, render the photos' own cameras. underfit: render before the training
-    is finished. cross-reference: train on the photos of one camera of a rig, render those of the others."""
+    """How renders get degraded; each trains a scene once, cycle twice.
+    sparse: train on few photos, render the held-out ones.
+    cycle: train, render a path shifted aside, train on these renders, render the photos' cameras.
+    underfit: render all cameras before the training is finished.
+    cross-reference: train on the photos of one camera of a rig, render those of the others."""
     test_scenes: tuple[Path, ...] = ()
     """Scenes whose pairs go into the `test` part of `pairs.json`."""
     method: str = "difix3d-mini"
-    """Registered method that trains the scenes: difix3d-mini, difix3d, or another that is based on splatfacto.
-    Novel views are not fixed in these trainings."""
+    """Registered method that trains the scenes: difix3d-mini, difix3d, or another based on splatfacto.
+    Its fixes of novel views are switched off."""
     num_iterations: int | None = None
     """Steps of a whole training; the method's own number if not given."""
     every: int = 8
-    """In scenes without `train_filenames`, sparse trains on every so many-th photo, and underfit holds every so
-    many-th out."""
+    """In scenes without `train_filenames` sparse trains on every so many-th photo, and underfit holds these out."""
     snapshot_steps: tuple[int, ...] = ()
-    """Steps at which underfit renders; if none are given, a quarter, half and three quarters of a whole training."""
+    """Steps at which underfit renders; if none are given, a quarter, half and three quarters of a training."""
     cycle_shift: float = 0.1
     """How far cycle shifts the cameras, as a share of the scene's median distance from them."""
     image_scale: float = 1.0
-    """Factor on the size of the photos, for training and in the pairs; below 1 for photos too large to train on."""
+    """Factor on the size of the photos, in training and in the pairs; below 1 for photos too large to train on."""
     seed: int = 42
     """Seed of every training."""
 

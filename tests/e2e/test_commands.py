@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from e2e.commands import OFFLINE, run
 from PIL import Image
 
 pytestmark = pytest.mark.e2e
@@ -21,23 +21,6 @@ pytestmark = pytest.mark.e2e
 BANANA = Path(__file__).parents[1] / "scenes" / "banana" / "transforms_biased3.json"
 NUM_HELD_OUT = 5
 SMALL = ["--pipeline.datamanager.camera-res-scale-factor", "0.5", "--pipeline.model.max-gaussians", "2000"]
-OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-
-
-def run(*command: object, expect: int = 0, cwd: Path | None = None) -> str:
-    """Runs a command and returns what it printed; fails the test at another exit code."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=OFFLINE,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == expect, done.stdout[-6000:]
-    return done.stdout
 
 
 def train(output_dir: Path, *arguments: object, method: str = "difix3d-mini", expect: int = 0) -> tuple[Path, str]:
@@ -212,9 +195,9 @@ def test_training_with_the_viewer_runs_to_its_end(tmp_path: Path) -> None:
 def test_pairs_are_curated_and_a_network_is_trained_on_them(tmp_path: Path) -> None:
     from difix3d_ns.difix.pipeline import DifixPipeline
 
-    pairs = ["--scenes", BANANA, "--test-scenes", BANANA, "--output-dir", tmp_path / "pairs", "--snapshot-steps", 5]
-    printed = run("ns-difix", "curate", *pairs)
-    assert "rendered 5 held-out views at step 5" in printed
+    pairs = ["--scenes", BANANA, "--test-scenes", BANANA, "--output-dir", tmp_path / "pairs"]
+    printed = run("ns-difix", "curate", *pairs, "--strategies", "sparse", "--num-iterations", 5)
+    assert "rendered 5 views at step 5" in printed
     index = json.loads((tmp_path / "pairs" / "pairs.json").read_text())
     assert len(index["train"]) == len(index["test"]) == NUM_HELD_OUT
     for entry in index["train"].values():
