@@ -41,7 +41,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(rig: Path, output_dir: Path) -> list[object]:
-    sizes = ["--num-iterations", 40, "--image-scale", 0.5, "--every", 3]
+    sizes = ["--num-iterations", 40, "--image-scale", 0.25, "--every", 3]
     return ["--scenes", rig, "--output-dir", output_dir, *sizes, "--strategies", *PAIRS_OF]
 
 
