@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from difix3d_ns.curation.config import StrategyName
 from difix3d_ns.curation.rigs import photos_by_camera
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.errors import Difix3DError
@@ -24,6 +25,25 @@ class Split:
     """Photos to train on."""
     held_out: tuple[str, ...]
     """Photos that training does not see."""
+
+
+def split_for(strategy: StrategyName, scene: Scene, every: int) -> Split:
+    """What a strategy trains on and holds out.
+
+    Args:
+        strategy: which one.
+        scene: its photos.
+        every: see `CurateConfig.every`.
+
+    Raises:
+        NotApplicableError: the strategy has nothing to do with this scene.
+        Difix3DError: the scene has too few photos, or some are missing.
+    """
+    if strategy == "sparse":
+        return sparse_split(scene, every)
+    if strategy == "underfit":
+        return underfit_split(scene, every)
+    return cycle_split(scene) if strategy == "cycle" else cross_reference_split(scene)
 
 
 def sparse_split(scene: Scene, every: int) -> Split:

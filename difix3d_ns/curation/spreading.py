@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from difix3d_ns.curation.contact_sheet import draw_contact_sheet
 from difix3d_ns.curation.jobs import Job, Outcome, run_jobs_of_scene
 from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, write_json
 from difix3d_ns.curation.scenes import Scene, read_scene, with_distinct_names
+from difix3d_ns.curation.splits import NotApplicableError, split_for
 from difix3d_ns.errors import Difix3DError
 
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ def curate(config: CurateConfig) -> None:
     # The processes only exchange messages, so they need no GPU for it: that one is the trainings'.
     state = PartialState(cpu=True, timeout=LONGEST_WAIT)
     # The main process looks, so that all see the same, whoever finishes first.
-    (pending,) = broadcast_object_list([[job.pairs(config.output_dir) is None for job in jobs]])
-    unfinished = [job for job, is_pending in zip(jobs, pending, strict=True) if is_pending]
+    (states,) = broadcast_object_list([[_look_at(job, config) for job in jobs]])
+    unfinished = [job for job, known in zip(jobs, states, strict=True) if known is None]
+    known_outcomes = [known for known in states if known is not None]
     if state.is_main_process:
-        _announce(jobs, unfinished, state.num_processes)
+        _announce(len(unfinished), known_outcomes, state.num_processes)
     outcomes = gather_object(_run_share(unfinished, config, state))
     _draw_sheets(_scenes_to_draw(jobs, unfinished, config.output_dir), jobs, config.output_dir, state)
     state.wait_for_everyone()
@@ -59,7 +62,7 @@ def curate(config: CurateConfig) -> None:
         print(f"{len(merged['train'])} train and {len(merged['test'])} test pairs are listed in {file}.", flush=True)
     state.destroy_process_group()
     if state.is_main_process:
-        _report([*unreadable, *outcomes])
+        _report([*unreadable, *known_outcomes, *outcomes])
 
 
 def merged_pairs(config: CurateConfig, scenes: dict[Path, Scene], jobs: Sequence[Job]) -> dict[str, Pairs]:
@@ -103,11 +106,30 @@ def _read_scenes(paths: Iterable[Path]) -> tuple[dict[Path, Scene], list[Outcome
     return {path: named[scene.path] for path, scene in scenes.items()}, unreadable
 
 
-def _announce(jobs: Sequence[Job], unfinished: Sequence[Job], num_processes: int) -> None:
-    finished = len(jobs) - len(unfinished)
-    kept = f"; {finished} finished earlier (delete a folder SCENE/STRATEGY to make its pairs anew)" if finished else ""
+def _look_at(job: Job, config: CurateConfig) -> Outcome | None:
+    """What is known of a job before any training: it is finished, or cannot be done. None if it is to be done."""
+    pairs = job.pairs(config.output_dir)
+    if pairs is not None:
+        return Outcome(job.name, len(pairs))
+    try:
+        split_for(job.strategy, job.scene, config.every)
+    except NotApplicableError as error:
+        return Outcome(job.name, skipped=str(error))
+    except Difix3DError as error:
+        return Outcome(job.name, failed=str(error))
+    return None
+
+
+def _announce(num_unfinished: int, known: Sequence[Outcome], num_processes: int) -> None:
+    finished = sum(not outcome.skipped and not outcome.failed for outcome in known)
     processes = f" by {num_processes} processes" if num_processes > 1 else ""
-    print(f"{len(unfinished)} jobs, each a strategy on a scene, are to be done{processes}{kept}.", flush=True)
+    print(f"Jobs (a strategy on a scene) to do{processes}: {num_unfinished}.")
+    if finished:
+        print(f"Finished earlier: {finished} (delete a folder SCENE/STRATEGY to make its pairs anew).")
+    for outcome in known:
+        if outcome.skipped or outcome.failed:
+            print(_sentence(outcome))
+    sys.stdout.flush()
 
 
 def _run_share(unfinished: list[Job], config: CurateConfig, state: PartialState) -> list[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
@@ -13,7 +14,7 @@ from difix3d_ns.curation.config import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import Pairs, pair_entry
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.shifted_paths import photographed_from_aside
-from difix3d_ns.curation.splits import Split, cross_reference_split, cycle_split, sparse_split, underfit_split
+from difix3d_ns.curation.splits import Split, split_for
 from difix3d_ns.curation.training import TrainingSettings, train_splat
 from difix3d_ns.curation.views import PhotoView, nearest_other, photo_views, render, save_picture
 
@@ -32,6 +33,11 @@ class Task:
     config: CurateConfig
     """The curation's options."""
 
+    @cached_property
+    def split(self) -> Split:
+        """What it trains on and holds out."""
+        return split_for(self.strategy, self.scene, self.config.every)
+
     @property
     def settings(self) -> TrainingSettings:
         """What its trainings have in common."""
@@ -41,26 +47,24 @@ class Task:
 
 def sparse_reconstruction(task: Task) -> Pairs:
     """Trains on few photos and renders the held-out ones."""
-    split = sparse_split(task.scene, task.config.every)
-    return _reconstruct(task, split, (task.settings.whole_training(),))
+    return _reconstruct(task, (task.settings.whole_training(),))
 
 
 def cross_reference(task: Task) -> Pairs:
     """Trains on the photos of one camera of a rig and renders those of the others."""
-    return _reconstruct(task, cross_reference_split(task.scene), (task.settings.whole_training(),))
+    return _reconstruct(task, (task.settings.whole_training(),))
 
 
 def model_underfitting(task: Task) -> Pairs:
     """Renders the training and held-out cameras before the training is finished."""
-    split = underfit_split(task.scene, task.config.every)
     whole = task.settings.whole_training()
     steps = task.config.snapshot_steps or tuple(int(whole * fraction) for fraction in UNDERFIT_FRACTIONS)
-    return _reconstruct(task, split, steps, with_training_views=True)
+    return _reconstruct(task, steps, with_training_views=True)
 
 
 def cycle_reconstruction(task: Task) -> Pairs:
     """Trains on the photos, renders a shifted path, trains on these renders and renders the photos' cameras."""
-    split = cycle_split(task.scene)
+    split = task.split
     names = task.scene.name_of_photo()
     whole = task.settings.whole_training()
     training = task.folder / "training"
@@ -73,7 +77,7 @@ def cycle_reconstruction(task: Task) -> Pairs:
         shifted_scene.update(photographed_from_aside(pipeline, photos, training / "shifted", task.config.cycle_shift))
 
     def render_photos_cameras(pipeline: VanillaPipeline, step: int) -> None:
-        pairs.update(_render_pairs(task, split, pipeline, photos, photos, step))
+        pairs.update(_render_pairs(task, pipeline, photos, photos, step))
 
     transforms = task.scene.split_transforms(split.train, split.held_out)
     train_splat(transforms, training / "first", task.settings, (whole,), render_shifted_path)
@@ -90,8 +94,9 @@ STRATEGIES: dict[StrategyName, Callable[[Task], Pairs]] = {
 """What makes the pairs of each strategy."""
 
 
-def _reconstruct(task: Task, split: Split, steps: Sequence[int], with_training_views: bool = False) -> Pairs:
+def _reconstruct(task: Task, steps: Sequence[int], with_training_views: bool = False) -> Pairs:
     """Trains once, and at each of the steps renders the held-out cameras, the training cameras too if asked for."""
+    split = task.split
     names = task.scene.name_of_photo()
     pairs: Pairs = {}
 
@@ -99,7 +104,7 @@ def _reconstruct(task: Task, split: Split, steps: Sequence[int], with_training_v
         photos = photo_views(pipeline, "train", names, task.folder / "photos")
         rendered = photo_views(pipeline, "eval", names, task.folder / "photos") if split.held_out else []
         rendered += photos if with_training_views else []
-        pairs.update(_render_pairs(task, split, pipeline, rendered, photos, step))
+        pairs.update(_render_pairs(task, pipeline, rendered, photos, step))
 
     transforms = task.scene.split_transforms(split.train, split.held_out)
     train_splat(transforms, task.folder / "training" / "run", task.settings, steps, render_cameras)
@@ -108,14 +113,13 @@ def _reconstruct(task: Task, split: Split, steps: Sequence[int], with_training_v
 
 def _render_pairs(
     task: Task,
-    split: Split,
     pipeline: VanillaPipeline,
     views: Sequence[PhotoView],
     references: list[PhotoView],
     step: int,
 ) -> Pairs:
     """Renders views and pairs each with its photo, and with the nearest other of the reference photos."""
-    names = task.scene.name_of_photo()
+    names, split = task.scene.name_of_photo(), task.split
     pairs: Pairs = {}
     for view in views:
         name = names[str(view.photo)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from difix3d_ns.curation import strategies
 from difix3d_ns.curation.config import CurateConfig
-from difix3d_ns.curation.jobs import Job, run_job
+from difix3d_ns.curation.jobs import Job, run_job, run_jobs_of_scene
 from difix3d_ns.curation.pairs import pair_entry
 from difix3d_ns.curation.splits import NotApplicableError
 from difix3d_ns.curation.strategies import Task
@@ -90,3 +92,18 @@ def test_a_strategy_with_nothing_to_do_has_not_failed(run) -> None:
 
     outcome = run(skip)
     assert outcome.skipped == "one camera." and not outcome.failed
+
+
+class Killer:
+    """Kills the process that unpickles it, as the system does when memory runs out."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_killed_process_takes_no_other_job_along(job: Job, tmp_path: Path) -> None:
+    deadly = replace(job, scene=replace(job.scene, transforms={"killer": Killer()}))
+    config = CurateConfig(scenes=(), output_dir=tmp_path)
+    outcomes = run_jobs_of_scene([deadly, replace(deadly, strategy="cycle")], config, gpu=0)
+    assert [outcome.job for outcome in outcomes] == ["scene, sparse", "scene, cycle"]
+    assert all("process was killed" in outcome.failed for outcome in outcomes)

@@ -55,6 +55,16 @@ def test_finished_jobs_are_not_done_again_and_their_pairs_are_merged(
     assert (output / "banana" / "contact_sheet.png").exists()
 
 
+def test_what_cannot_be_done_is_told_before_any_training(
+    edit_transforms, tmp_path: Path, done: list[str], capsys
+) -> None:
+    path = edit_transforms(lambda transforms: transforms.update(train_filenames=transforms["train_filenames"][:1]))
+    with pytest.raises(Difix3DError, match="too few photos for sparse"):
+        curate(CurateConfig((path,), tmp_path / "out", ("sparse", "cross-reference")))
+    assert done == []
+    assert capsys.readouterr().out.count("was taken by one camera") == 1
+
+
 def test_one_failure_keeps_all_other_pairs_and_is_reported_at_the_end(
     banana: Path, tmp_path: Path, done: list[str]
 ) -> None:

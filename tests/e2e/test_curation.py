@@ -52,7 +52,7 @@ def curated(rig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # `--multi_gpu` is accelerate's word for several processes, with GPUs or without.
     launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", 2, "-m", "difix3d_ns.cli.curate"]
     printed = run(*launch, *options(rig, output_dir))
-    assert "4 jobs, each a strategy on a scene, are to be done by 2 processes." in printed
+    assert "Jobs (a strategy on a scene) to do by 2 processes: 4." in printed
     return output_dir
 
 
@@ -85,8 +85,8 @@ def test_only_what_is_missing_is_made_again_and_a_missing_scene_loses_no_pairs(
     arguments = options(rig, output_dir)
     arguments[1:2] = [tmp_path / "nowhere", rig]
     printed = run("ns-difix", "curate", *arguments, expect=1)
-    assert "1 jobs, each a strategy on a scene, are to be done; 3 finished earlier" in printed
+    assert "to do: 1." in printed and "Finished earlier: 3 " in printed
     assert "Traceback" not in printed
-    assert printed.count("difix3d: 1 of 2 failed") == 1 and "nowhere is missing" in printed
+    assert printed.count("difix3d: 1 of 5 failed") == 1 and "nowhere is missing" in printed
     pairs = json.loads((output_dir / "pairs.json").read_text())["train"]
     assert Counter(entry["how"]["strategy"] for entry in pairs.values()) == PAIRS_OF
