@@ -39,7 +39,10 @@ def curate(config: CurateConfig) -> None:
     config = replace(config, output_dir=Path(os.path.abspath(config.output_dir)))
     _require_writable(config.output_dir)
     scenes, unreadable = _read_scenes((*config.scenes, *config.test_scenes))
-    jobs = [Job(scene, strategy) for scene in scenes.values() for strategy in dict.fromkeys(config.strategies)]
+    if not scenes:
+        _report(unreadable)
+    distinct = {scene.path: scene for scene in scenes.values()}
+    jobs = [Job(scene, strategy) for scene in distinct.values() for strategy in dict.fromkeys(config.strategies)]
 
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
@@ -177,6 +180,8 @@ def _report(outcomes: Sequence[Outcome]) -> None:
     if not failed:
         return
     count = sum(map(len, failed.values()))
+    if count == len(outcomes) and len(failed) == 1:
+        raise Difix3DError(next(iter(failed)))
     reasons = "".join(f"\n  {'; '.join(names)}: {reason}" for reason, names in failed.items())
     raise Difix3DError(
         f"{count} of {len(outcomes)} failed; the pairs of all others are kept, and the same command makes only what is "

@@ -43,7 +43,8 @@ def test_finished_jobs_are_not_done_again_and_their_pairs_are_merged(
     banana: Path, banana_copy: Path, tmp_path: Path, done: list[str]
 ) -> None:
     output = tmp_path / "out"
-    config = CurateConfig((banana,), output, ("sparse",), test_scenes=(banana_copy, banana))
+    same = banana_copy / "transforms.json"
+    config = CurateConfig((banana,), output, ("sparse",), test_scenes=(banana_copy, same, banana))
     curate(config)
     assert done == ["banana-biased3, sparse", "banana, sparse"]
     config.strategies = ("sparse", "underfit")
@@ -72,6 +73,13 @@ def test_one_failure_keeps_all_other_pairs_and_is_reported_at_the_end(
     with pytest.raises(Difix3DError, match=r"(?s)^2 of 3 failed.*nowhere is missing.*banana-biased3, cycle: out of"):
         curate(config)
     assert len(json.loads((tmp_path / "pairs.json").read_text())["train"]) == 2
+
+
+def test_a_command_that_names_no_readable_scene_leaves_earlier_pairs_alone(tmp_path: Path) -> None:
+    (tmp_path / "pairs.json").write_text("earlier")
+    with pytest.raises(Difix3DError, match=r"^the scene nowhere is missing"):
+        curate(CurateConfig((Path("nowhere"),), tmp_path))
+    assert (tmp_path / "pairs.json").read_text() == "earlier"
 
 
 @pytest.mark.parametrize(
