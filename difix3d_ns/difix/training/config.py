@@ -45,10 +45,10 @@ class TrainConfig:
     """Network to start from: a folder or a hub id of a Difix or of SD-Turbo."""
     architecture: Literal["mini", "sd-turbo"] = "mini"
     """Sizes of a network that starts from random weights, where no `base` is given."""
-    train_parts: Literal["published", "decoder", "all"] | None = None
+    train_parts: Literal["published", "unet-decoder", "decoder", "all"] | None = None
     """`published`: the UNet, a LoRA on the decoder and the skip convolutions, while the rest stays as it is;
-    `decoder`: the same with the whole decoder in place of the LoRA; `all`: everything. Left open, `published` with a
-    `base` and `all` without."""
+    `unet-decoder`: the same with the whole decoder in place of the LoRA; `decoder`: the decoder and the skip
+    convolutions alone; `all`: everything. Left open, `published` with a `base` and `all` without."""
     lora_rank: int = 4
     """Rank of the decoder's LoRA."""
     steps: int = 10_000
@@ -107,3 +107,10 @@ class TrainConfig:
     save_pkl: bool = False
     """Also writes `model.pkl` in the layout of the authors' training checkpoints, in float32: what was trained, to be
     loaded over the `base`. Needs a `base` and the published parts."""
+    balance_scenes: bool = False
+    """All scenes equally often, however many pairs each has; a scene is a folder of photos."""
+    damage_probability: float = 0.0
+    """Share of the examples whose input is damaged further, by other colours, haze and blur that only the reference
+    can undo; too large a share teaches to mend what real renders do not have."""
+    moved_photo_probability: float = 0.0
+    """Share of the examples whose reference is the photo itself, moved a little: the easiest view to learn from."""

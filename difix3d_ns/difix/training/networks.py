@@ -37,7 +37,7 @@ def start_network(config: TrainConfig) -> DifixPipeline:
 
 
 def trainable_parameters(
-    pipeline: DifixPipeline, parts: Literal["published", "decoder", "all"], lora_rank: int = 4
+    pipeline: DifixPipeline, parts: Literal["published", "unet-decoder", "decoder", "all"], lora_rank: int = 4
 ) -> list[nn.Parameter]:
     """Freezes what is not trained, and returns the rest.
 
@@ -55,8 +55,10 @@ def trainable_parameters(
         module.train()
     if parts != "all":
         pipeline.vae.requires_grad_(False)
-    if parts == "decoder":
+    if parts in ("decoder", "unet-decoder"):
         pipeline.vae.decoder.requires_grad_(True)
+    if parts == "decoder":
+        pipeline.unet.requires_grad_(False)
     if parts == "published":
         add_lora(pipeline.vae.decoder, lora_rank)
         pipeline.vae.register_to_config(lora_rank=lora_rank)

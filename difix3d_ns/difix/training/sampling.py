@@ -7,9 +7,10 @@ one that accumulates gradients, can share a step's examples out: together they s
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import resize
+from difix3d_ns.difix.training.augmentation import damage, move_view
 from difix3d_ns.difix.training.pairs import Pair, PairReader
 
 Batch = tuple[Float[Tensor, "batch views 3 size size"], Float[Tensor, "batch 3 size size"]]
@@ -37,6 +39,9 @@ class PairSampler:
         clean_probability: how often the photo itself is the input.
         color_jitter: largest change of gain and offset of each colour channel, the same for all views of a pair.
         min_scale: smallest factor by which pictures are shrunk before they are cropped.
+        balance_scenes: draw a scene first, a folder of photos, and then one of its pairs.
+        damage_probability: how often the input is damaged beyond what the render lacks.
+        moved_photo_probability: how often the reference is the photo itself, moved a little.
         multiple: the crops' sides are multiples of it.
         reader: reads the pictures; for a pair that it passes over another one is drawn.
 
@@ -53,6 +58,9 @@ class PairSampler:
         clean_probability: float = 0.0,
         color_jitter: float = 0.0,
         min_scale: float = 1.0,
+        balance_scenes: bool = False,
+        damage_probability: float = 0.0,
+        moved_photo_probability: float = 0.0,
         multiple: int = 8,
         reader: PairReader | None = None,
     ) -> None:
@@ -67,11 +75,14 @@ class PairSampler:
         self.clean_probability = clean_probability
         self.color_jitter = color_jitter
         self.min_scale = min_scale
+        self.damage_probability = damage_probability
+        self.moved_photo_probability = moved_photo_probability
         self.multiple = multiple
         self.reader = reader or PairReader()
-        self._all = range(len(self.pairs))
-        self._with_reference = [index for index, pair in enumerate(self.pairs) if pair.reference is not None]
-        self._without_reference = [index for index, pair in enumerate(self.pairs) if pair.reference is None]
+        references = [pair.reference is not None for pair in self.pairs]
+        self._all = self._groups(range(len(self.pairs)), balance_scenes)
+        self._with_reference = self._groups([i for i, has in enumerate(references) if has], balance_scenes)
+        self._without_reference = self._groups([i for i, has in enumerate(references) if not has], balance_scenes)
         self._cache: dict[int, Tensor] = {}
         self._cached_bytes = 0
 
@@ -88,8 +99,8 @@ class PairSampler:
             DifixError: a picture is missing, broken, or smaller than the network needs, and the reader does not pass
                 over it; or no pair is left.
         """
-        candidates, with_reference = self._draw(step)
-        drawn = [self._example(step, first + stride * number, candidates) for number in range(batch_size)]
+        groups, with_reference = self._draw(step)
+        drawn = [self._example(step, first + stride * number, groups) for number in range(batch_size)]
         smallest = min(min(views.shape[-2:]) for views, _ in drawn)
         size = min(self.crop_size, smallest) // self.multiple * self.multiple
         examples = [self._augment(self._crop(views, size, draw), draw) for views, draw in drawn]
@@ -128,11 +139,18 @@ class PairSampler:
             while ahead:
                 yield ahead.popleft().result()
 
-    def _draw(self, step: int) -> tuple[Sequence[int], bool]:
-        """The pairs that a step draws from, and whether it uses their references.
+    def _groups(self, indices: Iterable[int], balance_scenes: bool) -> list[list[int]]:
+        """Pairs of which each group is drawn from equally often: all in one, or those of each scene."""
+        groups: dict[Path | None, list[int]] = defaultdict(list)
+        for index in indices:
+            groups[self.pairs[index].target.parent if balance_scenes else None].append(index)
+        return list(groups.values())
+
+    def _draw(self, step: int) -> tuple[list[list[int]], bool]:
+        """The groups of pairs that a step draws from, and whether it uses their references.
 
         All examples of a step have a reference or none has, as the network takes one number of views at a time. Over
-        all steps every pair is drawn equally often.
+        all steps every pair of a group is drawn equally often.
         """
         draw = random.Random(f"{self.seed}-{step}")
         if draw.random() >= self.reference_probability:
@@ -141,16 +159,17 @@ class PairSampler:
             return self._without_reference, False
         return self._with_reference, True
 
-    def _example(self, step: int, number: int, candidates: Sequence[int]) -> tuple[Tensor, random.Random]:
+    def _example(self, step: int, number: int, groups: list[list[int]]) -> tuple[Tensor, random.Random]:
         """Pictures of one example, and the random numbers for the rest of its making."""
         draw = random.Random(f"{self.seed}-{step}-{number}")
-        views = self._load(draw.choice(candidates))
+        views = self._load(draw.choice(draw.choice(groups)))
         if views is None:
             # Not a neighbour, which would be seen twice as often.
+            candidates = [index for group in groups for index in group]
             others = (self._load(index) for index in draw.sample(candidates, len(candidates)))
             views = next((found for found in others if found is not None), None)
         if views is None:
-            raise DifixError(f"none of {len(candidates)} pairs can be read: see what was skipped.")
+            raise DifixError(f"none of {sum(map(len, groups))} pairs can be read: see what was skipped.")
         return views, draw
 
     def _load(self, index: int) -> Float[Tensor, "views 3 height width"] | None:
@@ -172,9 +191,13 @@ class PairSampler:
         return crop.flip(-1) if draw.random() < 0.5 else crop
 
     def _augment(self, views: Float[Tensor, "views 3 size size"], draw: random.Random) -> Tensor:
-        """Now and then the photo in place of the render, and other colours for all views alike."""
+        """Now and then other inputs and references, and other colours for all views alike."""
         if draw.random() < self.clean_probability:
             views = torch.cat([views[1:2], views[1:]])
+        if draw.random() < self.damage_probability:
+            views = torch.cat([damage(views[0], draw)[None], views[1:]])
+        if len(views) == 3 and draw.random() < self.moved_photo_probability:
+            views = torch.cat([views[:2], move_view(views[1], draw)[None]])
         if self.color_jitter == 0:
             return views
         channels = draw.sample(range(3), 3)

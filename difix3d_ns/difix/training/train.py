@@ -98,6 +98,9 @@ def train(config: TrainConfig) -> dict[str, float]:
         clean_probability=config.clean_probability,
         color_jitter=config.color_jitter,
         min_scale=config.min_scale,
+        balance_scenes=config.balance_scenes,
+        damage_probability=config.damage_probability,
+        moved_photo_probability=config.moved_photo_probability,
         multiple=pipeline.vae.downscale_factor,
         reader=reader,
     )

@@ -54,7 +54,11 @@ def test_shrunk_crops_show_more_of_the_picture(coordinates: list[Pair]) -> None:
 
 
 def test_a_batch_is_a_function_of_seed_and_step(coordinates: list[Pair]) -> None:
-    options = {"crop_size": 16, "reference_probability": 0.5, "color_jitter": 0.3}
+    options = {"crop_size": 16, "reference_probability": 0.5, "color_jitter": 0.3} | {
+        "balance_scenes": True,
+        "damage_probability": 0.5,
+        "moved_photo_probability": 0.5,
+    }
     first = PairSampler(coordinates, seed=1, **options)
     ahead = list(PairSampler(coordinates, seed=1, **options).batches(3, 9, batch_size=2, num_workers=3))
     assert len(ahead) == 6
@@ -163,6 +167,37 @@ def test_a_batch_with_a_pair_without_reference_uses_none(coordinates: list[Pair]
 def test_clean_examples_have_the_photo_as_input(coordinates: list[Pair]) -> None:
     inputs, photos = PairSampler(coordinates, crop_size=16, seed=0, clean_probability=1.0).batch(0, 1)
     assert torch.equal(inputs[:, 0], photos)
+    assert not torch.equal(inputs[:, 1], photos)
+
+
+def test_scenes_in_balance_are_drawn_equally_often(coordinates: list[Pair], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    save_picture(other / "photo.png", np.ones((HEIGHT, WIDTH, 3)))
+    pairs = [*coordinates * 9, Pair("other", coordinates[0].image, other / "photo.png", coordinates[0].reference)]
+
+    def share(balance: bool) -> float:
+        sampler = PairSampler(pairs, crop_size=8, seed=0, balance_scenes=balance)
+        return sum(float(sampler.batch(step, 1)[1].min()) == 1 for step in range(200)) / 200
+
+    assert share(False) < 0.2
+    assert 0.3 < share(True) < 0.7
+
+
+def test_damage_changes_the_input_alone(coordinates: list[Pair]) -> None:
+    plain, damaged = (
+        PairSampler(coordinates, crop_size=16, seed=0, damage_probability=probability).batch(0, 1)
+        for probability in (0.0, 1.0)
+    )
+    assert not torch.equal(damaged[0][:, 0], plain[0][:, 0])
+    assert torch.equal(damaged[0][:, 1], plain[0][:, 1])
+    assert torch.equal(damaged[1], plain[1])
+
+
+def test_a_moved_photo_takes_the_references_place(coordinates: list[Pair]) -> None:
+    (inputs, photos) = PairSampler(coordinates, crop_size=16, seed=0, moved_photo_probability=1.0).batch(0, 1)
+    # Blue tells the pictures apart.
+    torch.testing.assert_close(inputs[:, 1, 2], photos[:, 2])
     assert not torch.equal(inputs[:, 1], photos)
 
 

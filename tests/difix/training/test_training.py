@@ -78,7 +78,11 @@ def test_one_blurred_and_noisy_picture_is_cleaned_to_above_30_db(make_config: Ma
 def test_an_interrupted_training_ends_with_the_same_weights(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"schedule": "cosine", "reference_probability": 0.5, "color_jitter": 0.2, "min_scale": 0.8}
+    settings = {"schedule": "cosine", "reference_probability": 0.5, "color_jitter": 0.2, "min_scale": 0.8} | {
+        "balance_scenes": True,
+        "damage_probability": 0.5,
+        "moved_photo_probability": 0.5,
+    }
     train(make_config(output_dir=tmp_path / "whole", **settings))
 
     interrupted = make_config(output_dir=tmp_path / "parts", **settings)
@@ -119,7 +123,7 @@ def test_what_is_measured_and_written_is_the_network_in_the_saved_number_format(
     assert list((config.output_dir / "training" / "logs").iterdir())
 
 
-@pytest.mark.parametrize("train_parts", [None, "decoder"])
+@pytest.mark.parametrize("train_parts", [None, "unet-decoder"])
 def test_all_but_all_parts_leave_the_encoder_as_it_was(
     make_config: MakeConfig, tiny_base: Path, train_parts: str | None
 ) -> None:
@@ -132,7 +136,16 @@ def test_all_but_all_parts_leave_the_encoder_as_it_was(
     assert any("skip_conv" in name for name in changed)
     assert any(name.startswith("unet.") for name in changed)
     # A LoRA changes no biases and normalisations.
-    assert any(name.endswith(".bias") for name in changed if ".decoder." in name) == (train_parts == "decoder")
+    assert any(name.endswith(".bias") for name in changed if ".decoder." in name) == (train_parts == "unet-decoder")
+
+
+def test_the_decoder_alone_leaves_all_else_as_it_was(make_config: MakeConfig, tiny_base: Path) -> None:
+    config = make_config(train_parts="decoder", steps=2)
+    train(config)
+    before, after = saved_weights(tiny_base), saved_weights(config.output_dir)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed
+    assert all(name.startswith("vae.decoder.") for name in changed)
 
 
 def test_pairs_without_a_test_part_train_without_validation(

@@ -1,0 +1,87 @@
+"""Changes of training examples that make the reference worth a look.
+
+A render and its photo mostly agree, so a network learns to clean without the other view, and then never looks at it.
+Damage to the render alone, which only another picture of the place can undo, makes it look; a reference that shows
+the photo's own view, a little moved, is the easiest to learn this from. All draws come from the caller's generator.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from difix3d_ns.difix.images import resize
+
+DAMAGE_PROBABILITY = 0.6
+"""How often each kind of damage is in a damaged picture; one kind always is."""
+MAX_GAIN, MAX_OFFSET = 0.6, 0.3
+"""Largest shift of a colour channel: logarithm of its gain, and offset."""
+MAX_BLUR = 16
+"""Largest factor by which a blurred picture is shrunk in between."""
+HAZE_CELLS = 5
+"""Most clouds of haze along a side."""
+MAX_TURN, MAX_ZOOM, MAX_SHIFT, MAX_TILT = math.radians(10), 0.15, 0.15, 0.1
+"""Largest move of a view: radians, logarithm of a factor, and twice shares of the picture's side."""
+
+
+def damage(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Float[Tensor, "3 height width"]:
+    """Damages a picture in the ways of a splat of few photos, but more: other colours, haze in clouds, blur.
+
+    Args:
+        picture: in [0, 1].
+        draw: source of the random numbers.
+    """
+    kinds = (_shift_colours, _add_haze, _blur)
+    chosen = [kind for kind in kinds if draw.random() < DAMAGE_PROBABILITY] or [draw.choice(kinds)]
+    for kind in chosen:
+        picture = kind(picture, draw)
+    return picture
+
+
+def move_view(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Float[Tensor, "3 height width"]:
+    """The picture as if seen from nearby: turned, zoomed, shifted and tilted at random; borders are mirrored.
+
+    Args:
+        picture: in [0, 1].
+        draw: source of the random numbers.
+    """
+    turn, zoom = draw.uniform(-MAX_TURN, MAX_TURN), math.exp(draw.uniform(-MAX_ZOOM, MAX_ZOOM))
+    shift_x, shift_y = (2 * draw.uniform(-MAX_SHIFT, MAX_SHIFT) for _ in range(2))
+    tilt_x, tilt_y = (draw.uniform(-MAX_TILT, MAX_TILT) for _ in range(2))
+    cosine, sine = zoom * math.cos(turn), zoom * math.sin(turn)
+    homography = torch.tensor([[cosine, -sine, shift_x], [sine, cosine, shift_y], [tilt_x, tilt_y, 1.0]])
+    height, width = picture.shape[-2:]
+    rows, columns = (torch.linspace(-1 + 1 / side, 1 - 1 / side, side) for side in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    points = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ homography.T
+    grid = (points[..., :2] / points[..., 2:])[None]
+    return F.grid_sample(picture[None], grid, padding_mode="reflection", align_corners=False)[0]
+
+
+def _shift_colours(picture: Tensor, draw: random.Random) -> Tensor:
+    gain, offset = (
+        torch.tensor([draw.uniform(-largest, largest) for _ in range(3)])[:, None, None]
+        for largest in (MAX_GAIN, MAX_OFFSET)
+    )
+    return ((picture - 0.5) * gain.exp() + 0.5 + offset).clamp(0, 1)
+
+
+def _add_haze(picture: Tensor, draw: random.Random) -> Tensor:
+    """Blends towards one colour, by clouds that are anything from clear to opaque."""
+    cells = draw.randint(2, HAZE_CELLS)
+    density = torch.tensor([draw.gauss(0.0, 3.0) for _ in range(cells * cells)]).reshape(1, 1, cells, cells)
+    opacity = F.interpolate(density, picture.shape[-2:], mode="bicubic", align_corners=True)[0].sigmoid()
+    colour = torch.tensor([draw.random() for _ in range(3)])[:, None, None]
+    return picture.lerp(colour.expand_as(picture), opacity.expand_as(picture))
+
+
+def _blur(picture: Tensor, draw: random.Random) -> Tensor:
+    height, width = picture.shape[-2:]
+    factor = math.exp(draw.uniform(0.0, math.log(MAX_BLUR)))
+    small = resize(picture[None], max(1, round(height / factor)), max(1, round(width / factor)))
+    return F.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0].clamp(0, 1)

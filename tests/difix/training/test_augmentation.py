@@ -1,0 +1,33 @@
+"""Damage to inputs, and views that are moved."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from difix3d_ns.difix.training.augmentation import damage, move_view
+
+
+def test_damage_changes_a_picture_within_its_range_and_as_the_generator_says() -> None:
+    picture = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
+    results = [damage(picture, random.Random(seed)) for seed in range(20)]
+    for seed, result in enumerate(results):
+        assert result.shape == picture.shape
+        assert float(result.min()) >= 0 and float(result.max()) <= 1
+        assert float((result - picture).abs().mean()) > 1e-3
+        assert torch.equal(result, damage(picture, random.Random(seed)))
+    assert not torch.equal(results[0], results[1])
+
+
+def test_a_moved_view_shows_the_same_place_a_little_elsewhere() -> None:
+    rows = torch.linspace(0, 1, 48)[:, None].expand(48, 48)
+    picture = torch.stack([rows, rows.T, torch.full((48, 48), 0.5)])
+    moves = []
+    for seed in range(20):
+        moved = move_view(picture, random.Random(seed))
+        assert torch.equal(moved, move_view(picture, random.Random(seed)))
+        torch.testing.assert_close(moved[2], picture[2])
+        moves.append(float((moved - picture)[:2, 16:32, 16:32].abs().mean()))
+    assert min(moves) > 0
+    assert 0.02 < max(moves) < 0.3
