@@ -12,33 +12,77 @@ from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-Poses = Float[Tensor, "num_poses 3 4"]
+MAX_PAIRS_AT_ONCE = 1 << 22
+"""Pairs of poses whose distances are held in memory together."""
+ARRIVAL_TOLERANCE = 1e-4
+"""Share of a step by which a target may be farther than whole steps and still be reached with the last one."""
+
+
+def scene_radius(poses: Float[Tensor, "num_poses 3 4"]) -> float:
+    """Largest distance of a camera from the middle of all: what lengths relative to the scene are measured by.
+
+    Cameras in one place have no spread; for them it is 1, so that scene units count.
+    """
+    centers = poses[:, :, 3].double()
+    radius = float((centers - centers.mean(dim=0)).norm(dim=-1).max()) if len(centers) else 0.0
+    return radius if radius > 1e-6 * (1.0 + float(centers.abs().max() if len(centers) else 0.0)) else 1.0
 
 
 def pose_distances(
-    poses: Float[Tensor, "num_poses 3 4"], others: Float[Tensor, "num_others 3 4"]
+    poses: Float[Tensor, "num_poses 3 4"], others: Float[Tensor, "num_others 3 4"], unit: float = 1.0
 ) -> Float[Tensor, "num_poses num_others"]:
-    """Distance of every pose to every other: distance of the centres (scene units) plus rotation angle (radians).
+    """Distance of every pose to every other: distance of the centres plus rotation angle in radians.
 
     This is the distance by which Difix3D picks the nearest training view (arXiv 2503.01774, section 4.2).
+
+    Args:
+        poses: poses.
+        others: poses to measure to.
+        unit: length in scene units that counts as much as one radian; 1 as published.
     """
-    translation = torch.cdist(poses[:, :, 3], others[:, :, 3])
+    # Differences and no matrix product, whose rounding would move poses that are the same apart.
+    translation = torch.cdist(poses[:, :, 3], others[:, :, 3], compute_mode="donot_use_mm_for_euclid_dist") / unit
     # trace(A^T B) = 1 + 2 cos(angle between the rotations)
     trace = torch.einsum("nij,mij->nm", poses[:, :, :3], others[:, :, :3])
     return translation + torch.acos(((trace - 1) / 2).clamp(-1.0, 1.0))
 
 
-def nearest_poses(
-    poses: Float[Tensor, "num_poses 3 4"], candidates: Float[Tensor, "num_candidates 3 4"]
-) -> Int[Tensor, "num_poses"]:
-    """Index of the candidate nearest to each pose, by `pose_distances`.
+def k_nearest_poses(
+    poses: Float[Tensor, "num_poses 3 4"], candidates: Float[Tensor, "num_candidates 3 4"], k: int, unit: float = 1.0
+) -> tuple[Float[Tensor, "num_poses k"], Int[Tensor, "num_poses k"]]:
+    """Distances to and indices of the `k` candidates nearest to each pose, nearest first.
+
+    Thousands of poses are measured block by block, so that memory stays bounded.
+
+    Args:
+        poses: poses to find candidates for.
+        candidates: poses to choose from; fewer than `k` are all returned.
+        k: how many.
+        unit: as in `pose_distances`.
 
     Raises:
         ValueError: there are no candidates.
     """
     if len(candidates) == 0:
         raise ValueError("no candidate poses to choose the nearest from")
-    return pose_distances(poses, candidates).argmin(dim=1)
+    k = min(k, len(candidates))
+    block = max(1, MAX_PAIRS_AT_ONCE // len(candidates))
+    found = [
+        pose_distances(part, candidates, unit).topk(k, dim=1, largest=False)
+        for part in poses.split(block)  # no poses still make one empty block
+    ]
+    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+
+
+def nearest_poses(
+    poses: Float[Tensor, "num_poses 3 4"], candidates: Float[Tensor, "num_candidates 3 4"], unit: float = 1.0
+) -> Int[Tensor, "num_poses"]:
+    """Index of the candidate nearest to each pose, by `pose_distances`.
+
+    Raises:
+        ValueError: there are no candidates.
+    """
+    return k_nearest_poses(poses, candidates, 1, unit)[1][:, 0]
 
 
 def step_towards(
@@ -62,7 +106,10 @@ def step_towards(
     if len(poses) == 0:
         return poses.clone()
     offset = targets[:, :, 3] - poses[:, :, 3]
-    fraction = (step_length / offset.norm(dim=-1).clamp_min(1e-12)).clamp(max=1.0)
+    distance = offset.norm(dim=-1)
+    # The rest of a walk of exactly n steps may be a rounding error longer than one.
+    arrives = distance <= step_length * (1 + ARRIVAL_TOLERANCE)
+    fraction = torch.where(arrives, 1.0, step_length / distance.clamp_min(1e-12))
 
     start = Rotation.from_matrix(poses[:, :, :3].double().cpu().numpy())
     end = Rotation.from_matrix(targets[:, :, :3].double().cpu().numpy())
@@ -71,7 +118,7 @@ def step_towards(
 
     stepped = torch.cat([rotation.to(poses), (poses[:, :, 3] + fraction[:, None] * offset)[:, :, None]], dim=-1)
     # Arrival is exact: no rounding of the slerp is left at the target.
-    return torch.where((fraction >= 1.0)[:, None, None], targets, stepped)
+    return torch.where(arrives[:, None, None], targets, stepped)
 
 
 def steps_to_arrive(
@@ -81,7 +128,8 @@ def steps_to_arrive(
     if len(poses) == 0:
         return 0
     farthest = float((targets[:, :, 3] - poses[:, :, 3]).norm(dim=-1).max())
-    return max(1, int(np.ceil(farthest / step_length - 1e-6)))
+    # Half the tolerance of `step_towards` leaves the other half to the rounding of the steps.
+    return max(1, int(np.ceil(farthest / step_length - ARRIVAL_TOLERANCE / 2)))
 
 
 def viewmats_from_camera_to_worlds(
