@@ -89,7 +89,7 @@ def orbit_poses(
     the axis.
 
     Raises:
-        ValueError: the cameras stand above or below their point, so no circle fits them.
+        ValueError: the cameras have no common up direction, or stand above or below their point.
     """
     point, up = look_at_point(poses), _mean_up(poses)
     offsets = poses[:, :, 3] - point
@@ -112,7 +112,7 @@ def spiral_poses(
     cameras do in each of these directions. All poses look at the point that the training cameras look at.
 
     Raises:
-        ValueError: the cameras stand above or below their point.
+        ValueError: the cameras have no common up direction, or stand above or below their point.
     """
     axes = Rotation.from_matrix(poses[:, :, :3].double().numpy()).mean().as_matrix()
     axes = torch.from_numpy(axes).to(poses)
@@ -151,7 +151,10 @@ def random_poses(
 
 
 def _mean_up(poses: Float[Tensor, "num_photos 3 4"]) -> Float[Tensor, "3"]:
-    return normalize(poses[:, :, 1].mean(dim=0), dim=0)
+    up = poses[:, :, 1].mean(dim=0)
+    if up.norm() < 1e-3:
+        raise ValueError("they have no common up direction")
+    return normalize(up, dim=0)
 
 
 def _turns(num_poses: int, num_turns: int) -> Float[Tensor, "num_poses"]:

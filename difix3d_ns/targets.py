@@ -1,0 +1,157 @@
+"""The cameras that novel views walk to: the eval split, a camera path, or poses made from the training cameras."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.camera_paths import get_path_from_json
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fitted_paths import interpolated_poses, orbit_poses, random_poses, spiral_poses
+from difix3d_ns.trajectories import nearest_poses, scene_radius
+
+OTHER_KINDS = "choose another --pipeline.targets.kind"
+
+
+@dataclass
+class TargetConfig:
+    """Where novel views walk to."""
+
+    kind: Literal["eval", "camera-path", "interpolate", "orbit", "spiral", "random"] = "eval"
+    """`eval`: the poses of the evaluation split, as published; its photos are not used, but figures measured on them
+    are then those of views that training prepared for. `camera-path`: the file `camera_path`. `interpolate`: between
+    neighbouring photos. `orbit`: a circle around what the photos look at. `spiral`: a spiral around the mean photo,
+    for scenes seen from one side. `random`: around the photos."""
+    camera_path: Path | None = None
+    """A camera path JSON, as the viewer's render panel and `ns-render camera-path` write and read it."""
+    num_views: int = 0
+    """How many novel views. 0: all of the eval split or the camera path, else as many as there are training photos. A
+    smaller number than the eval split or the camera path has takes every so many of them."""
+    seed: int = 0
+    """Seed of `random` poses."""
+    spread: float = 1.0
+    """Size of `orbit` and `spiral`, where 1 fits the training cameras, and how far `random` poses may lie from their
+    photo, where 1 is the typical distance of neighbouring photos."""
+
+
+def target_cameras(config: TargetConfig, photos: Cameras, eval_cameras: Cameras | None) -> Cameras:
+    """The cameras that novel views walk to, shape (num_views,).
+
+    Cameras made from poses take intrinsics, size and distortion of the training camera nearest to them.
+
+    Args:
+        config: which.
+        photos: the training cameras, at least two.
+        eval_cameras: those of the eval split; None for an empty one.
+
+    Raises:
+        Difix3DError: there are no such cameras, or the config asks for the impossible.
+    """
+    if config.num_views < 0:
+        raise Difix3DError(f"--pipeline.targets.num-views is {config.num_views}: give 1 or more, or 0 for all.")
+    if not 0 < config.spread < float("inf"):
+        raise Difix3DError(f"--pipeline.targets.spread is {config.spread}: give a number above 0.")
+    if config.kind != "camera-path" and config.camera_path is not None:
+        raise Difix3DError(
+            f"--pipeline.targets.camera-path is given, but the targets are of kind {config.kind}: "
+            "add --pipeline.targets.kind camera-path, or leave the file out."
+        )
+    if config.kind == "eval":
+        if eval_cameras is None or len(eval_cameras) == 0:
+            raise Difix3DError(
+                "the scene has no evaluation photos, whose poses are the targets of the novel views: give it a val "
+                f"split, choose another --eval-mode of the dataparser, {OTHER_KINDS}, or train without fixes by "
+                "--pipeline.fix-novel-views False."
+            )
+        return _evenly(eval_cameras, config.num_views)
+    if config.kind == "camera-path":
+        if config.camera_path is None:
+            raise Difix3DError("targets of kind camera-path need a file: add --pipeline.targets.camera-path FILE.")
+        return _evenly(read_camera_path(config.camera_path), config.num_views)
+    poses = _made_poses(config, photos.camera_to_worlds.cpu(), config.num_views or len(photos))
+    return with_nearest_intrinsics(poses, photos)
+
+
+def read_camera_path(file: Path) -> Cameras:
+    """The frames of a camera path of the viewer's render panel, as perspective cameras.
+
+    Raises:
+        Difix3DError: the file is missing, is no camera path, has no frames, or is not for perspective cameras.
+    """
+    advice = "save one in the viewer's render panel, Generate Command."
+    try:
+        content = json.loads(file.read_text())
+    except OSError as error:
+        raise Difix3DError(f"the camera path {file} cannot be read ({error.strerror}): {advice}") from error
+    except ValueError as error:
+        raise Difix3DError(f"the camera path {file} is no JSON ({error}): {advice}") from error
+    frames = content.get("camera_path") if isinstance(content, dict) else None
+    if not isinstance(frames, list):
+        raise Difix3DError(f"{file} is no camera path, as it holds no list `camera_path`: {advice}")
+    if not frames:
+        raise Difix3DError(f"the camera path {file} has no frames: add keyframes before you save it in the viewer.")
+    try:
+        cameras = get_path_from_json(content)
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise Difix3DError(f"{file} is no camera path ({type(error).__name__}: {error}): {advice}") from error
+    if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
+        raise Difix3DError(
+            f"the camera path {file} is for {content['camera_type']} cameras, and Gaussians are rendered by "
+            "perspective ones: choose Perspective in the viewer's render panel."
+        )
+    cameras.camera_to_worlds = cameras.camera_to_worlds.float()  # a file may hold whole numbers
+    axes = cameras.camera_to_worlds[:, :, :3]
+    orthonormal = ((axes.transpose(1, 2) @ axes - torch.eye(3)).abs() < 1e-3).all()
+    usable = (
+        orthonormal and cameras.camera_to_worlds.isfinite().all() and ((cameras.fx > 0) & cameras.fx.isfinite()).all()
+    )
+    if not (usable and bool((cameras.width > 0).all()) and bool((cameras.height > 0).all())):
+        raise Difix3DError(f"the camera path {file} has a frame whose pose, field of view or size is none: {advice}")
+    return cameras
+
+
+def with_nearest_intrinsics(poses: Float[Tensor, "num_poses 3 4"], photos: Cameras) -> Cameras:
+    """Cameras at `poses` with the intrinsics, size, type and distortion of the training camera nearest to each."""
+    nearest = nearest_poses(poses, photos.camera_to_worlds.cpu(), scene_radius(photos.camera_to_worlds.cpu()))
+    distortion = photos.distortion_params
+    return Cameras(
+        camera_to_worlds=poses,
+        fx=photos.fx.cpu()[nearest],
+        fy=photos.fy.cpu()[nearest],
+        cx=photos.cx.cpu()[nearest],
+        cy=photos.cy.cpu()[nearest],
+        width=photos.width.cpu()[nearest],
+        height=photos.height.cpu()[nearest],
+        distortion_params=None if distortion is None else distortion.cpu()[nearest],
+        camera_type=photos.camera_type.cpu()[nearest],
+        metadata={},
+    )
+
+
+def _made_poses(
+    config: TargetConfig, photos: Float[Tensor, "num_photos 3 4"], num_views: int
+) -> Float[Tensor, "num_views 3 4"]:
+    try:
+        if config.kind == "interpolate":
+            return interpolated_poses(photos, num_views)
+        if config.kind == "orbit":
+            return orbit_poses(photos, num_views, config.spread)
+        if config.kind == "spiral":
+            return spiral_poses(photos, num_views, config.spread)
+        return random_poses(photos, num_views, config.spread, config.seed)
+    except ValueError as error:
+        raise Difix3DError(f"no {config.kind} fits the training cameras, as {error}: {OTHER_KINDS}.") from error
+
+
+def _evenly(cameras: Cameras, num_views: int) -> Cameras:
+    """`num_views` of the cameras, evenly over their order; all for 0 or for more than there are."""
+    if num_views == 0 or num_views >= len(cameras):
+        return cameras
+    return cameras[torch.arange(num_views) * len(cameras) // num_views]
