@@ -93,33 +93,33 @@ class DifixFixer:
     def fix(
         self,
         renders: Sequence[Float[Tensor, "height width 3"]],
-        references: Sequence[Float[Tensor, "ref_height ref_width 3"]] | None = None,
+        references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Float[Tensor, "height width 3"]]:
         """Cleans renders; sizes may differ from image to image.
 
         Args:
             renders: images in [0, 1].
-            references: a photo in [0, 1] for each render, or None.
+            references: a photo in [0, 1] for each render, or None for renders without one.
             on_progress: called with the number of images of every finished batch.
 
         Returns:
             The cleaned images in [0, 1], at the renders' sizes, on the CPU.
         """
-        if not self.config.use_reference:
-            references = None
+        photos = references if references and self.config.use_reference else [None] * len(renders)
         by_size: dict[tuple, list[int]] = defaultdict(list)
-        for index, render in enumerate(renders):
-            by_size[(render.shape, references[index].shape if references else None)].append(index)
+        for index, (render, photo) in enumerate(zip(renders, photos, strict=True)):
+            by_size[(render.shape, None if photo is None else photo.shape)].append(index)
         fixed: dict[int, Tensor] = {}
         with self._network_on_device() as network:
             for (shape, _), indices in by_size.items():
                 batch_size = max(1, self.config.max_pixels_per_batch // (shape[0] * shape[1]))
                 for start in range(0, len(indices), batch_size):
                     batch = indices[start : start + batch_size]
+                    batch_photos = [photo for photo in (photos[index] for index in batch) if photo is not None]
                     result = network(
                         self._batch([renders[index] for index in batch]),
-                        self._batch([references[index] for index in batch]) if references else None,
+                        self._batch(batch_photos) if batch_photos else None,
                         output_type="pt",
                         strength=self.config.strength,
                         max_pixels_per_batch=self.config.max_pixels_per_batch,

@@ -49,6 +49,15 @@ def test_every_size_and_reference_keeps_its_place(make_fixer: MakeFixer) -> None
         assert (fixer.fix([image], [photo])[0] - result).abs().max() < 1e-5
 
 
+def test_an_image_without_a_reference_is_fixed_among_others_with_one(make_fixer: MakeFixer) -> None:
+    fixer = make_fixer()
+    images, (photo, *_) = renders((16, 24), (16, 24), (16, 24)), renders((16, 24))
+    references = [None, photo, None]
+    for image, reference, result in zip(images, references, fixer.fix(images, references), strict=True):
+        alone = fixer.fix([image], None if reference is None else [reference])[0]
+        assert (alone - result).abs().max() < 1e-5
+
+
 def test_references_are_left_out_on_request(make_fixer: MakeFixer) -> None:
     images, photos = renders((16, 24)), renders((16, 24), (16, 24))[1:]
     without = make_fixer(use_reference=False).fix(images, photos)[0]

@@ -1,0 +1,106 @@
+"""Which photo is the reference of a novel view."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from scenes_of_poses import cameras_at, ring
+
+from difix3d_ns import references
+from difix3d_ns.fitted_paths import looking_at
+from difix3d_ns.references import ReferenceConfig, choose_references, seen_points, view_overlaps
+from difix3d_ns.trajectories import nearest_poses
+
+UP = torch.tensor([0.0, 0.0, 1.0])
+
+
+def ball(count: int = 6000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussians around the origin, and their opacities."""
+    generator = torch.Generator().manual_seed(0)
+    return 0.3 * torch.randn(count, 3, generator=generator), torch.rand(count, generator=generator)
+
+
+def views(poses: torch.Tensor) -> list[Cameras]:
+    cameras = cameras_at(poses)
+    return [cameras[i : i + 1] for i in range(len(poses))]
+
+
+def looking_from(*centers: tuple[float, float, float], at: tuple[float, float, float] = (0, 0, 0)) -> torch.Tensor:
+    return looking_at(torch.tensor(centers, dtype=torch.float32), torch.tensor([at], dtype=torch.float32), UP)
+
+
+@pytest.mark.parametrize("choice", ["pose", "overlap"])
+def test_a_photo_is_the_reference_of_its_own_view(choice) -> None:
+    photos = ring(9, 0)
+    found = choose_references(views(photos), cameras_at(photos), ReferenceConfig(choice=choice), 1.0, *ball())
+    assert found == list(range(9))
+
+
+def test_by_pose_the_nearest_photo_is_chosen_as_published() -> None:
+    novel, photos = ring(20, 1), ring(9, 0)
+    found = choose_references(views(novel), cameras_at(photos), ReferenceConfig(), 1.0, *ball())
+    assert found == nearest_poses(novel, photos).tolist()
+
+
+def test_by_overlap_a_photo_that_shows_the_same_beats_a_nearer_one_that_does_not() -> None:
+    novel = looking_from((2.0, 0.0, 0.0))
+    looking_away = looking_at(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.8, 0.0]]), UP)
+    same_content = looking_from((5.0, 0.0, 0.0))
+    photos = cameras_at(torch.cat([looking_away, same_content]))
+    by = {
+        choice: choose_references(views(novel), photos, ReferenceConfig(choice=choice), 1.0, *ball())
+        for choice in ("pose", "overlap")
+    }
+    assert by == {"pose": [0], "overlap": [1]}
+
+
+def test_a_photo_from_the_other_side_shows_nothing_of_a_view() -> None:
+    photos = cameras_at(looking_from((-2.0, 0.0, 0.0), (2.0, 0.3, 0.0)))
+    overlaps = view_overlaps(views(looking_from((2.0, 0.0, 0.0))), photos, torch.tensor([[0, 1]]), *ball())
+    assert overlaps[0, 0] < 0.05 and overlaps[0, 1] > 0.9
+
+
+def test_overlap_is_chosen_among_the_nearest_photos_only() -> None:
+    novel = looking_from((2.0, 0.0, 0.0))
+    away = looking_at(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.8, 0.0]]), UP)
+    photos = cameras_at(torch.cat([away, looking_from((5.0, 0.0, 0.0))]))
+    config = ReferenceConfig(choice="overlap", num_candidates=1)
+    assert choose_references(views(novel), photos, config, 1.0, *ball()) == [None]
+
+
+@pytest.mark.parametrize("choice", ["pose", "overlap"])
+def test_a_photo_beyond_the_largest_distance_is_no_reference(choice) -> None:
+    novel = looking_from((2.0, 0.0, 0.0), (2.0, 0.05, 0.0))
+    photos = cameras_at(looking_from((2.0, 0.1, 0.0)))
+    choose = lambda limit, unit: choose_references(  # noqa: E731
+        views(novel), photos, ReferenceConfig(choice=choice, max_distance=limit), unit, *ball()
+    )
+    assert choose(0.0, 1.0) == [0, 0]
+    assert choose(0.1, 1.0) == [None, 0]
+    assert choose(0.1, 10.0) == [0, 0]  # in a larger scene the same distance is nearer
+
+
+def test_a_view_without_gaussians_has_no_reference_by_overlap() -> None:
+    novel = views(looking_from((2.0, 0.0, 0.0), at=(9.0, 0.0, 0.0)))
+    photos = cameras_at(ring(3, 0))
+    assert choose_references(novel, photos, ReferenceConfig(choice="overlap"), 1.0, *ball()) == [None]
+    nothing = torch.zeros(0, 3), torch.zeros(0)
+    assert choose_references(novel, photos, ReferenceConfig(choice="overlap"), 1.0, *nothing) == [None]
+
+
+def test_points_are_seen_inside_the_image_and_in_front() -> None:
+    camera = cameras_at(looking_from((2.0, 0.0, 0.0)))
+    depth, half_width, half_height = 2.0, 2.0 * 24 / 40, 2.0 * 16 / 40
+    at = [(0.0, 0.0), (0.99 * half_width, 0.0), (1.01 * half_width, 0.0), (0.0, 0.99 * half_height), (0.0, 2.0)]
+    points = torch.tensor([(2.0 - depth, across, upward) for across, upward in at] + [(3.0, 0.0, 0.0)])
+    assert seen_points(camera, points)[0].tolist() == [True, True, False, True, False, False]
+
+
+def test_blocks_give_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras, photos = views(ring(11, 1)), cameras_at(ring(7, 0))
+    candidates = torch.arange(77).reshape(11, 7) % 7
+    whole = view_overlaps(cameras, photos, candidates, *ball(500))
+    monkeypatch.setattr(references, "MAX_VALUES_AT_ONCE", 7 * 500 * 3)
+    assert torch.equal(view_overlaps(cameras, photos, candidates, *ball(500)), whole)
+    assert whole.min() >= 0 and whole.max() <= 1 + 1e-5
