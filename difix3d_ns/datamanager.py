@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_views import PseudoViewBank
+from difix3d_ns.trajectories import scene_radius
 
 READING_ERRORS = (AssertionError, RuntimeError, OSError, LookupError, ValueError)
 """What nerfstudio's dataparsers and Pillow raise on a scene that cannot be read."""
@@ -99,6 +101,21 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
     def train_camera_to_worlds(self) -> Float[Tensor, "num_photos 3 4"]:
         """Poses of the training photos, on the CPU."""
         return self.train_dataset.cameras.camera_to_worlds.cpu()
+
+    @property
+    def eval_cameras(self) -> Cameras | None:
+        """Cameras of the evaluation split; None if it is empty."""
+        return self.eval_dataset.cameras if self.eval_dataset is not None and len(self.eval_dataset) else None
+
+    @cached_property
+    def scene_radius(self) -> float:
+        """Largest distance of a camera, of training or evaluation, from the middle of them all, in scene units."""
+        cameras = (self.train_dataset.cameras, self.eval_cameras)
+        return scene_radius(torch.cat([part.camera_to_worlds.cpu() for part in cameras if part is not None]))
+
+    def training_photos(self, indices: Sequence[int | None]) -> list[Float[Tensor, "height width 3"] | None]:
+        """Training photos as of `training_photo`; None for None."""
+        return [None if index is None else self.training_photo(index) for index in indices]
 
     def training_photo(self, index: int) -> Float[Tensor, "height width 3"]:
         """A training photo in [0, 1], on the CPU; an alpha channel is laid over black.

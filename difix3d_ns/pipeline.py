@@ -1,6 +1,7 @@
 """When novel views are fixed: renders them on a schedule, cleans them and hands them to training."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +21,15 @@ from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
-from difix3d_ns.pseudo_views import PseudoView, camera_with_pose
-from difix3d_ns.schedule import fix_steps_of_run
-from difix3d_ns.trajectories import nearest_poses, step_towards, steps_to_arrive
+from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, PseudoView
+from difix3d_ns.references import ReferenceConfig, choose_references
+from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
+from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
+from difix3d_ns.targets import TargetConfig, target_cameras
+from difix3d_ns.walk import NovelViewWalk
 
 NUM_LOGGED_VIEWS = 4
 """Before/after images that each fix sends to tensorboard."""
-PSEUDO_VIEW_FOLDER = "pseudo_views"
-"""Folder of the fixed views inside a run's folder."""
 
 
 @dataclass
@@ -41,6 +43,10 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """The Gaussians, and the loss weight of pseudo views."""
     difix: DifixConfig = field(default_factory=DifixConfig)
     """The network that cleans renders, in training and for `rgb_enhanced`."""
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    """Where novel views walk to."""
+    references: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """Which photo the network is given as reference, in training and for `rgb_enhanced`."""
     fix_novel_views: bool = True
     """Whether training fixes novel views at all; without, this is splatfacto with an enhanced output."""
     fix_steps: tuple[int, ...] = (3000, *range(6000, 60_001, 2000))
@@ -51,8 +57,12 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """Length of the run that `fix_steps` and `fix_every` are made for. In a shorter run they shrink in proportion;
     0 takes them as they are."""
     step_length: float = 0.5
-    """How far each novel view moves towards its target at a fix, in scene units (nerfstudio scales the cameras into
-    [-1, 1]). It starts at the training view nearest to the target."""
+    """How far each novel view moves towards its target at a fix, from the training view nearest to the target. The
+    training tells at its start how many fixes it takes to arrive."""
+    step_unit: Literal["scene", "units"] = "scene"
+    """What `step_length` counts in. `scene`: 1 is the largest distance of a camera, of training or evaluation, from
+    the middle of them all, so that a step means the same whatever the scale of the scene. `units`: scene units, as
+    published; nerfstudio scales most cameras into [-1, 1], where the two are alike."""
     min_accumulation: float = 0.5
     """Pixels of a novel view whose accumulated opacity is below this do not teach."""
     evaluate_enhanced: bool = True
@@ -98,7 +108,7 @@ class Difix3DPipeline(VanillaPipeline):
         return model
 
     def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """Cleans one render with the training photo nearest to its camera as reference.
+        """Cleans one render with a training photo near its camera as reference.
 
         Args:
             rgb: the render, in [0, 1].
@@ -108,8 +118,11 @@ class Difix3DPipeline(VanillaPipeline):
             The enhanced image in [0, 1], at the render's size and on its device.
         """
         with exit_with_one_sentence():
-            nearest = int(nearest_poses(camera.camera_to_worlds.cpu(), self.datamanager.train_camera_to_worlds)[0])
-            references = [self.datamanager.training_photo(nearest)] if self.config.difix.use_reference else None
+            references = (
+                self.datamanager.training_photos(self._choose_references([camera]))
+                if self.config.difix.use_reference
+                else None
+            )
             return self.fixer.fix([rgb], references)[0].to(rgb)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
@@ -118,57 +131,48 @@ class Difix3DPipeline(VanillaPipeline):
         trainer = attributes.trainer
         assert trainer is not None and attributes.optimizers is not None
         reattach_optimizers(self.difix3d_model, attributes.optimizers.optimizers)
-        if not self.config.fix_novel_views:
-            return callbacks
         with exit_with_one_sentence():
+            start = start_of_run(trainer)
+            parsed = self.datamanager.train_dataparser_outputs
+            require_same_frame(start, parsed.dataparser_transform, parsed.dataparser_scale)
+            if start.step > 0:
+                CONSOLE.print(str(start))
+            if not self.config.fix_novel_views:
+                return callbacks
             self._run_folder = Path(trainer.base_dir)
-            self._set_up_walk()
-            steps = self._steps_of_run(trainer)
+            self._walk = self._new_walk()
+            steps = self._steps_of_run(start)
             if steps:
                 self._settle_on_network(trainer)
-        self._announce(steps)
+        length = self._walk.step_length_to_arrive(len(steps))
+        CONSOLE.print(describe_fixes(len(self._walk), steps, self._walk.num_fixes_to_arrive, length))
         if steps:
             callbacks.append(
                 TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_at, iters=steps)
             )
         return callbacks
 
-    def _set_up_walk(self) -> None:
-        """Target cameras, and for each the nearest training pose as its start."""
-        dataset = self.datamanager.eval_dataset
-        if dataset is None or len(dataset) == 0:
-            raise Difix3DError(
-                f"the scene {self.datamanager.config.data} has no evaluation photos, whose poses are the targets of "
-                "the novel views: give it a val split, choose another --eval-mode of the dataparser, or train "
-                "without fixes by --pipeline.fix-novel-views False."
-            )
-        self._targets = dataset.cameras
-        target_poses = self._targets.camera_to_worlds.cpu()
-        photos = self.datamanager.train_camera_to_worlds
-        self._novel_poses = photos[nearest_poses(target_poses, photos)]
-        self._num_fixes_to_arrive = steps_to_arrive(self._novel_poses, target_poses, self.config.step_length)
+    @property
+    def _unit(self) -> float:
+        """What lengths count in, in scene units."""
+        return self.datamanager.scene_radius if self.config.step_unit == "scene" else 1.0
 
-    def _steps_of_run(self, trainer: Any) -> tuple[int, ...]:
+    def _new_walk(self) -> NovelViewWalk:
+        """The novel views at their starts."""
+        photos = self.datamanager.train_dataset.cameras
+        targets = target_cameras(self.config.targets, photos, self.datamanager.eval_cameras)
+        return NovelViewWalk(targets, self.datamanager.train_camera_to_worlds, self.config.step_length, self._unit)
+
+    def _steps_of_run(self, start: Start) -> tuple[int, ...]:
         """The run's fix steps; after a resume the bank and the walk stand where they stood at the checkpoint."""
-        start, num_iterations = trainer._start_step, trainer.config.max_num_iterations
-        origin = start
-        if start > 0:
-            checkpoint_folder = trainer.config.load_dir or Path(trainer.config.load_checkpoint).parent
-            bank = self.datamanager.pseudo_views
-            if bank.restore(Path(checkpoint_folder).parent / PSEUDO_VIEW_FOLDER, start - 1):
-                if len(bank) == len(self._novel_poses):
-                    self._novel_poses = bank.camera_to_worlds()
-                CONSOLE.print(f"Resumed with {len(bank)} pseudo views fixed at step {bank.step}.")
-                origin = 0
-            elif _has_been_difix3d(Path(checkpoint_folder).parent):
-                origin = 0
-        steps = fix_steps_of_run(
-            self.config.fix_steps,
-            self.config.fix_every,
-            start + num_iterations - origin,
-            self.config.planned_num_iterations,
-        )
-        return tuple(origin + step for step in steps if origin + step >= start)
+        bank = self.datamanager.pseudo_views
+        if start.run_folder is not None and bank.restore(start.run_folder / PSEUDO_VIEW_FOLDER, start.step - 1):
+            self._walk.go_on_from(bank.camera_to_worlds())
+            CONSOLE.print(f"Resumed with {len(bank)} pseudo views fixed at step {bank.step}.")
+        config = self.config
+        num_iterations = start.end - start.origin
+        steps = fix_steps_of_run(config.fix_steps, config.fix_every, num_iterations, config.planned_num_iterations)
+        return tuple(start.origin + step for step in steps if start.origin + step >= start.step)
 
     def _settle_on_network(self, trainer: Any) -> None:
         """Writes the network that `auto` stands for into the run's config, so that later tools use the same."""
@@ -179,16 +183,16 @@ class Difix3DPipeline(VanillaPipeline):
             self.fixer.config = self.config.difix
             trainer.config.save_config()
 
-    def _announce(self, steps: tuple[int, ...]) -> None:
-        if not steps:
-            CONSOLE.print(
-                "No fix of novel views falls into this run: see --pipeline.fix-steps and --pipeline.fix-every."
-            )
-            return
-        listed = ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")
-        arrival = f"they reach their targets after {self._num_fixes_to_arrive}"
-        CONSOLE.print(
-            f"{len(self._targets)} novel views are fixed before steps {listed} ({len(steps)} fixes; {arrival})."
+    @torch.no_grad()
+    def _choose_references(self, cameras: Sequence[Cameras]) -> list[int | None]:
+        gaussians = self.difix3d_model.gauss_params
+        return choose_references(
+            cameras,
+            self.datamanager.train_dataset.cameras,
+            self.config.references,
+            self._unit,
+            gaussians["means"],
+            torch.sigmoid(gaussians["opacities"]).squeeze(-1),
         )
 
     def _fix_at(self, step: int) -> None:
@@ -205,16 +209,15 @@ class Difix3DPipeline(VanillaPipeline):
             Difix3DError: a render holds NaN, so training has diverged.
         """
         started = time.perf_counter()
-        target_poses = self._targets.camera_to_worlds.cpu()
-        self._novel_poses = step_towards(self._novel_poses, target_poses, self.config.step_length)
-        cameras = [camera_with_pose(self._targets[i : i + 1], pose) for i, pose in enumerate(self._novel_poses)]
-        nearest = nearest_poses(self._novel_poses, self.datamanager.train_camera_to_worlds).tolist()
+        self._walk.advance()
+        cameras = self._walk.cameras()
+        nearest = self._choose_references(cameras)
         with _progress() as progress:
             task = progress.add_task("[green]Rendering novel views", total=len(cameras))
             renders, accumulations = self._render(cameras, step, lambda: progress.advance(task))
             rendered = time.perf_counter()
             task = progress.add_task("[green]Fixing novel views", total=len(cameras))
-            references = [self.datamanager.training_photo(index) for index in nearest]
+            references = self.datamanager.training_photos(nearest)
             fixed = self.fixer.fix(renders, references, lambda count: progress.advance(task, count))
         finished = time.perf_counter()
 
@@ -225,12 +228,11 @@ class Difix3DPipeline(VanillaPipeline):
         self.datamanager.pseudo_views.replace(views, step)
         self.datamanager.pseudo_views.save(self._run_folder / PSEUDO_VIEW_FOLDER)
         self._log(step, renders, fixed, references)
-        arrived = int((self._novel_poses == target_poses).all(dim=-1).all(dim=-1).sum())
         covered = sum(float(view.covered.float().mean()) for view in views) / len(views)
         seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
         CONSOLE.print(
-            f"Step {step}: fixed {len(views)} novel views ({arrived} at their targets, {covered:.0%} of pixels "
-            f"covered) in {finished - started:.1f} s: {seconds}."
+            f"Step {step}: fixed {len(views)} novel views ({self._walk.num_arrived} at their targets, "
+            f"{covered:.0%} of pixels covered) in {finished - started:.1f} s: {seconds}."
         )
 
     @torch.no_grad()
@@ -253,12 +255,13 @@ class Difix3DPipeline(VanillaPipeline):
         self.train(was_training)
         return renders, accumulations
 
-    def _log(self, step: int, renders: list[Tensor], fixed: list[Tensor], references: list[Tensor]) -> None:
+    def _log(self, step: int, renders: list[Tensor], fixed: list[Tensor], references: Sequence[Tensor | None]) -> None:
         """Sends render, fixed view and reference, side by side, to the writers in use."""
         for index in range(min(NUM_LOGGED_VIEWS, len(renders))):
             panels = [renders[index], fixed[index]]
-            if references[index].shape == renders[index].shape:
-                panels.append(references[index])
+            reference = references[index]
+            if reference is not None and reference.shape == renders[index].shape:
+                panels.append(reference)
             image = torch.cat(panels, dim=1)
             writer.put_image(name=f"Novel Views/{index}: render, fixed, reference", image=image, step=step)
 
@@ -281,15 +284,10 @@ class Difix3DPipeline(VanillaPipeline):
             self.difix3d_model.evaluate_enhanced = False
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """As in nerfstudio; a checkpoint of another method ends in one sentence."""
+        """As in nerfstudio; a checkpoint that does not fit ends in one sentence."""
         with exit_with_one_sentence():
+            require_same_modules(loaded_state, self.difix3d_model.state_dict())
             super().load_pipeline(loaded_state, step)
-
-
-def _has_been_difix3d(run_folder: Path) -> bool:
-    """Whether a run's config names this plugin's pipeline: its schedule goes on then, and does not start anew."""
-    config = run_folder / "config.yml"
-    return config.exists() and "Difix3DPipelineConfig" in config.read_text()
 
 
 def _progress() -> Progress:

@@ -18,6 +18,8 @@ from torch import Tensor
 from difix3d_ns.errors import Difix3DError
 
 INDEX_NAME = "pseudo_views.json"
+PSEUDO_VIEW_FOLDER = "pseudo_views"
+"""Folder of the fixed views inside a run's folder."""
 NUM_SETS_KEPT = 3
 """Sets left on disk: the newest, and older ones for a run that resumes from a checkpoint before the newest."""
 
@@ -32,8 +34,8 @@ class PseudoView:
     """The cleaned render."""
     covered: Bool[Tensor, "height width 1"]
     """Pixels that the render covered; only these teach."""
-    reference: int
-    """Index of the training photo that Difix was given."""
+    reference: int | None
+    """Index of the training photo that Difix was given; None where none was near enough."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -36,3 +37,27 @@ def fix_steps_of_run(
     periodic = range(fix_every, horizon, fix_every) if fix_every else ()
     steps = {round(step * scale) for step in (*fix_steps, *periodic)}
     return tuple(sorted(step for step in steps if 0 < step < num_iterations))
+
+
+def describe_fixes(num_views: int, steps: Sequence[int], num_fixes_to_arrive: int, step_length_to_arrive: float) -> str:
+    """What is told before training: when novel views are fixed, and what to set if they do not arrive.
+
+    Args:
+        num_views: number of novel views.
+        steps: the run's fix steps.
+        num_fixes_to_arrive: fixes that the farthest view needs.
+        step_length_to_arrive: `step_length` with which these fixes are enough.
+    """
+    if not steps:
+        return "No fix of novel views falls into this run: see --pipeline.fix-steps and --pipeline.fix-every."
+    listed = ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")
+    fixes = f"{len(steps)} fix{'es' if len(steps) > 1 else ''}"
+    told = f"{num_views} novel views are fixed before steps {listed} ({fixes}; "
+    told += f"they reach their targets after {num_fixes_to_arrive})."
+    if num_fixes_to_arrive <= len(steps):
+        return told
+    step_length = math.ceil(step_length_to_arrive * 100) / 100
+    return (
+        f"{told} That is too few to arrive: lengthen the steps by --pipeline.step-length {step_length:g}, or fix "
+        "more often by --pipeline.fix-every or more --pipeline.fix-steps."
+    )

@@ -82,9 +82,9 @@ def test_novel_views_walk_from_the_photos_to_the_targets(banana: Path, tmp_path:
     start_run(pipeline, tmp_path)
     targets = pipeline.datamanager.eval_dataset.cameras.camera_to_worlds
     photos = pipeline.datamanager.train_camera_to_worlds
-    distances = [torch.cdist(pipeline._novel_poses[:, :, 3], photos[:, :, 3]).min(dim=1).values.max()]
+    distances = [torch.cdist(pipeline._walk.poses[:, :, 3], photos[:, :, 3]).min(dim=1).values.max()]
     assert distances[0] == 0.0
-    for fix in range(pipeline._num_fixes_to_arrive):
+    for fix in range(pipeline._walk.num_fixes_to_arrive):
         pipeline.fix_views(fix)
         poses = pipeline.datamanager.pseudo_views.camera_to_worlds()
         remaining = (poses[:, :, 3] - targets[:, :, 3]).norm(dim=-1).max()
@@ -101,7 +101,7 @@ def test_a_resume_goes_on_where_the_walk_stood(banana: Path, tmp_path: Path) -> 
     resumed = make_pipeline(banana, **settings)
     checkpoints = tmp_path / "first" / "nerfstudio_models"
     assert start_run(resumed, tmp_path / "resumed", 70, start_step=30, load_dir=checkpoints) == [(40, 60)]
-    assert torch.equal(resumed._novel_poses, first._novel_poses)
+    assert torch.equal(resumed._walk.poses, first._walk.poses)
     assert len(resumed.datamanager.pseudo_views) == 5
 
 
@@ -150,6 +150,74 @@ def test_cuda_on_a_machine_without_it_ends_in_one_sentence(banana: Path, monkeyp
     config.datamanager.data = banana
     with pytest.raises(SystemExit, match=r"--machine\.device-type cpu"):
         config.setup(device="cuda:0")
+
+
+@pytest.mark.parametrize("kind", ["interpolate", "orbit", "spiral", "random"])
+def test_novel_views_walk_to_made_targets_without_evaluation_photos(edit_transforms, tmp_path: Path, kind: str) -> None:
+    scene = edit_transforms(lambda transforms: transforms.update(val_filenames=[]))
+    pipeline = make_pipeline(scene, step_length=9.0)
+    pipeline.config.targets.kind = kind
+    pipeline.config.targets.num_views = 2
+    start_run(pipeline, tmp_path)
+    pipeline.fix_views(10)
+    bank = pipeline.datamanager.pseudo_views
+    assert torch.equal(bank.camera_to_worlds(), pipeline._walk.target_poses) and len(bank) == 2
+    photo = pipeline.datamanager.train_dataset.cameras[0]
+    assert {tuple(view.image.shape[:2]) for view in bank.views} == {(int(photo.height), int(photo.width))}
+
+
+def test_a_step_in_the_unit_of_the_scene_does_not_depend_on_its_scale(banana: Path, tmp_path: Path) -> None:
+    shares = []
+    for scale in (1.0, 0.1):
+        config_scale = {"step_length": 0.4, "step_unit": "scene"}
+        pipeline = make_pipeline(banana, **config_scale)
+        for dataset in (pipeline.datamanager.train_dataset, pipeline.datamanager.eval_dataset):
+            dataset.cameras.camera_to_worlds[:, :, 3] *= scale
+        start_run(pipeline, tmp_path)
+        pipeline._walk.advance()
+        left = (pipeline._walk.target_poses - pipeline._walk.poses)[:, :, 3].norm(dim=-1)
+        shares.append(left / scale)
+    assert torch.allclose(shares[0], shares[1], atol=1e-4)
+
+
+def test_a_step_in_scene_units_has_the_published_length(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana, step_length=0.25, step_unit="units")
+    start_run(pipeline, tmp_path)
+    start = pipeline._walk.poses
+    pipeline._walk.advance()
+    assert (pipeline._walk.poses - start)[:, :, 3].norm(dim=-1).max() == pytest.approx(0.25, abs=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["pose", "overlap"])
+def test_a_view_too_far_from_all_photos_is_fixed_without_a_reference(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    pipeline = make_pipeline(banana)
+    pipeline.config.references.choice = choice
+    given: list = []
+
+    def fix(self, renders, references, on_progress=None):
+        given.extend(references)
+        return renders
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    start_run(pipeline, tmp_path)
+    pipeline.fix_views(10)
+    assert all(reference is not None for reference in given[:5])
+    assert {view.reference for view in pipeline.datamanager.pseudo_views.views} <= {0, 1, 2}
+    pipeline.config.references.max_distance = 1e-3
+    pipeline.fix_views(20)
+    assert given[5:] == [None] * 5
+    resumed = make_pipeline(banana)
+    assert resumed.datamanager.pseudo_views.restore(tmp_path / "pseudo_views", 20)
+    assert [view.reference for view in resumed.datamanager.pseudo_views.views] == [None] * 5
+
+
+def test_a_checkpoint_with_camera_corrections_is_told_what_to_set(banana: Path) -> None:
+    pipeline = make_pipeline(banana)
+    state = {**pipeline.state_dict(), "_model.camera_optimizer.pose_adjustment": torch.zeros(3, 6)}
+    with pytest.raises(SystemExit, match=r"camera-optimizer\.mode SO3xR3"):
+        pipeline.load_pipeline(state, 10)
 
 
 def test_enhancing_takes_the_nearest_photo_as_reference(banana: Path, monkeypatch: pytest.MonkeyPatch) -> None:

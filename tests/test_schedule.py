@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difix3d_ns.schedule import fix_steps_of_run
+from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
 
 
 def test_a_list_and_a_period_are_united() -> None:
@@ -37,3 +37,18 @@ def test_steps_ascend_inside_the_run(steps: list[int], every: int, num_iteration
 def test_negative_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         fix_steps_of_run((-1,), 0, 100, 100)
+
+
+def test_a_walk_that_arrives_is_announced_plainly() -> None:
+    told = describe_fixes(5, (400, 550, 700), 3, 0.4)
+    assert told == ("5 novel views are fixed before steps 400, 550, 700 (3 fixes; they reach their targets after 3).")
+
+
+def test_too_few_fixes_to_arrive_are_told_with_a_step_length_that_does() -> None:
+    told = describe_fixes(5, range(100, 900, 100), 20, 0.4011)
+    assert "100, 200, 300, 400, 500, 600, ... (8 fixes; they reach their targets after 20)" in told
+    assert "too few to arrive: lengthen the steps by --pipeline.step-length 0.41" in told
+
+
+def test_a_run_without_fixes_is_told() -> None:
+    assert "--pipeline.fix-every" in describe_fixes(5, (), 3, 0.4)

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from difix3d_ns import trajectories
 from difix3d_ns.trajectories import (
+    k_nearest_poses,
     nearest_poses,
     pose_distances,
+    scene_radius,
     step_towards,
     steps_to_arrive,
     viewmats_from_camera_to_worlds,
@@ -43,6 +46,34 @@ def test_the_nearest_pose_may_be_decided_by_the_rotation() -> None:
     turned[0, :, :3] = pose[0, :, :3] @ torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     moved[0, 0, 3] += 1.0
     assert nearest_poses(pose, torch.cat([turned, moved])).tolist() == [1]
+
+
+def test_blocks_of_poses_give_the_same_nearest_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    poses, candidates = random_poses(23, 0), random_poses(9, 1)
+    expected = pose_distances(poses, candidates).sort(dim=1)
+    monkeypatch.setattr(trajectories, "MAX_PAIRS_AT_ONCE", 4 * len(candidates))
+    distances, indices = k_nearest_poses(poses, candidates, 3)
+    assert torch.equal(distances, expected.values[:, :3]) and torch.equal(indices, expected.indices[:, :3])
+    assert k_nearest_poses(poses, candidates, 99)[1].shape == (23, 9)
+    assert nearest_poses(poses[:0], candidates).shape == (0,)
+
+
+@given(seeds, st.floats(0.01, 100.0))
+@settings(max_examples=20, deadline=None)
+def test_in_a_unit_of_the_scene_distances_do_not_depend_on_its_scale(seed: int, scale: float) -> None:
+    poses, others = random_poses(4, seed), random_poses(3, seed + 1)
+    expected = pose_distances(poses, others, scene_radius(poses))
+    for part in (poses, others):
+        part[:, :, 3] *= scale
+    assert torch.allclose(pose_distances(poses, others, scene_radius(poses)), expected, rtol=1e-3)
+
+
+def test_the_radius_of_a_scene_reaches_from_the_middle_to_the_farthest_camera() -> None:
+    poses = random_poses(3, 0)
+    poses[:, :, 3] = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [6.0, 0.0, 0.0]])
+    assert scene_radius(poses) == pytest.approx(3.0)
+    poses[:, :, 3] = 0.7
+    assert scene_radius(poses) == 1.0
 
 
 def test_no_candidates_is_an_error() -> None:
