@@ -50,7 +50,8 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     fix_novel_views: bool = True
     """Whether training fixes novel views at all; without, this is splatfacto with an enhanced output."""
     fix_steps: tuple[int, ...] = (3000, *range(6000, 60_001, 2000))
-    """Training steps before which novel views are fixed."""
+    """Training steps before which novel views are fixed. In a run that starts from Gaussians trained without fixes, as
+    from a splatfacto run, they count from there."""
     fix_every: int = 0
     """A period in steps at which novel views are fixed as well; 0 for none."""
     planned_num_iterations: int = 30_000
@@ -118,12 +119,8 @@ class Difix3DPipeline(VanillaPipeline):
             The enhanced image in [0, 1], at the render's size and on its device.
         """
         with exit_with_one_sentence():
-            references = (
-                self.datamanager.training_photos(self._choose_references([camera]))
-                if self.config.difix.use_reference
-                else None
-            )
-            return self.fixer.fix([rgb], references)[0].to(rgb)
+            nearest = self._choose_references([camera]) if self.config.difix.use_reference else [None]
+            return self.fixer.fix([rgb], self.datamanager.training_photos(nearest))[0].to(rgb)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
         """Splatfacto's callbacks and, before the scheduled steps, the fix. Runs once, after a checkpoint was loaded."""
@@ -140,6 +137,7 @@ class Difix3DPipeline(VanillaPipeline):
             if not self.config.fix_novel_views:
                 return callbacks
             self._run_folder = Path(trainer.base_dir)
+            start.save(self._run_folder)
             self._walk = self._new_walk()
             steps = self._steps_of_run(start)
             if steps:

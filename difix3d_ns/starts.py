@@ -16,6 +16,8 @@ from torch import Tensor
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, saved_sets
 
+START_NAME = "start.json"
+"""File in a run's folder that says what the run started from."""
 OPTIONAL_MODULES = {
     "camera_optimizer.pose_adjustment": "--pipeline.model.camera-optimizer.mode SO3xR3",
     "bil_grids.grids": "--pipeline.model.use-bilateral-grid True",
@@ -38,13 +40,9 @@ class Start:
     """Folder of the run whose checkpoint is loaded; None from scratch."""
     method: str
     """Method that wrote the checkpoint; `unknown` where its run has no config, empty from scratch."""
-    goes_on: bool
-    """Whether that run fixed novel views, or was to: its schedule goes on then. Otherwise a new one starts."""
-
-    @property
-    def origin(self) -> int:
-        """Step from which the schedule of the fixes counts."""
-        return 0 if self.goes_on else self.step
+    origin: int
+    """Step from which the schedule of the fixes counts: where the Gaussians came from a run without fixes, the step at
+    which they did; 0 where novel views were fixed from the beginning."""
 
     def __str__(self) -> str:
         source = f"{self.method} checkpoint" if self.method != "unknown" else "checkpoint"
@@ -52,12 +50,19 @@ class Start:
             f"Starts from the {source} of step {self.step - 1} in {self.run_folder}, for {self.end - self.step} steps "
             f"to step {self.end}."
         )
-        if self.goes_on:
+        if self.origin < self.step:
             return f"{told} The schedule of its fixes goes on."
         return (
             f"{told} Fixes are scheduled from step {self.step} on. Learning rates stay as decayed as they were, unless "
             "--load-scheduler False starts them anew, and Gaussians are split until --pipeline.model.stop-split-at."
         )
+
+    def save(self, run_folder: Path) -> None:
+        """Writes it into the run's folder, for a run that goes on from this one's checkpoints."""
+        run_folder.mkdir(parents=True, exist_ok=True)
+        source = None if self.run_folder is None else str(self.run_folder)
+        content = {"step": self.step, "origin": self.origin, "run_folder": source, "method": self.method}
+        (run_folder / START_NAME).write_text(json.dumps(content, indent=1))
 
 
 def start_of_run(trainer: Any) -> Start:
@@ -65,18 +70,30 @@ def start_of_run(trainer: Any) -> Start:
     step, config = trainer._start_step, trainer.config
     end = step + config.max_num_iterations
     if step == 0:
-        return Start(0, end, None, "", goes_on=False)
+        return Start(0, end, None, "", origin=0)
     checkpoints = config.load_dir or Path(config.load_checkpoint).parent
     run_folder = Path(checkpoints).absolute().parent
-    has_sets = bool(saved_sets(run_folder / PSEUDO_VIEW_FOLDER))
+    has_fixed = bool(saved_sets(run_folder / PSEUDO_VIEW_FOLDER))
+    method = "unknown"
     try:
         text = (run_folder / "config.yml").read_text()
     except OSError:
-        return Start(step, end, run_folder, "unknown", goes_on=has_sets)
-    # Read as text: loading nerfstudio's YAML would run the constructors that it names.
-    method = re.search(r"^method_name: (\S+)", text, re.MULTILINE)
-    walked = "Difix3DPipelineConfig" in text and not re.search(r"^\s*fix_novel_views: false", text, re.MULTILINE)
-    return Start(step, end, run_folder, method[1] if method else "unknown", goes_on=walked or has_sets)
+        pass
+    else:
+        # Read as text: loading nerfstudio's YAML would run the constructors that it names.
+        found = re.search(r"^method_name: (\S+)", text, re.MULTILINE)
+        method = found[1] if found else method
+        was_to_fix = not re.search(r"^\s*fix_novel_views: false", text, re.MULTILINE)
+        has_fixed = has_fixed or ("Difix3DPipelineConfig" in text and was_to_fix)
+    return Start(step, end, run_folder, method, origin=_origin_of(run_folder) if has_fixed else step)
+
+
+def _origin_of(run_folder: Path) -> int:
+    """Step from which the schedule of an earlier run counted; 0 if its folder does not say."""
+    try:
+        return int(json.loads((run_folder / START_NAME).read_text())["origin"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: float) -> None:

@@ -53,8 +53,19 @@ def test_a_run_whose_fixed_views_are_there_goes_on_without_its_config(tmp_path: 
     assert start_of_run(trainer(tmp_path, 30)).origin == 0
 
 
+def test_a_resumed_run_keeps_the_schedule_that_counts_from_a_splatfacto_run(tmp_path: Path) -> None:
+    first, second = tmp_path / "splatfacto", tmp_path / "difix3d"
+    first.mkdir()
+    (first / "config.yml").write_text(SPLATFACTO)
+    start_of_run(trainer(first, 30_000)).save(second)
+    (second / "config.yml").write_text(OURS)
+    resumed = start_of_run(trainer(second, 30_040))
+    assert (resumed.step, resumed.origin) == (30_040, 30_000)
+    assert "goes on" in str(resumed)
+
+
 def start_from(folder: Path | None) -> Start:
-    return Start(step=10, end=20, run_folder=folder, method="splatfacto", goes_on=False)
+    return Start(step=10, end=20, run_folder=folder, method="splatfacto", origin=10)
 
 
 @pytest.mark.parametrize(("shift", "scale", "fits"), [(0.0, 0.5, True), (0.1, 0.5, False), (0.0, 0.4, False)])
