@@ -50,20 +50,20 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     fix_novel_views: bool = True
     """Whether training fixes novel views at all; without, this is splatfacto with an enhanced output."""
     fix_steps: tuple[int, ...] = (3000, *range(6000, 60_001, 2000))
-    """Training steps before which novel views are fixed. In a run that starts from Gaussians trained without fixes, as
-    from a splatfacto run, they count from there."""
+    """Training steps before which novel views are fixed.
+    In a run that starts from Gaussians trained without fixes, as from a splatfacto run, they count from there."""
     fix_every: int = 0
     """A period in steps at which novel views are fixed as well; 0 for none."""
     planned_num_iterations: int = 30_000
     """Length of the run that `fix_steps` and `fix_every` are made for. In a shorter run they shrink in proportion;
     0 takes them as they are."""
     step_length: float = 0.5
-    """How far each novel view moves towards its target at a fix, from the training view nearest to the target. The
-    training tells at its start how many fixes it takes to arrive."""
+    """How far each novel view moves at a fix, from the training view nearest to its target towards the target.
+    The run tells at its start how many fixes it takes to arrive."""
     step_unit: Literal["scene", "units"] = "scene"
-    """What `step_length` counts in. `scene`: 1 is the largest distance of a camera, of training or evaluation, from
-    the middle of them all, so that a step means the same whatever the scale of the scene. `units`: scene units, as
-    published; nerfstudio scales most cameras into [-1, 1], where the two are alike."""
+    """What `step_length` counts in.
+    `scene`: 1 is the largest distance of a camera, of training or evaluation, from the middle of them all.
+    `units`: scene units, as published. nerfstudio scales most cameras into [-1, 1], where the two are alike."""
     min_accumulation: float = 0.5
     """Pixels of a novel view whose accumulated opacity is below this do not teach."""
     evaluate_enhanced: bool = True

@@ -26,15 +26,16 @@ class ReferenceConfig:
     """Which photo the network is given as reference for a novel view, and when none."""
 
     choice: Literal["pose", "overlap"] = "pose"
-    """`pose`: the photo with the nearest pose, as published. `overlap`: of the nearest ones, the photo that shows the
-    largest share of the Gaussians that the novel view sees, from a similar direction."""
+    """`pose`: the photo with the nearest pose, as published.
+    `overlap`: of the nearest ones, the photo that shows most of the Gaussians the novel view sees, from a similar
+    direction."""
     num_candidates: int = 8
     """How many photos, nearest by pose, `overlap` chooses from."""
     min_overlap: float = 0.1
     """With `overlap`, a novel view is fixed without a reference where no photo shows at least this share of it."""
     max_distance: float = 0.0
-    """Photos farther than this from a novel view are no reference for it; 0 for no limit. The distance is that of the
-    cameras, in the unit of `step_unit`, plus the angle between them in radians."""
+    """Photos farther than this from a novel view are no reference for it; 0 for no limit.
+    The distance is that of the cameras, in the unit of `step_unit`, plus the angle between them in radians."""
 
 
 def choose_references(

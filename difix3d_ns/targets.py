@@ -25,20 +25,23 @@ class TargetConfig:
     """Where novel views walk to."""
 
     kind: Literal["eval", "camera-path", "interpolate", "orbit", "spiral", "random"] = "eval"
-    """`eval`: the poses of the evaluation split, as published; its photos are not used, but figures measured on them
-    are then those of views that training prepared for. `camera-path`: the file `camera_path`. `interpolate`: between
-    neighbouring photos. `orbit`: a circle around what the photos look at. `spiral`: a spiral around the mean photo,
-    for scenes seen from one side. `random`: around the photos."""
+    """`eval`: the poses of the evaluation split, as published.
+    Its photos are not used, but figures measured on them are then those of views that training prepared for.
+    `camera-path`: the file `camera_path`.
+    `interpolate`: between neighbouring photos.
+    `orbit`: a circle around what the photos look at.
+    `spiral`: a spiral around the mean photo, for scenes seen from one side.
+    `random`: around the photos."""
     camera_path: Path | None = None
-    """A camera path JSON, as the viewer's render panel and `ns-render camera-path` write and read it."""
+    """A camera path JSON, as the viewer's render panel writes it and `ns-render` reads it."""
     num_views: int = 0
-    """How many novel views. 0: all of the eval split or the camera path, else as many as there are training photos. A
-    smaller number than the eval split or the camera path has takes every so many of them."""
+    """How many novel views. Fewer than the eval split or the camera path has are taken evenly from it.
+    0: all of the eval split or the camera path, else as many as there are training photos."""
     seed: int = 0
     """Seed of `random` poses."""
     spread: float = 1.0
-    """Size of `orbit` and `spiral`, where 1 fits the training cameras, and how far `random` poses may lie from their
-    photo, where 1 is the typical distance of neighbouring photos."""
+    """Size of `orbit` and `spiral`: 1 fits the training cameras.
+    For `random`, how far poses may lie from their photo: 1 is the typical distance of neighbouring photos."""
 
 
 def target_cameras(config: TargetConfig, photos: Cameras, eval_cameras: Cameras | None) -> Cameras:
