@@ -16,7 +16,8 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.pseudo_views import PseudoViewBank
+from difix3d_ns.pseudo_view_bank import PseudoViewBank, PseudoViewBankConfig
+from difix3d_ns.pseudo_views import PseudoView
 from difix3d_ns.trajectories import scene_radius
 
 READING_ERRORS = (AssertionError, RuntimeError, OSError, LookupError, ValueError)
@@ -30,6 +31,8 @@ class Difix3DDataManagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: Difix3DDataManager)
     pseudo_view_probability: float = 0.3
     """Probability that a training step uses a fixed novel view in place of a photo, once there are any."""
+    bank: PseudoViewBankConfig = field(default_factory=PseudoViewBankConfig)
+    """Which fixed novel views are drawn, and where they wait."""
 
 
 class Difix3DDataManager(FullImageDatamanager[InputDataset]):
@@ -53,7 +56,7 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
         local_rank: int = 0,
         **kwargs,
     ) -> None:
-        self.pseudo_views = PseudoViewBank()
+        self.pseudo_views = PseudoViewBank(config.bank)
         _require_frames(config.data or config.dataparser.data)
         try:
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
@@ -79,20 +82,22 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
     def next_train(self, step: int) -> tuple[Cameras, dict]:
         """A photo and its camera, or, with `pseudo_view_probability`, a pseudo view and its camera.
 
-        A pseudo view's batch also has `mask`, the pixels that teach, and `pseudo_view`, its index in the bank. Which
-        view a step gets depends on the seed and the step alone, so a resumed run draws as the whole run would have.
+        A pseudo view's batch also has `confidence`, the weight of each pixel in [0, 1], `mask`, the pixels whose weight
+        is not 0, and `pseudo_view`, its index in the bank. Which view a step gets depends on the seed and the step
+        alone, so a resumed run draws as the whole run would have.
         """
         if len(self.pseudo_views) > 0:
             draw = random.Random(f"{self.config.train_cameras_sampling_seed}-{step}")
             if draw.random() < self.config.pseudo_view_probability:
-                return self._pseudo_view_batch(draw.randrange(len(self.pseudo_views)))
+                return self._pseudo_view_batch(*self.pseudo_views.draw(draw))
         return super().next_train(step)
 
-    def _pseudo_view_batch(self, index: int) -> tuple[Cameras, dict]:
-        view = self.pseudo_views.views[index]
+    def _pseudo_view_batch(self, index: int, view: PseudoView) -> tuple[Cameras, dict]:
+        confidence = view.confidence.to(self.device, non_blocking=True).float() / 255
         batch = {
-            "image": view.image.to(self.device),
-            "mask": view.covered.to(self.device),
+            "image": view.image.to(self.device, non_blocking=True),
+            "confidence": confidence,
+            "mask": confidence > 0,
             "pseudo_view": index,
         }
         return view.camera.to(self.device), batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.pseudo_views import PseudoView, camera_with_pose
+from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, camera_with_pose
 
 
 def datamanager(scene: Path, **settings) -> Difix3DDataManager:
@@ -25,10 +26,11 @@ def with_pseudo_views(manager: Difix3DDataManager, count: int = 2) -> Difix3DDat
     view = PseudoView(
         camera=camera_with_pose(camera, camera.camera_to_worlds[0]),
         image=torch.zeros((319, 480, 3), dtype=torch.uint8),
-        covered=torch.ones((319, 480, 1), dtype=torch.bool),
+        confidence=torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(319 * 160).reshape(319, 480, 1),
         reference=0,
+        target=0,
     )
-    manager.pseudo_views.replace([view] * count, step=0)
+    manager.pseudo_views.add(PseudoViewSet(0, [replace(view, target=target) for target in range(count)]))
     return manager
 
 
@@ -56,6 +58,8 @@ def test_a_pseudo_view_brings_its_camera_and_the_pixels_that_teach(banana: Path)
     camera, batch = manager.next_train(0)
     assert torch.equal(camera.camera_to_worlds, manager.eval_dataset.cameras.camera_to_worlds[0:1])
     assert batch["image"].shape == (319, 480, 3) and batch["mask"].shape == (319, 480, 1)
+    assert batch["confidence"][0, :3, 0].tolist() == pytest.approx([0.0, 0.2, 1.0])
+    assert batch["mask"][0, :3, 0].tolist() == [False, True, True]
 
 
 def test_a_photo_is_the_same_from_memory_and_from_disk(banana: Path) -> None:

@@ -1,0 +1,147 @@
+"""The bank of pseudo views: which fixes teach, and what of them is held in memory."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.pseudo_view_files import copy_sets, read_set, saved_sets, set_name, write_set
+from difix3d_ns.pseudo_views import DrawableView, PseudoView, PseudoViewSet
+
+BYTES_PER_PIXEL = 4
+"""Three of the picture and one of the confidence."""
+
+
+@dataclass
+class PseudoViewBankConfig:
+    """Which fixed novel views training draws from, and where they wait."""
+
+    draw_from: Literal["newest", "kept"] = "newest"
+    """`newest`: as published, only views of the newest fix teach. `kept`: views of the older fixes that are kept
+    teach too."""
+    older_set_probability: float = 0.5
+    """With `kept`, the factor by which drawing a view becomes less probable with each later fix, in [0, 1]."""
+    sets_kept: int = 3
+    """Fixes whose views are kept, at least 1. All of them lie in the run's folder, where a run that resumes from an
+    older checkpoint finds them."""
+    max_memory_gb: float = 4.0
+    """Memory for the views' pictures, in 10^9 bytes. What does not fit, oldest first, is read from the run's folder
+    when it is drawn."""
+
+
+class PseudoViewBank:
+    """The newest sets of pseudo views.
+
+    Pictures are held as eight-bit values in the CPU's memory, pinned if there is CUDA.
+
+    Args:
+        config: which sets teach and how much memory they may take.
+
+    Raises:
+        Difix3DError: a setting is out of its range.
+    """
+
+    def __init__(self, config: PseudoViewBankConfig | None = None) -> None:
+        self.config = config or PseudoViewBankConfig()
+        if self.config.sets_kept < 1 or not 0 <= self.config.older_set_probability <= 1:
+            raise Difix3DError(
+                "--pipeline.datamanager.bank.sets-kept must be at least 1 and "
+                "--pipeline.datamanager.bank.older-set-probability between 0 and 1."
+            )
+        self._sets: list[PseudoViewSet] = []
+        """Newest first."""
+
+    @property
+    def step(self) -> int:
+        """Training step of the newest fix; -1 for none."""
+        return self._sets[0].step if self._sets else -1
+
+    @property
+    def views(self) -> list[DrawableView]:
+        """The views that teach, newest fix first."""
+        return [view for view, _ in self._weighted_views()]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def camera_to_worlds(self) -> Float[Tensor, "num_targets 3 4"]:
+        """Poses of the newest fix, of rejected views too: how far each walk towards its target has come."""
+        return self._sets[0].camera_to_worlds() if self._sets else torch.empty(0, 3, 4)
+
+    def add(self, views: PseudoViewSet) -> None:
+        """Makes a set the newest one; sets of its step or later ones, made before a resume, are dropped."""
+        older = [other for other in self._sets if other.step < views.step]
+        num_sets = self.config.sets_kept if self.config.draw_from == "kept" else 1
+        self._sets = [views, *older][:num_sets]
+
+    def save(self, folder: Path) -> None:
+        """Writes the newest set into `folder` (see `pseudo_view_files`); what exceeds the memory then stays there."""
+        write_set(folder, self._sets[0], self.config.sets_kept)
+        self._sets[0] = replace(self._sets[0], rejected=read_set(folder / set_name(self.step)).rejected)
+        self._fit_memory(folder)
+
+    def restore(self, folder: Path, last_step: int, run_folder: Path | None = None) -> bool:
+        """Reads the newest sets that were made at `last_step` or before; sets of later steps are to be made again.
+
+        Args:
+            folder: where an earlier run keeps its sets.
+            last_step: last training step that the earlier run's checkpoint knows of.
+            run_folder: where this run keeps its sets; they are copied there, so that it can be resumed as well.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            Difix3DError: a set is damaged.
+        """
+        if run_folder is not None:
+            copy_sets(folder, run_folder, last_step)
+            folder = run_folder
+        for saved in saved_sets(folder, last_step):
+            self.add(read_set(saved))
+        self._fit_memory(folder)
+        return bool(self._sets)
+
+    def _fit_memory(self, folder: Path) -> None:
+        """Takes pictures into memory, newest first, as far as they fit; the others are left to their files."""
+        left = self.config.max_memory_gb * 1e9
+        for index, held in enumerate(self._sets):
+            stored = {view.target: view for view in read_set(folder / set_name(held.step)).views}
+            views: list[DrawableView] = []
+            for view in held.views:
+                left -= BYTES_PER_PIXEL * int(view.camera.width) * int(view.camera.height)
+                views.append(_pinned(view.load()) if left >= 0 else stored[view.target])
+            self._sets[index] = replace(held, views=views)
+
+    def draw(self, generator: random.Random) -> tuple[int, PseudoView]:
+        """A view at random, and its index among `views`.
+
+        Raises:
+            Difix3DError: it waits on disk and cannot be read.
+        """
+        views, weights = zip(*self._weighted_views(), strict=True)
+        (index,) = generator.choices(range(len(views)), weights)
+        return index, views[index].load()
+
+    def _weighted_views(self) -> list[tuple[DrawableView, float]]:
+        """The views that teach, newest fix first, with their relative probabilities, all above 0."""
+        weighted = [
+            (view, self.config.older_set_probability**age)
+            for age, views in enumerate(self._sets)
+            for view in views.views
+        ]
+        return [(view, weight) for view, weight in weighted if weight > 0]
+
+
+def _pinned(view: PseudoView) -> PseudoView:
+    """The view with its pictures in pinned memory where CUDA can be used, for copies that do not wait."""
+    if not torch.cuda.is_available() or view.image.is_pinned():
+        return view
+    return replace(view, image=view.image.pin_memory(), confidence=view.confidence.pin_memory())
