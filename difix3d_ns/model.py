@@ -229,8 +229,13 @@ class Difix3DModel(SplatfactoModel):
     ) -> dict[str, Tensor]:
         """Splatfacto's losses; of a pseudo view the image loss counts `pseudo_view_loss_weight`.
 
-        A batch's `mask` takes the pixels out that the render did not cover when the view was fixed.
+        A batch's `mask` takes the pixels out that the render did not cover when the view was fixed, and `confidence`
+        weighs what the others teach: their gradients, not the value of the loss.
         """
+        if "confidence" in batch:
+            # Weighs each pixel's gradient, of L1 and SSIM alike; a weighted picture would give SSIM edges to learn.
+            weight = self.get_gt_img(batch["confidence"])
+            outputs = {**outputs, "rgb": torch.lerp(outputs["rgb"].detach(), outputs["rgb"], weight)}
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if "pseudo_view" in batch:
             losses["main_loss"] = losses["main_loss"] * self.config.pseudo_view_loss_weight

@@ -128,6 +128,40 @@ def test_pixels_that_the_render_did_not_cover_do_not_teach() -> None:
     assert torch.equal(losses[0], losses[1])
 
 
+def color_gradient(model: Difix3DModel, confidence: torch.Tensor | None) -> torch.Tensor:
+    """What a random picture teaches the Gaussians' colours."""
+    batch = {"image": torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1)), "pseudo_view": 0}
+    if confidence is not None:
+        batch["confidence"] = confidence
+    model.zero_grad()
+    model.get_loss_dict(model.get_outputs(make_camera()), batch)["main_loss"].backward()
+    gradient = model.gauss_params["features_dc"].grad
+    assert gradient is not None
+    return gradient.clone()
+
+
+@pytest.mark.parametrize("ssim_lambda", [0.0, 0.2, 1.0])
+def test_each_pixel_teaches_with_its_confidence(ssim_lambda: float) -> None:
+    model = make_model(ssim_lambda=ssim_lambda).eval()
+    full = color_gradient(model, None)
+    assert full.abs().max() > 0
+    for weight in (1.0, 0.3, 0.0):
+        weighed = color_gradient(model, torch.full((HEIGHT, WIDTH, 1), weight))
+        torch.testing.assert_close(weighed, weight * full, rtol=1e-3, atol=1e-8)
+    left = (torch.arange(WIDTH) < WIDTH // 2).float()[None, :, None].expand(HEIGHT, WIDTH, 1)
+    of_left, of_right = (color_gradient(model, weight) for weight in (left, 1 - left))
+    assert of_left.abs().max() > 0 and of_right.abs().max() > 0
+    torch.testing.assert_close(of_left + of_right, full, rtol=1e-3, atol=1e-8)
+
+
+def test_confidence_follows_the_scheduled_resolution() -> None:
+    model = make_model()
+    model.config.num_downscales = 1
+    model.optimizers = make_optimizers(model)
+    model.train()
+    assert color_gradient(model, torch.rand(HEIGHT, WIDTH, 1)).abs().max() > 0
+
+
 def test_after_a_resume_the_gaussians_move() -> None:
     source, model = make_model(60), make_model(40)
     optimizers = make_optimizers(model)
