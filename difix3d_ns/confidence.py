@@ -26,7 +26,7 @@ class ConfidenceConfig:
     """Difference of colour, in [0, 1], between a confident render and its fixed view at which a pixel's weight has
     fallen to 37%; 0 for no weighing by disagreement."""
     half_distance: float = 3.0
-    """Pose distance from the nearest photo (scene units plus radians) at which the weight of a novel view has fallen
+    """Pose distance from the nearest photo (in the unit of steps, plus radians) at which the weight of a novel view has fallen
     to half; 0 for no weighing by distance."""
 
 

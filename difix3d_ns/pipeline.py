@@ -13,23 +13,24 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from difix3d_ns.confidence import ConfidenceConfig
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.fix_report import describe, panels, progress_bars
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
-from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, PseudoView
+from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
 from difix3d_ns.references import ReferenceConfig, choose_references
 from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
 from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
 from difix3d_ns.targets import TargetConfig, target_cameras
+from difix3d_ns.trajectories import pose_distances
+from difix3d_ns.trust import TrustConfig
+from difix3d_ns.vetting import NovelViewFix, vet
 from difix3d_ns.walk import NovelViewWalk
-
-NUM_LOGGED_VIEWS = 4
-"""Before/after images that each fix sends to tensorboard."""
 
 
 @dataclass
@@ -66,6 +67,13 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     `units`: scene units, as published. nerfstudio scales most cameras into [-1, 1], where the two are alike."""
     min_accumulation: float = 0.5
     """Pixels of a novel view whose accumulated opacity is below this do not teach."""
+    match_colors: bool = True
+    """Whether large-scale colours of a fixed view are matched to its render where that is confident; without, a
+    network's shifts of brightness add up from fix to fix."""
+    trust: TrustConfig = field(default_factory=TrustConfig)
+    """When a fixed view is rejected."""
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    """How much each pixel of a fixed view counts."""
     evaluate_enhanced: bool = True
     """Whether `ns-eval` also measures `rgb_enhanced`."""
 
@@ -164,7 +172,8 @@ class Difix3DPipeline(VanillaPipeline):
     def _steps_of_run(self, start: Start) -> tuple[int, ...]:
         """The run's fix steps; after a resume the bank and the walk stand where they stood at the checkpoint."""
         bank = self.datamanager.pseudo_views
-        if start.run_folder is not None and bank.restore(start.run_folder / PSEUDO_VIEW_FOLDER, start.step - 1):
+        own = self._run_folder / PSEUDO_VIEW_FOLDER
+        if start.run_folder is not None and bank.restore(start.run_folder / PSEUDO_VIEW_FOLDER, start.step - 1, own):
             self._walk.go_on_from(bank.camera_to_worlds())
             CONSOLE.print(f"Resumed with {len(bank)} pseudo views fixed at step {bank.step}.")
         config = self.config
@@ -210,7 +219,7 @@ class Difix3DPipeline(VanillaPipeline):
         self._walk.advance()
         cameras = self._walk.cameras()
         nearest = self._choose_references(cameras)
-        with _progress() as progress:
+        with progress_bars() as progress:
             task = progress.add_task("[green]Rendering novel views", total=len(cameras))
             renders, accumulations = self._render(cameras, step, lambda: progress.advance(task))
             rendered = time.perf_counter()
@@ -219,19 +228,22 @@ class Difix3DPipeline(VanillaPipeline):
             fixed = self.fixer.fix(renders, references, lambda count: progress.advance(task, count))
         finished = time.perf_counter()
 
-        views = [
-            PseudoView(camera, (image * 255).round().byte(), accumulation >= self.config.min_accumulation, reference)
-            for camera, image, accumulation, reference in zip(cameras, fixed, accumulations, nearest, strict=True)
-        ]
-        self.datamanager.pseudo_views.replace(views, step)
-        self.datamanager.pseudo_views.save(self._run_folder / PSEUDO_VIEW_FOLDER)
-        self._log(step, renders, fixed, references)
-        covered = sum(float(view.covered.float().mean()) for view in views) / len(views)
-        seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
-        CONSOLE.print(
-            f"Step {step}: fixed {len(views)} novel views ({self._walk.num_arrived} at their targets, "
-            f"{covered:.0%} of pixels covered) in {finished - started:.1f} s: {seconds}."
+        distances = (
+            pose_distances(self._walk.poses, self.datamanager.train_camera_to_worlds, self._unit).amin(dim=1).tolist()
         )
+        fixes = [
+            NovelViewFix(*parts)
+            for parts in zip(cameras, renders, accumulations, fixed, nearest, distances, strict=True)
+        ]
+        config = self.config
+        views = vet(step, fixes, config.trust, config.confidence, config.match_colors, config.min_accumulation)
+        self.datamanager.pseudo_views.add(views)
+        self.datamanager.pseudo_views.save(self._run_folder / PSEUDO_VIEW_FOLDER)
+        for name, image in panels(fixes, views, references).items():
+            writer.put_image(name=name, image=image, step=step)
+        seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
+        told = describe(views, self._walk.num_arrived)
+        CONSOLE.print(f"Step {step}: {told} in {finished - started:.1f} s: {seconds}.")
 
     @torch.no_grad()
     def _render(self, cameras: list[Cameras], step: int, on_progress) -> tuple[list[Tensor], list[Tensor]]:
@@ -252,16 +264,6 @@ class Difix3DPipeline(VanillaPipeline):
             on_progress()
         self.train(was_training)
         return renders, accumulations
-
-    def _log(self, step: int, renders: list[Tensor], fixed: list[Tensor], references: Sequence[Tensor | None]) -> None:
-        """Sends render, fixed view and reference, side by side, to the writers in use."""
-        for index in range(min(NUM_LOGGED_VIEWS, len(renders))):
-            panels = [renders[index], fixed[index]]
-            reference = references[index]
-            if reference is not None and reference.shape == renders[index].shape:
-                panels.append(reference)
-            image = torch.cat(panels, dim=1)
-            writer.put_image(name=f"Novel Views/{index}: render, fixed, reference", image=image, step=step)
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a broken photo ends in one sentence."""
@@ -286,8 +288,3 @@ class Difix3DPipeline(VanillaPipeline):
         with exit_with_one_sentence():
             require_same_modules(loaded_state, self.difix3d_model.state_dict())
             super().load_pipeline(loaded_state, step)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), console=CONSOLE, transient=True)

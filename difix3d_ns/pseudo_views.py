@@ -11,7 +11,6 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-
 PSEUDO_VIEW_FOLDER = "pseudo_views"
 """Folder of the fixed views inside a run's folder."""
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, saved_sets
+from difix3d_ns.pseudo_view_files import saved_sets
+from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
 
 START_NAME = "start.json"
 """File in a run's folder that says what the run started from."""

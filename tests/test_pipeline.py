@@ -19,11 +19,11 @@ from difix3d_ns.pipeline import Difix3DPipeline
 
 @pytest.fixture(autouse=True)
 def brightening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for the network: adds 0.25, so that fixed views are told from renders."""
+    """Stands in for the network: adds 0.1, so that fixed views are told from renders."""
 
     def fix(self, renders, references=None, on_progress=None):
         assert references is None or len(references) == len(renders)
-        return [(render + 0.25).clamp(0, 1) for render in renders]
+        return [(render + 0.1).clamp(0, 1) for render in renders]
 
     monkeypatch.setattr(DifixFixer, "fix", fix)
 
@@ -63,7 +63,8 @@ def start_run(
 
 
 def test_a_fix_turns_cleaned_renders_into_pseudo_views(banana: Path, tmp_path: Path) -> None:
-    pipeline = make_pipeline(banana, fix_steps=(50,), planned_num_iterations=0)
+    pipeline = make_pipeline(banana, fix_steps=(50,), planned_num_iterations=0, match_colors=False)
+    pipeline.config.confidence.weigh = False
     assert start_run(pipeline, tmp_path) == [(50,)]
     pipeline.fix_views(50)
     bank = pipeline.datamanager.pseudo_views
@@ -71,10 +72,42 @@ def test_a_fix_turns_cleaned_renders_into_pseudo_views(banana: Path, tmp_path: P
     pipeline.eval()
     for view in bank.views:
         outputs = pipeline.model.get_outputs_for_camera(view.camera)
-        expected = (outputs["rgb"] + 0.25).clamp(0, 1) * 255
-        assert (view.image - expected).abs().max() <= 0.51
-        assert torch.equal(view.covered, outputs["accumulation"] >= 0.5)
+        expected = (outputs["rgb"] + 0.1).clamp(0, 1) * 255
+        assert (view.load().image - expected).abs().max() <= 0.51
+        assert torch.equal(view.load().confidence == 255, outputs["accumulation"] >= 0.5)
     assert (tmp_path / "pseudo_views" / "step-000000050" / "view-0004.png").exists()
+
+
+def test_colours_are_matched_to_confident_renders(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana)
+    start_run(pipeline, tmp_path)
+    with torch.no_grad():
+        pipeline.model.gauss_params["opacities"].fill_(5.0)
+        pipeline.model.gauss_params["scales"].add_(2.0)
+    pipeline.fix_views(50)
+    pipeline.eval()
+    for view in pipeline.datamanager.pseudo_views.views:
+        outputs = pipeline.model.get_outputs_for_camera(view.camera)
+        assert (view.load().image / 255 - outputs["rgb"]).mean().abs() < 0.02
+
+
+def test_a_poisoned_fix_does_not_teach_and_is_told_and_kept(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fix(self, renders, references=None, on_progress=None):
+        return [render * float("nan") if index == 3 else render.clone() for index, render in enumerate(renders)]
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    pipeline = make_pipeline(banana)
+    start_run(pipeline, tmp_path)
+    pipeline.fix_views(50)
+    bank = pipeline.datamanager.pseudo_views
+    assert [view.target for view in bank.views] == [0, 1, 2, 4]
+    assert torch.equal(bank.camera_to_worlds(), pipeline._novel_poses)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Step 50: fixed 5 novel views (" in printed
+    assert "1 rejected: view 3 for NaN; mean confidence" in printed
+    assert (tmp_path / "pseudo_views" / "rejected" / "step-000000050-view-0003-render.png").exists()
 
 
 def test_novel_views_walk_from_the_photos_to_the_targets(banana: Path, tmp_path: Path) -> None:

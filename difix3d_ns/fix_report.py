@@ -1,0 +1,72 @@
+"""What is said and shown about one fix of the novel views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from difix3d_ns.pseudo_views import PseudoViewSet
+from difix3d_ns.vetting import NovelViewFix
+
+NUM_LOGGED_VIEWS = 4
+"""Before/after images that each fix sends to tensorboard."""
+NUM_NAMED_VIEWS = 3
+"""Rejected views that the line about a fix gives reasons for; all reasons are in the set's JSON."""
+
+
+def progress_bars() -> Progress:
+    """Bars that vanish when the fix is done; one line stays."""
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=CONSOLE, transient=True)
+
+
+def describe(views: PseudoViewSet, num_arrived: int) -> str:
+    """A fix in half a sentence: how many views were fixed, which are rejected and why, and how much they count.
+
+    Args:
+        views: what the fix made, with its pictures.
+        num_arrived: how many of the views stand at their targets.
+    """
+    num_views = len(views.views) + len(views.rejected)
+    facts = [f"{num_arrived} at their targets"]
+    if views.rejected:
+        named = [f"view {view.target} for {' and '.join(view.reasons)}" for view in views.rejected[:NUM_NAMED_VIEWS]]
+        more = len(views.rejected) - len(named)
+        facts.append(f"{len(views.rejected)} rejected: {', '.join(named)}{f', and {more} more' if more else ''}")
+    if views.views:
+        mean = sum(view.load().mean_confidence for view in views.views) / len(views.views)
+        facts.append(f"mean confidence {mean:.0%}")
+    return f"fixed {num_views} novel views ({'; '.join(facts)})"
+
+
+def panels(
+    fixes: Sequence[NovelViewFix],
+    views: PseudoViewSet,
+    references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None],
+) -> dict[str, Float[Tensor, "height width_of_panels 3"]]:
+    """Render, fixed view, confidence and, if it has their size, reference, side by side.
+
+    Args:
+        fixes: the novel views, in the order of their targets.
+        views: what became of them, with its pictures; a rejected view has a black confidence.
+        references: the photo that the network was given for each, None where it was given none.
+
+    Returns:
+        Images in [0, 1] of the first `NUM_LOGGED_VIEWS` views, by names for tensorboard.
+    """
+    images = {}
+    taught = {view.target: view.load() for view in views.views if view.target < NUM_LOGGED_VIEWS}
+    for target, (fix, reference) in enumerate(list(zip(fixes, references, strict=True))[:NUM_LOGGED_VIEWS]):
+        view = taught.get(target)
+        fixed = fix.fixed.nan_to_num(0.0) if view is None else view.image.float() / 255
+        confidence = torch.zeros_like(fixed) if view is None else (view.confidence.float() / 255).expand_as(fixed)
+        pictures = [fix.render, fixed, confidence]
+        if reference is not None and reference.shape == fixed.shape:
+            pictures.append(reference)
+        images[f"Novel Views/{target}: render, fixed, confidence, reference"] = torch.cat(pictures, dim=1)
+    return images
