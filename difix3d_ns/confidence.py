@@ -26,8 +26,8 @@ class ConfidenceConfig:
     """Difference of colour, in [0, 1], between a confident render and its fixed view at which a pixel's weight has
     fallen to 37%; 0 for no weighing by disagreement."""
     half_distance: float = 3.0
-    """Pose distance from the nearest photo (in the unit of steps, plus radians) at which the weight of a novel view has fallen
-    to half; 0 for no weighing by distance."""
+    """Pose distance from the nearest photo, in the unit of steps plus radians, at which the weight of a novel view has
+    fallen to half; 0 for no weighing by distance."""
 
 
 def pixel_confidence(

@@ -38,7 +38,7 @@ class StoredView:
     """The set's folder."""
     image_name: str
     confidence_name: str
-    reference: int
+    reference: int | None
     """Index of the training photo that Difix was given."""
     target: int
     """Index of the target that this view walks to."""
@@ -99,7 +99,7 @@ def read_set(folder: Path) -> PseudoViewSet:
                 folder=folder,
                 image_name=Path(entry["image"]).name,
                 confidence_name=Path(entry["confidence"]).name,
-                reference=int(entry["reference"]),
+                reference=None if entry["reference"] is None else int(entry["reference"]),
                 target=int(entry["target"]),
             )
             for entry in index["views"]
