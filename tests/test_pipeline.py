@@ -103,7 +103,7 @@ def test_a_poisoned_fix_does_not_teach_and_is_told_and_kept(
     pipeline.fix_views(50)
     bank = pipeline.datamanager.pseudo_views
     assert [view.target for view in bank.views] == [0, 1, 2, 4]
-    assert torch.equal(bank.camera_to_worlds(), pipeline._novel_poses)
+    assert torch.equal(bank.camera_to_worlds(), pipeline._walk.poses)
     printed = " ".join(capsys.readouterr().out.split())
     assert "Step 50: fixed 5 novel views (" in printed
     assert "1 rejected: view 3 for NaN; mean confidence" in printed
