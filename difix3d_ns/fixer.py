@@ -14,6 +14,7 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
+from difix3d_ns.difix.errors import DifixResultError
 from difix3d_ns.difix.resolve import ResolvedDifix, resolve_difix
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class DifixFixer:
         renders: Sequence[Float[Tensor, "height width 3"]],
         references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None] | None = None,
         on_progress: Callable[[int], None] | None = None,
+        keep_broken: bool = False,
     ) -> list[Float[Tensor, "height width 3"]]:
         """Cleans renders; sizes may differ from image to image.
 
@@ -102,9 +104,13 @@ class DifixFixer:
             renders: images in [0, 1].
             references: a photo in [0, 1] for each render, or None for renders without one.
             on_progress: called with the number of images of every finished batch.
+            keep_broken: whether NaN takes the place of an image of which the network makes NaN or black.
 
         Returns:
             The cleaned images in [0, 1], at the renders' sizes, on the CPU.
+
+        Raises:
+            DifixError: a render is no usable picture, or, without `keep_broken`, the network's result is none.
         """
         photos = references if references and self.config.use_reference else [None] * len(renders)
         by_size: dict[tuple, list[int]] = defaultdict(list)
@@ -116,19 +122,34 @@ class DifixFixer:
                 batch_size = max(1, self.config.max_pixels_per_batch // (shape[0] * shape[1]))
                 for start in range(0, len(indices), batch_size):
                     batch = indices[start : start + batch_size]
-                    batch_photos = [photo for photo in (photos[index] for index in batch) if photo is not None]
-                    result = network(
-                        self._batch([renders[index] for index in batch]),
-                        self._batch(batch_photos) if batch_photos else None,
-                        output_type="pt",
-                        strength=self.config.strength,
-                        max_pixels_per_batch=self.config.max_pixels_per_batch,
-                    ).images
-                    for index, image in zip(batch, result.float().cpu(), strict=True):
-                        fixed[index] = image.permute(1, 2, 0)
+                    given = [renders[index] for index in batch], [photos[index] for index in batch]
+                    fixed.update(zip(batch, self._clean(network, *given, keep_broken), strict=True))
                     if on_progress is not None:
                         on_progress(len(batch))
         return [fixed[index] for index in range(len(renders))]
+
+    def _clean(
+        self, network: DifixPipeline, renders: list[Tensor], photos: list[Tensor | None], keep_broken: bool
+    ) -> list[Tensor]:
+        """One batch: images of one size, and photos of one size or none."""
+        references = [photo for photo in photos if photo is not None]
+        try:
+            result = network(
+                self._batch(renders),
+                self._batch(references) if references else None,
+                output_type="pt",
+                strength=self.config.strength,
+                max_pixels_per_batch=self.config.max_pixels_per_batch,
+            ).images
+        except DifixResultError as error:
+            if not keep_broken:
+                raise
+            if len(renders) > 1:  # one broken image spoils no other
+                alone = zip(renders, photos, strict=True)
+                return [self._clean(network, [render], [photo], keep_broken)[0] for render, photo in alone]
+            CONSOLE.print(f"Difix: {error}")
+            return [torch.full_like(renders[0], float("nan"), device="cpu")]
+        return [image.permute(1, 2, 0) for image in result.float().cpu()]
 
     @contextmanager
     def _network_on_device(self) -> Iterator[DifixPipeline]:

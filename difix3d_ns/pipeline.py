@@ -225,7 +225,7 @@ class Difix3DPipeline(VanillaPipeline):
             rendered = time.perf_counter()
             task = progress.add_task("[green]Fixing novel views", total=len(cameras))
             references = self.datamanager.training_photos(nearest)
-            fixed = self.fixer.fix(renders, references, lambda count: progress.advance(task, count))
+            fixed = self.fixer.fix(renders, references, lambda count: progress.advance(task, count), keep_broken=True)
         finished = time.perf_counter()
 
         distances = (

@@ -97,3 +97,31 @@ def test_a_compiled_network_is_compiled_once_and_gives_the_same(
     assert len(compiled) == 1
     expected = make_fixer().fix(images, photos)[0]
     assert all((result - expected).abs().max() < 1e-5 for result in results)
+
+
+def test_a_broken_result_stands_as_nan_on_request_and_spoils_no_other(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixer = make_fixer()
+    images = renders((16, 24), (16, 24), (16, 24))
+    expected = fixer.fix(images)
+    decode = fixer.network.decode
+
+    def decode_with_one_broken(latents: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
+        # The second image is known by its latents, alone and in a batch.
+        result = decode(latents, *rest, **options)
+        broken = (latents - second).abs().amax(dim=(1, 2, 3)) < 1e-4
+        return torch.where(broken[:, None, None, None], float("nan"), result)
+
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(fixer.network, "decode", lambda latents, *rest: seen.append(latents) or decode(latents, *rest))
+    fixer.fix(images[1:2])
+    (second,) = seen
+    monkeypatch.setattr(fixer.network, "decode", decode_with_one_broken)
+    with pytest.raises(DifixError, match="returned NaN"):
+        fixer.fix(images)
+    kept = fixer.fix(images, keep_broken=True)
+    assert kept[1].isnan().all() and kept[1].shape == images[1].shape
+    for index in (0, 2):
+        assert (kept[index] - expected[index]).abs().max() < 1e-5
+    assert "returned NaN in torch.float32: use bfloat16 or float32" in " ".join(capsys.readouterr().out.split())

@@ -21,7 +21,7 @@ from difix3d_ns.pipeline import Difix3DPipeline
 def brightening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for the network: adds 0.1, so that fixed views are told from renders."""
 
-    def fix(self, renders, references=None, on_progress=None):
+    def fix(self, renders, references=None, on_progress=None, keep_broken=False):
         assert references is None or len(references) == len(renders)
         return [(render + 0.1).clamp(0, 1) for render in renders]
 
@@ -94,7 +94,7 @@ def test_colours_are_matched_to_confident_renders(banana: Path, tmp_path: Path) 
 def test_a_poisoned_fix_does_not_teach_and_is_told_and_kept(
     banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fix(self, renders, references=None, on_progress=None):
+    def fix(self, renders, references=None, on_progress=None, keep_broken=False):
         return [render * float("nan") if index == 3 else render.clone() for index, render in enumerate(renders)]
 
     monkeypatch.setattr(DifixFixer, "fix", fix)
@@ -229,7 +229,7 @@ def test_a_view_too_far_from_all_photos_is_fixed_without_a_reference(
     pipeline.config.references.choice = choice
     given: list = []
 
-    def fix(self, renders, references, on_progress=None):
+    def fix(self, renders, references, on_progress=None, keep_broken=False):
         given.extend(references)
         return renders
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, DifixResultError
 
 
 def check_options(strength: float, height: int | None, width: int | None, timestep: int, num_timesteps: int) -> None:
@@ -34,9 +34,9 @@ def check_result(
         dtype: the network's number format.
 
     Raises:
-        DifixError: the result holds NaN, or is black where the original is not.
+        DifixResultError: the result holds NaN, or is black where the original is not.
     """
     if not cleaned.isfinite().all():
-        raise DifixError(f"the network returned NaN in {dtype}: use bfloat16 or float32.")
+        raise DifixResultError(f"the network returned NaN in {dtype}: use bfloat16 or float32.")
     if float(cleaned.max()) == 0.0 and float(original.max()) > 0.05:
-        raise DifixError(f"the network returned a black image in {dtype}: use bfloat16 or float32.")
+        raise DifixResultError(f"the network returned a black image in {dtype}: use bfloat16 or float32.")
