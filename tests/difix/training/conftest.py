@@ -128,3 +128,11 @@ def make_config(pairs_json: Path, tiny_base: Path, tmp_path: Path) -> Callable[.
         steps_per_validation=2,
     )
     return lambda **changes: replace(config, **changes)
+
+
+@pytest.fixture
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy pictures and what they were, in [-1, 1]."""
+    generator = torch.Generator().manual_seed(1)
+    photos = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    return (photos + 0.3 * torch.randn(photos.shape, generator=generator)).clamp(-1, 1), photos

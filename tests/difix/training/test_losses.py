@@ -18,13 +18,6 @@ ALL = LossConfig(charbonnier=1.0, ssim=1.0, gram_warmup_steps=0)
 
 
 @pytest.fixture
-def images() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    photos = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    return (photos + 0.3 * torch.randn(photos.shape, generator=generator)).clamp(-1, 1), photos
-
-
-@pytest.fixture
 def perceptual(vgg_weights: Path) -> PerceptualLoss:
     return PerceptualLoss(VggFeatures.from_file(vgg_weights))
 

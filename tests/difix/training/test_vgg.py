@@ -17,13 +17,6 @@ from difix3d_ns.difix.training.vgg import PerceptualLoss, VggFeatures, gram_matr
 
 
 @pytest.fixture
-def images() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    photos = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    return (photos + 0.3 * torch.randn(photos.shape, generator=generator)).clamp(-1, 1), photos
-
-
-@pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's networks cannot be had."""
     monkeypatch.setattr(vgg, "load_lpips", lambda backbone: None)
