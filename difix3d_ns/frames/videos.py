@@ -1,0 +1,334 @@
+"""Reading and writing videos frame by frame, with the time of every frame (PyAV)."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.stream import Disposition
+from av.video.reformatter import ColorRange
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import Self
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.frames.kinds import VIDEO_OUTPUTS
+from difix3d_ns.frames.writing import part_of, telling_errors
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+HD_HEIGHT = 720
+"""From this height on a video that does not name its colour matrix has that of high definition, as players take it."""
+MATRIX_OF_COLORSPACE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
+"""swscale's number of the matrix by FFmpeg's number of a colour space: 709, FCC, 601 (twice), 240M, 2020."""
+UNSPECIFIED = 2
+ACCURATE = 0x4 | 0x2000 | 0x40000
+"""swscale's flags for bicubic, full chroma resolution and accurate rounding; PyAV names all of them from 17 on."""
+
+
+@dataclass(frozen=True)
+class VideoColors:
+    """How a video's values stand for colours, as FFmpeg numbers it; 2 where it is not told."""
+
+    colorspace: int = UNSPECIFIED
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+
+    def told(self, height: int) -> VideoColors:
+        """The same with a colour space that frames can be coded in: the usual one of their height, if it has none."""
+        if self.colorspace in MATRIX_OF_COLORSPACE:
+            return self
+        return VideoColors(1 if height >= HD_HEIGHT else 6, self.primaries, self.transfer)
+
+    def matrix(self, height: int) -> int:
+        """swscale's number of the matrix between RGB and what is coded."""
+        return MATRIX_OF_COLORSPACE[self.told(height).colorspace]
+
+
+class VideoReader:
+    """The frames of a video's first video stream, turned upright; of all its length, one is in memory at a time.
+
+    Opening it looks through the file once, without decoding, so that the number of frames and their times are known.
+
+    Args:
+        file: the video.
+
+    Attributes:
+        height: of the upright frames, in pixels.
+        width: of the upright frames, in pixels.
+        fps: frames per second; the mean rate where the rate varies.
+        times: time of each frame in units of `time_base`, in the order of showing, from the file's start.
+        durations: how long each frame is shown, in units of `time_base`.
+        time_base: unit of the times, in seconds.
+        pixel_aspect: width of a pixel as a multiple of its height.
+        colors: how values stand for colours.
+        offset: what was subtracted from the file's own times, in seconds.
+
+    Raises:
+        Difix3DError: the file is missing, or is no video that can be read.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        if not file.is_file():
+            raise Difix3DError(f"the video {file} is missing.")
+        try:
+            with self._open() as container:
+                self._read_header(container)
+                self._read_times(container)
+        except FFmpegError as error:
+            raise Difix3DError(f"{file} cannot be read as a video ({error.strerror}).") from error
+        first = next(self.read(0, 1), None)
+        if first is None:
+            raise Difix3DError(f"the video {file} holds no frame that can be decoded.")
+        self.height, self.width = first[1].shape[:2]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __iter__(self) -> Iterator[Float[Tensor, "height width 3"]]:
+        """All frames in [0, 1]; Difix3DError at one that cannot be decoded."""
+        for _, frame in self.read():
+            yield frame
+
+    def read(
+        self, start: int = 0, stop: int | None = None, on_bad: Callable[[str], None] | None = None
+    ) -> Iterator[tuple[int, Float[Tensor, "height width 3"]]]:
+        """Index and picture in [0, 1] of the frames from `start` to before `stop`.
+
+        Args:
+            start: index of the first frame.
+            stop: index after the last one; None for all.
+            on_bad: called with a sentence for each place that cannot be decoded, which is passed over.
+
+        Raises:
+            Difix3DError: a place cannot be decoded, and there is no `on_bad`.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        if start >= stop:
+            return
+        report = on_bad or _raise
+        last = start - 1
+        with self._open() as container:
+            for frame in self._decoded(container, start, report):
+                index = bisect_right(self._times_in_file, frame.pts) - 1 if self._seekable else last + 1
+                if index >= stop:
+                    return
+                if index <= last:  # before the start, or shown at the same time as the frame before
+                    continue
+                last = index
+                if frame.is_corrupt:
+                    report(self._sentence(index))
+                else:
+                    yield index, self._picture(frame)
+
+    def _open(self) -> Any:
+        # Containers without times of their own get them from the coded order.
+        return av.open(str(self.file), options={"fflags": "+genpts"})
+
+    def _read_header(self, container: Any) -> None:
+        streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+        if not streams:
+            raise Difix3DError(f"{self.file} holds no video stream.")
+        self._stream_index = streams[0].index
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise Difix3DError(f"{self.file} is coded in a way that cannot be decoded here: convert it to H.264.")
+        self.fps = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        self.time_base = Fraction(stream.time_base or 1 / self.fps)
+        self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
+        context = stream.codec_context
+        self.colors = VideoColors(context.colorspace, context.color_primaries, context.color_trc)
+        self.offset = max(Fraction(0), Fraction(container.start_time or 0, 1_000_000))
+
+    def _read_times(self, container: Any) -> None:
+        stream = container.streams[self._stream_index]
+        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        if not packets:
+            raise Difix3DError(f"the video {self.file} holds no frames.")
+        told = [packet.pts for packet in packets if packet.pts is not None]
+        self._seekable = len(told) == len(packets)
+        if not self._seekable:
+            self.time_base, self.offset = 1 / self.fps, Fraction(0)
+            told = list(range(len(packets)))
+        self._times_in_file = sorted(set(told))
+        self._keyframes = sorted(packet.pts for packet in packets if packet.is_keyframe) if self._seekable else []
+        shift = round(self.offset / self.time_base)
+        self.times = [time - shift for time in self._times_in_file]
+        last = packets[-1].duration if self._seekable else 1
+        usual = last or max(1, round(1 / self.fps / self.time_base))
+        self.durations = [after - before for before, after in zip(self.times, self.times[1:], strict=False)] + [usual]
+
+    def _decoded(self, container: Any, start: int, report: Callable[[str], None]) -> Iterator[VideoFrame]:
+        stream = container.streams[self._stream_index]
+        stream.thread_type = "AUTO"
+        if start and self._seekable:
+            wanted = self._times_in_file[start]
+            before = [time for time in self._keyframes if time <= wanted]
+            if before:
+                self._seek(container, stream, before[-1])
+        last_time = None
+        for packet in container.demux(stream):
+            last_time = packet.pts if packet.pts is not None else last_time
+            try:
+                yield from packet.decode()
+            except FFmpegError:
+                known = self._seekable and last_time is not None
+                report(self._sentence(bisect_right(self._times_in_file, last_time) - 1 if known else None))
+
+    def _seek(self, container: Any, stream: Any, keyframe: int) -> None:
+        """Goes to a keyframe, or to the file's start where the container does not find it."""
+        container.seek(keyframe, stream=stream)
+        first = next((packet for packet in container.demux(stream) if packet.pts is not None), None)
+        found = first is not None and first.is_keyframe and first.pts <= keyframe
+        container.seek(keyframe if found else min(self._times_in_file[0], 0), stream=stream)
+
+    def _picture(self, frame: VideoFrame) -> Float[Tensor, "height width 3"]:
+        deep = any(component.bits > 8 for component in frame.format.components)
+        conversion: dict[str, Any] = {"format": "rgb48le" if deep else "rgb24", "interpolation": ACCURATE}
+        if not frame.format.is_rgb and "pal" not in frame.format.name:
+            full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+            colors = VideoColors(frame.colorspace)
+            conversion["src_colorspace"] = colors.matrix(frame.height)
+            conversion["src_color_range"] = ColorRange.JPEG if full else ColorRange.MPEG
+            conversion["dst_color_range"] = ColorRange.JPEG
+        values = frame.to_ndarray(**conversion)
+        upright = np.ascontiguousarray(np.rot90(values, round(frame.rotation / 90)))
+        return torch.from_numpy(upright.astype(np.float32)) / (65535 if deep else 255)
+
+    def _sentence(self, index: int | None) -> str:
+        place = ""
+        if index is not None and 0 <= index < len(self):
+            place = f"frame {index + 1} (at {float(self.times[index] * self.time_base):.2f} s) of "
+        return f"{place}the video {self.file} cannot be decoded."
+
+
+class VideoWriter:
+    """Codes frames as H.264; the file appears under its name when it is whole, and not at all after an error.
+
+    Frames of odd size are coded as yuv444p, which keeps their size; others as yuv420p, which every player shows.
+
+    Args:
+        file: an .mp4, .mov, .m4v or .mkv.
+        fps: frames per second.
+        crf: x264's constant quality: 0 loses nothing, 17 shows no loss, 23 is small, 51 is the worst.
+        time_base: unit of the times given to `append`, in seconds; that of one frame if None.
+        pixel_aspect: width of a pixel as a multiple of its height.
+        colors: how values stand for colours.
+
+    Raises:
+        Difix3DError: the file's extension is none for H.264, frames differ in size, or there is no space left.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        fps: Fraction | float,
+        crf: int = 17,
+        time_base: Fraction | None = None,
+        pixel_aspect: Fraction | None = None,
+        colors: VideoColors | None = None,
+    ) -> None:
+        self.file = file
+        self.part = part_of(file)
+        self.fps = Fraction(fps).limit_denominator(100_000)
+        self.crf = crf
+        self.time_base = time_base or 1 / self.fps
+        self.pixel_aspect = pixel_aspect or Fraction(1)
+        self.colors = colors or VideoColors()
+        self._container: Any = None
+        self._stream: Any = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._container = open_output(self.part, self.file)
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with telling_errors(self.file, FFmpegError):
+                    if self._stream is None:
+                        raise Difix3DError(f"there are no frames to write to {self.file}.")
+                    self._container.mux(self._stream.encode())
+                    self._container.close()
+                    os.replace(self.part, self.file)
+        finally:
+            with suppress(FFmpegError, OSError):
+                self._container.close()
+            self.part.unlink(missing_ok=True)
+
+    def append(self, frame: Float[Tensor, "height width 3"], time: int | None = None, duration: int = 0) -> None:
+        """Writes one frame.
+
+        Args:
+            frame: in [0, 1]; of the first one's size.
+            time: when it is shown, in units of the time base and after the frame before; its index if None.
+            duration: how long, in units of the time base; 0 if not known.
+        """
+        height, width = frame.shape[:2]
+        if self._stream is None:
+            self._start(height, width)
+        elif (height, width) != (self._stream.height, self._stream.width):
+            raise Difix3DError(
+                f"frame {self._count + 1} of {self.file} has {width} x {height} pixels where the first has "
+                f"{self._stream.width} x {self._stream.height}: a video needs frames of one size."
+            )
+        values = (frame.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
+        coded = av.VideoFrame.from_ndarray(values, "rgb24").reformat(
+            format=self._stream.pix_fmt,
+            src_color_range=ColorRange.JPEG,
+            dst_colorspace=self.colors.matrix(height),
+            dst_color_range=ColorRange.MPEG,
+            interpolation=ACCURATE,
+        )
+        coded.time_base = self.time_base
+        coded.pts = self._count if time is None else time
+        coded.duration = duration
+        self._count += 1
+        with telling_errors(self.file, FFmpegError):
+            self._container.mux(self._stream.encode(coded))
+
+    def _start(self, height: int, width: int) -> None:
+        # Without B-frames the packets come in the order of their times, so that files can be joined.
+        options = {"crf": str(self.crf), "preset": "medium", "bf": "0"}
+        stream = self._container.add_stream("libx264", rate=self.fps, options=options, time_base=self.time_base)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
+        context = stream.codec_context
+        context.time_base = self.time_base
+        context.sample_aspect_ratio = self.pixel_aspect
+        colors = self.colors.told(height)
+        context.colorspace, context.color_range = colors.colorspace, ColorRange.MPEG
+        context.color_primaries, context.color_trc = colors.primaries, colors.transfer
+        self._stream = stream
+
+
+def open_output(part: Path, file: Path) -> Any:
+    """A PyAV container that writes to `part` what is to be `file`.
+
+    Raises:
+        Difix3DError: the file's extension is none for H.264, or it cannot be written there.
+    """
+    container_format = VIDEO_OUTPUTS.get(file.suffix.lower())
+    if container_format is None:
+        raise Difix3DError(f"videos are written as {', '.join(VIDEO_OUTPUTS)}, not as {file.name}.")
+    options = {} if container_format == "matroska" else {"movflags": "+faststart"}
+    with telling_errors(file, FFmpegError):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        return av.open(str(part), "w", format=container_format, options=options)
+
+
+def _raise(sentence: str) -> None:
+    raise Difix3DError(f"{sentence.removesuffix('.')}: repair the file, or add --skip-bad to pass over it.")
