@@ -10,6 +10,7 @@ import tyro
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.errors import exit_with_one_sentence
+from difix3d_ns.frames.config import EnhanceConfig
 
 
 def _train(config: TrainConfig) -> None:
@@ -19,8 +20,15 @@ def _train(config: TrainConfig) -> None:
     train(config)
 
 
+def _enhance(config: EnhanceConfig) -> None:
+    from difix3d_ns.cli.enhance import enhance
+
+    enhance(config)
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "curate": (CurateConfig, curate),
+    "enhance": (EnhanceConfig, _enhance),
     "train": (TrainConfig, _train),
 }
 """The subcommands: the config that holds a command's options, whose docstring is its help, and what runs it."""
@@ -34,7 +42,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     configs = {name: config_type for name, (config_type, _) in COMMANDS.items()}
     config = tyro.extras.subcommand_cli_from_dict(
-        configs, prog="ns-difix", description="Curates pairs for training Difix, and trains it.", args=args
+        configs,
+        prog="ns-difix",
+        description="Cleans pictures and videos with Difix, curates pairs for training it, and trains it.",
+        args=args,
     )
     run = next(run for config_type, run in COMMANDS.values() if type(config) is config_type)
     with exit_with_one_sentence():

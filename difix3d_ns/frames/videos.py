@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ HD_HEIGHT = 720
 MATRIX_OF_COLORSPACE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 """swscale's number of the matrix by FFmpeg's number of a colour space: 709, FCC, 601 (twice), 240M, 2020."""
 UNSPECIFIED = 2
+FINE_UNITS = 10_000
+"""Units of time in a second, at least, in which a steady video's frames are counted."""
 ACCURATE = 0x4 | 0x2000 | 0x40000
 """swscale's flags for bicubic, full chroma resolution and accurate rounding; PyAV names all of them from 17 on."""
 
@@ -68,6 +71,7 @@ class VideoReader:
         height: of the upright frames, in pixels.
         width: of the upright frames, in pixels.
         fps: frames per second; the mean rate where the rate varies.
+        steady: whether each frame is shown equally long.
         times: time of each frame in units of `time_base`, in the order of showing, from the file's start.
         durations: how long each frame is shown, in units of `time_base`.
         time_base: unit of the times, in seconds.
@@ -119,15 +123,17 @@ class VideoReader:
         if start >= stop:
             return
         report = on_bad or _raise
-        last = start - 1
+        index = -1
         with self._open() as container:
             for frame in self._decoded(container, start, report):
-                index = bisect_right(self._times_in_file, frame.pts) - 1 if self._seekable else last + 1
+                told = frame.pts if frame.pts is not None else frame.dts
+                before = index
+                known = self._seekable and told is not None
+                index = bisect_right(self._times_in_file, told or 0) - 1 if known else before + 1
                 if index >= stop:
                     return
-                if index <= last:  # before the start, or shown at the same time as the frame before
+                if index < start or index == before:  # two frames at one time: the second is never seen
                     continue
-                last = index
                 if frame.is_corrupt:
                     report(self._sentence(index))
                 else:
@@ -166,9 +172,27 @@ class VideoReader:
         self._keyframes = sorted(packet.pts for packet in packets if packet.is_keyframe) if self._seekable else []
         shift = round(self.offset / self.time_base)
         self.times = [time - shift for time in self._times_in_file]
-        last = packets[-1].duration if self._seekable else 1
+        self.steady = self._is_steady()
+        if self.steady:  # without the rounding of containers that count in milliseconds
+            start = self.times[0] * self.time_base
+            self.time_base = Fraction(1, self.fps.numerator * math.ceil(FINE_UNITS / self.fps.numerator))
+            self.times = [round((start + index / self.fps) / self.time_base) for index in range(len(self.times))]
+            last = 0
+        else:
+            last = packets[-1].duration or 0
+            self.fps = self._mean_rate()
         usual = last or max(1, round(1 / self.fps / self.time_base))
         self.durations = [after - before for before, after in zip(self.times, self.times[1:], strict=False)] + [usual]
+
+    def _is_steady(self) -> bool:
+        """Whether the times are those of the frame rate, but for the rounding to the time base."""
+        start, step = self.times[0], float(1 / self.fps / self.time_base)
+        return all(abs(time - start - index * step) <= 1.001 for index, time in enumerate(self.times))
+
+    def _mean_rate(self) -> Fraction:
+        """Frames per second of the time from the first frame to the last."""
+        span = (self.times[-1] - self.times[0]) * self.time_base
+        return Fraction(float((len(self.times) - 1) / span)).limit_denominator(1001) if span else self.fps
 
     def _decoded(self, container: Any, start: int, report: Callable[[str], None]) -> Iterator[VideoFrame]:
         stream = container.streams[self._stream_index]
@@ -178,14 +202,14 @@ class VideoReader:
             before = [time for time in self._keyframes if time <= wanted]
             if before:
                 self._seek(container, stream, before[-1])
-        last_time = None
+        last_time: int | None = None
         for packet in container.demux(stream):
             last_time = packet.pts if packet.pts is not None else last_time
             try:
                 yield from packet.decode()
             except FFmpegError:
                 known = self._seekable and last_time is not None
-                report(self._sentence(bisect_right(self._times_in_file, last_time) - 1 if known else None))
+                report(self._sentence(bisect_right(self._times_in_file, last_time or 0) - 1 if known else None))
 
     def _seek(self, container: Any, stream: Any, keyframe: int) -> None:
         """Goes to a keyframe, or to the file's start where the container does not find it."""
@@ -226,6 +250,7 @@ class VideoWriter:
         time_base: unit of the times given to `append`, in seconds; that of one frame if None.
         pixel_aspect: width of a pixel as a multiple of its height.
         colors: how values stand for colours.
+        container_format: FFmpeg's name of the container; the one of the file's extension if None.
 
     Raises:
         Difix3DError: the file's extension is none for H.264, frames differ in size, or there is no space left.
@@ -239,8 +264,10 @@ class VideoWriter:
         time_base: Fraction | None = None,
         pixel_aspect: Fraction | None = None,
         colors: VideoColors | None = None,
+        container_format: str | None = None,
     ) -> None:
         self.file = file
+        self.container_format = container_format
         self.part = part_of(file)
         self.fps = Fraction(fps).limit_denominator(100_000)
         self.crf = crf
@@ -252,7 +279,7 @@ class VideoWriter:
         self._count = 0
 
     def __enter__(self) -> Self:
-        self._container = open_output(self.part, self.file)
+        self._container = open_output(self.part, self.file, self.container_format)
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -279,15 +306,16 @@ class VideoWriter:
         """
         height, width = frame.shape[:2]
         if self._stream is None:
-            self._start(height, width)
-        elif (height, width) != (self._stream.height, self._stream.width):
+            self._stream = self._start(height, width)
+        stream = self._stream
+        if (height, width) != (stream.height, stream.width):
             raise Difix3DError(
                 f"frame {self._count + 1} of {self.file} has {width} x {height} pixels where the first has "
-                f"{self._stream.width} x {self._stream.height}: a video needs frames of one size."
+                f"{stream.width} x {stream.height}: a video needs frames of one size."
             )
         values = (frame.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
         coded = av.VideoFrame.from_ndarray(values, "rgb24").reformat(
-            format=self._stream.pix_fmt,
+            format=stream.pix_fmt,
             src_color_range=ColorRange.JPEG,
             dst_colorspace=self.colors.matrix(height),
             dst_color_range=ColorRange.MPEG,
@@ -298,12 +326,12 @@ class VideoWriter:
         coded.duration = duration
         self._count += 1
         with telling_errors(self.file, FFmpegError):
-            self._container.mux(self._stream.encode(coded))
+            self._container.mux(stream.encode(coded))
 
-    def _start(self, height: int, width: int) -> None:
+    def _start(self, height: int, width: int) -> Any:
         # Without B-frames the packets come in the order of their times, so that files can be joined.
         options = {"crf": str(self.crf), "preset": "medium", "bf": "0"}
-        stream = self._container.add_stream("libx264", rate=self.fps, options=options, time_base=self.time_base)
+        stream: Any = self._container.add_stream("libx264", rate=self.fps, options=options, time_base=self.time_base)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
         context = stream.codec_context
@@ -312,19 +340,19 @@ class VideoWriter:
         colors = self.colors.told(height)
         context.colorspace, context.color_range = colors.colorspace, ColorRange.MPEG
         context.color_primaries, context.color_trc = colors.primaries, colors.transfer
-        self._stream = stream
+        return stream
 
 
-def open_output(part: Path, file: Path) -> Any:
+def open_output(part: Path, file: Path, container_format: str | None = None) -> Any:
     """A PyAV container that writes to `part` what is to be `file`.
 
     Raises:
         Difix3DError: the file's extension is none for H.264, or it cannot be written there.
     """
-    container_format = VIDEO_OUTPUTS.get(file.suffix.lower())
+    container_format = container_format or VIDEO_OUTPUTS.get(file.suffix.lower())
     if container_format is None:
         raise Difix3DError(f"videos are written as {', '.join(VIDEO_OUTPUTS)}, not as {file.name}.")
-    options = {} if container_format == "matroska" else {"movflags": "+faststart"}
+    options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
     with telling_errors(file, FFmpegError):
         part.parent.mkdir(parents=True, exist_ok=True)
         return av.open(str(part), "w", format=container_format, options=options)

@@ -1,0 +1,275 @@
+"""Where cleaned frames go: picture files, or pieces of a video that are joined at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.frames.pictures import Picture, encode_picture, read_picture
+from difix3d_ns.frames.sources import Source, VideoSource, plan_batches
+from difix3d_ns.frames.writing import telling_errors, write_whole
+
+if TYPE_CHECKING:
+    from difix3d_ns.frames.videos import VideoWriter
+
+SETTINGS_FILE = "settings.json"
+PIECE_FORMAT = "nut"
+"""FFmpeg's container that keeps the times of a piece as they are."""
+
+
+class Sink(Protocol):
+    """Takes cleaned frames."""
+
+    num_writers: int
+    """Threads that may call `write` together."""
+
+    def prepare(self, resume: bool) -> bool:
+        """Looks at what is there; returns whether all is finished already. Only the main process calls it.
+
+        Raises:
+            Difix3DError: something is there and `resume` is not given, or it was made otherwise.
+        """
+        ...
+
+    def unfinished(self, max_pixels: int) -> list[list[range]]:
+        """What is left to do, in units that are finished as a whole: batches of neighbouring frames.
+
+        Args:
+            max_pixels: bound on the pixels of a batch.
+        """
+        ...
+
+    def write(self, batch: range, frames: Sequence[tuple[int, Picture]]) -> None:
+        """Takes the cleaned frames of one batch; batches of a unit come in order."""
+        ...
+
+    def last_before(self, index: int) -> Float[Tensor, "height width 3"] | None:
+        """The finished frame before a unit that starts at `index`, as `as_written`; None if there is none."""
+        ...
+
+    def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
+        """A frame that was just written, as a resumed command would find it."""
+        ...
+
+    def finish(self) -> None:
+        """Called once, by the main process, when all frames are written."""
+        ...
+
+    def abort(self) -> None:
+        """Called by each process at its end; leaves no half-written file."""
+        ...
+
+
+class PictureSink:
+    """Writes each frame to a file of its own.
+
+    Args:
+        source: where the frames come from.
+        files: the file of each frame.
+        folder: the output folder; None for one file.
+    """
+
+    num_writers = 4
+
+    def __init__(self, source: Source, files: Sequence[Path], folder: Path | None) -> None:
+        self.source = source
+        self.files = files
+        self.folder = folder
+
+    def prepare(self, resume: bool) -> bool:
+        """See `Sink`."""
+        place = self.folder or self.files[0]
+        if not resume and (any(place.iterdir()) if place.is_dir() else place.exists()):
+            kind = "is not empty" if place.is_dir() else "exists already"
+            raise Difix3DError(f"the output {place} {kind}: add --resume to keep what is finished, or choose another.")
+        with telling_errors(place):
+            (self.folder or place.parent).mkdir(parents=True, exist_ok=True)
+        return all(file.exists() for file in self.files)
+
+    def unfinished(self, max_pixels: int) -> list[list[range]]:
+        """See `Sink`."""
+        batches = plan_batches(self.source, 0, len(self.source), max_pixels)
+        return [[batch] for batch in batches if not all(self.files[index].exists() for index in batch)]
+
+    def write(self, batch: range, frames: Sequence[tuple[int, Picture]]) -> None:
+        """See `Sink`. Files that are there already stay."""
+        for index, picture in frames:
+            file = self.files[index]
+            if not file.exists():
+                write_whole(file, encode_picture(picture, file.suffix))
+
+    def last_before(self, index: int) -> Float[Tensor, "height width 3"] | None:
+        """See `Sink`."""
+        found = next((file for file in reversed(self.files[:index]) if file.exists()), None)
+        return None if found is None else read_picture(found).over_black()
+
+    def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
+        """See `Sink`."""
+        return read_picture(self.files[index]).over_black()
+
+    def finish(self) -> None:
+        """See `Sink`."""
+
+    def abort(self) -> None:
+        """See `Sink`."""
+
+
+class VideoSink:
+    """Codes frames as pieces of a video, and joins them.
+
+    Args:
+        source: where the frames come from.
+        output: the video.
+        fps: frames per second.
+        crf: quality.
+        frames_per_piece: frames of one piece.
+        settings: what pieces of one video must have in common.
+        audio: whether the audio of a video is copied.
+        keep_last_frames: whether the last frame of a piece is kept for the next piece.
+    """
+
+    num_writers = 1
+
+    def __init__(
+        self,
+        source: Source,
+        output: Path,
+        fps: Fraction,
+        crf: int,
+        frames_per_piece: int,
+        settings: dict[str, str],
+        audio: bool,
+        keep_last_frames: bool,
+    ) -> None:
+        self.source = source
+        self.output = output
+        self.fps = fps
+        self.crf = crf
+        self.settings = settings
+        self.audio = audio
+        self.keep_last_frames = keep_last_frames
+        self.folder = output.with_name(f"{output.name}.unfinished")
+        starts = range(0, len(source), frames_per_piece)
+        self._pieces = [range(start, min(start + frames_per_piece, len(source))) for start in starts]
+        self._video = source.video if isinstance(source, VideoSource) else None
+        self._writer: VideoWriter | None = None
+        self._last: Picture | None = None
+
+    def prepare(self, resume: bool) -> bool:
+        """See `Sink`."""
+        if self.output.exists():
+            if resume and not self.folder.exists():
+                return True
+            raise Difix3DError(f"the output {self.output} exists already: choose another, or move it away.")
+        file = self.folder / SETTINGS_FILE
+        if file.exists():
+            if not resume:
+                raise Difix3DError(
+                    f"{self.folder} holds pieces of an interrupted command: add --resume to go on with them, or delete "
+                    "it to start anew."
+                )
+            self._require_same_settings(file)
+        with telling_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_whole(file, json.dumps(self.settings, indent=1).encode())
+        return False
+
+    def unfinished(self, max_pixels: int) -> list[list[range]]:
+        """See `Sink`."""
+        missing = [piece for piece in self._pieces if not self._piece_file(piece.start).exists()]
+        return [plan_batches(self.source, piece.start, piece.stop, max_pixels) for piece in missing]
+
+    def write(self, batch: range, frames: Sequence[tuple[int, Picture]]) -> None:
+        """See `Sink`."""
+        for index, picture in frames:
+            if self._writer is None:
+                self._writer = self._start_piece(batch.start)
+            if self._video is None or self._video.steady:
+                self._writer.append(picture.over_black(), index, 1)
+            else:
+                self._writer.append(picture.over_black(), self._video.times[index], self._video.durations[index])
+            self._last = picture
+        piece = self._piece_of(batch.start)
+        if batch.stop < piece.stop:
+            return
+        if self.keep_last_frames and self._last is not None:
+            write_whole(self._last_frame_file(piece.start), encode_picture(self._last, ".png"))
+        if self._writer is None:
+            write_whole(self._piece_file(piece.start), b"")  # none of its frames could be read
+        else:
+            self._writer.__exit__(None)
+        self._writer = None
+
+    def last_before(self, index: int) -> Float[Tensor, "height width 3"] | None:
+        """See `Sink`."""
+        files = (self._last_frame_file(piece.start) for piece in reversed(self._pieces) if piece.start < index)
+        found = next((file for file in files if file.exists()), None)
+        return None if found is None else read_picture(found).over_black()
+
+    def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
+        """See `Sink`. Rounded as in the PNG of a piece's last frame."""
+        return (rgb.clamp(0, 1).double() * 255).round().to(torch.float32) / 255
+
+    def finish(self) -> None:
+        """See `Sink`."""
+        from difix3d_ns.frames.joining import Timing, join_pieces
+
+        count = len(self.source)
+        coded = Timing(range(count), [1] * count, 1 / self.fps)
+        timing = coded
+        if self._video is not None:
+            timing = Timing(self._video.times, self._video.durations, self._video.time_base)
+            coded = coded if self._video.steady else timing
+        pieces = [self._piece_file(piece.start) for piece in self._pieces]
+        join_pieces(pieces, self.output, coded, timing, self._video if self.audio else None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def abort(self) -> None:
+        """See `Sink`."""
+        if self._writer is not None:
+            self._writer.__exit__(KeyboardInterrupt)
+            self._writer = None
+
+    def _start_piece(self, start: int) -> VideoWriter:
+        # Loads the video libraries: only for videos.
+        from difix3d_ns.frames.videos import VideoWriter
+
+        video = self._video
+        options = {} if video is None else {"pixel_aspect": video.pixel_aspect, "colors": video.colors}
+        time_base = None if video is None or video.steady else video.time_base
+        file = self._piece_file(self._piece_of(start).start)
+        return VideoWriter(
+            file, self.fps, self.crf, time_base=time_base, container_format=PIECE_FORMAT, **options
+        ).__enter__()
+
+    def _piece_of(self, index: int) -> range:
+        return next(piece for piece in self._pieces if index in piece)
+
+    def _piece_file(self, start: int) -> Path:
+        return self.folder / f"frame_{start + 1:07d}.{PIECE_FORMAT}"
+
+    def _last_frame_file(self, start: int) -> Path:
+        return self._piece_file(start).with_suffix(".last.png")
+
+    def _require_same_settings(self, file: Path) -> None:
+        try:
+            before = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise Difix3DError(f"{file} cannot be read: delete the folder {self.folder} to start anew.") from error
+        differing = [name for name, value in self.settings.items() if before.get(name) != value]
+        if differing:
+            changes = ", ".join(f"{name} ({before.get(name)}, now {self.settings[name]})" for name in differing)
+            raise Difix3DError(
+                f"the pieces in {self.folder} were made with another {changes}: give the same options as before, or "
+                "delete the folder to start anew."
+            )
