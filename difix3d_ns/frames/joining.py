@@ -18,7 +18,8 @@ from av.error import FFmpegError
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.frames.kinds import VIDEO_OUTPUTS
-from difix3d_ns.frames.videos import VideoReader, open_output
+from difix3d_ns.frames.video_reader import VideoReader
+from difix3d_ns.frames.video_writer import open_output
 from difix3d_ns.frames.writing import part_of, telling_errors
 
 
