@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from difix3d_ns.frames.kinds import VIDEO_OUTPUTS
 from difix3d_ns.frames.video_reader import VideoReader
 from difix3d_ns.frames.video_writer import open_output
 from difix3d_ns.frames.writing import part_of, telling_errors
+
+TRIAL_PACKETS = 20
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,18 @@ def require_audio_fits(video: Path, output: Path) -> None:
         Difix3DError: it does not.
     """
     with av.open(str(video)) as source:
-        for stream in source.streams.audio:
-            codec = stream.codec_context.name if stream.codec_context else "unknown"
-            try:
-                trial = av.open(BytesIO(), "w", format=VIDEO_OUTPUTS[output.suffix.lower()])
-                trial.add_stream_from_template(stream)
-                trial.start_encoding()
-                trial.close()
-            except (ValueError, FFmpegError) as error:
-                raise Difix3DError(
-                    f"{output.suffix} files hold no {codec} audio, which {video} has: write an .mkv, which holds all, "
-                    "or add --no-audio."
-                ) from error
+        codecs = [stream.codec_context.name for stream in source.streams.audio]
+        try:
+            with av.open(BytesIO(), "w", format=VIDEO_OUTPUTS[output.suffix.lower()]) as trial:
+                copies = {each.index: trial.add_stream_from_template(each) for each in source.streams.audio}
+                # Some containers object when they are closed, and only if something was written.
+                for packet in islice(_audio_packets(source, copies, Fraction(0)) if copies else (), TRIAL_PACKETS):
+                    trial.mux(packet)
+        except (ValueError, FFmpegError) as error:
+            raise Difix3DError(
+                f"{output.suffix} files do not hold this {', '.join(codecs)} audio, which {video} has: choose "
+                f"another of {', '.join(VIDEO_OUTPUTS)}, or add --no-audio."
+            ) from error
 
 
 def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Timing, audio: VideoReader | None) -> None:

@@ -1,0 +1,87 @@
+"""Small videos with sound, and pictures, that tests make for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+AUDIO_RATE = 44100
+
+
+def scene_frame(index: int, height: int = 48, width: int = 64) -> Tensor:
+    """A smooth picture in [0, 1] that tells its index by a bright bar's place, and moves a little."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    picture = torch.stack([0.2 + 0.5 * columns, 0.2 + 0.5 * rows, 0.5 + 0.2 * torch.sin(6 * columns + index / 5)], -1)
+    start = (index * 2) % max(1, width - 8)
+    picture[: height // 4, start : start + 8] = 0.95
+    return picture
+
+
+def make_video(
+    file: Path,
+    num_frames: int = 30,
+    size: tuple[int, int] = (48, 64),
+    audio: str | None = "aac",
+    times: Sequence[int] | None = None,
+    time_base: Fraction = Fraction(1, 600),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rotation: int = 0,
+) -> Path:
+    """Codes `scene_frame`s and a tone; 30 frames a second, unless `times` are given in units of `time_base`."""
+    times = list(times) if times is not None else [round(index / 30 / time_base) for index in range(num_frames)]
+    with av.open(str(file), "w") as container:
+        video = container.add_stream(codec, rate=30, options=options or {})
+        video.height, video.width, video.pix_fmt = *size, pix_fmt
+        video.codec_context.time_base = time_base
+        if rotation:
+            video.set_display_rotation(rotation)
+        sound = container.add_stream(audio, rate=AUDIO_RATE) if audio else None
+        for index, time in enumerate(times):
+            values = (scene_frame(index, *size) * 65535).numpy().astype(np.uint16)
+            frame = av.VideoFrame.from_ndarray(values, "rgb48le").reformat(format=pix_fmt, interpolation=4)
+            frame.pts, frame.time_base = time, time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if sound is not None:
+            length = int(AUDIO_RATE * (times[-1] - times[0] + 20) * time_base)
+            step = sound.codec_context.frame_size or 1024
+            for start in range(0, length, step):
+                wave = (8000 * np.sin((start + np.arange(step)) / 20)).astype(np.int16)
+                block = av.AudioFrame.from_ndarray(np.repeat(wave, 2)[None], "s16", "stereo")
+                block.sample_rate, block.pts, block.time_base = AUDIO_RATE, start, Fraction(1, AUDIO_RATE)
+                container.mux(sound.encode(block))
+            container.mux(sound.encode())
+    return file
+
+
+def packets(file: Path, kind: str) -> list[tuple[float, bytes]]:
+    """Time in seconds and content of all packets of the first stream of a kind, `video` or `audio`."""
+    with av.open(str(file)) as container:
+        stream = next(stream for stream in container.streams if stream.type == kind)
+        return [
+            (float(packet.pts * packet.time_base), bytes(packet)) for packet in container.demux(stream) if packet.size
+        ]
+
+
+def make_pictures(folder: Path, num: int, size: tuple[int, int] = (16, 24), suffix: str = ".png") -> list[Path]:
+    """Writes `scene_frame`s as frame_0.png, frame_1.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"frame_{index}{suffix}" for index in range(num)]
+    for index, file in enumerate(files):
+        Image.fromarray((scene_frame(index, *size) * 255).numpy().astype(np.uint8)).save(file)
+    return files
+
+
+def pixels(file: Path) -> np.ndarray:
+    """A picture file's numbers."""
+    with Image.open(file) as image:
+        return np.asarray(image)

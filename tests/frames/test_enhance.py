@@ -1,0 +1,315 @@
+"""The whole way with a tiny network: what is written, what an interruption leaves, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from difix.tiny_network import make_tiny
+from frames.footage import make_pictures, make_video, packets, pixels
+from PIL import Image
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fixer import DifixConfig, DifixFixer
+from difix3d_ns.frames.config import EnhanceConfig
+from difix3d_ns.frames.enhance import enhance
+from difix3d_ns.frames.pictures import read_picture
+from difix3d_ns.frames.videos import VideoReader
+
+Run = Callable[..., str]
+Interrupt = Callable[[int], None]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    make_tiny().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def run(model: str, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Cleans with the tiny network; returns what was printed, in one line."""
+
+    def clean(given: Path, output: Path, **options: object) -> str:
+        capsys.readouterr()
+        enhance(EnhanceConfig(given, output, **{"model": model, "max_pixels_per_batch": 2 * 16 * 24, **options}))
+        return " ".join(capsys.readouterr().out.split())
+
+    return clean
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Ends the next run before it cleans so many frames more, as an impatient user does."""
+
+    def after(num_frames: int) -> None:
+        fix, left = DifixFixer.fix, num_frames
+
+        def counting(self: DifixFixer, renders: list[Tensor], *rest: object, **options: object) -> list[Tensor]:
+            nonlocal left
+            if left < len(renders):
+                monkeypatch.setattr(DifixFixer, "fix", fix)
+                raise KeyboardInterrupt
+            left -= len(renders)
+            return fix(self, renders, *rest, **options)
+
+        monkeypatch.setattr(DifixFixer, "fix", counting)
+
+    return after
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_each_picture_becomes_what_the_network_makes_of_it(run: Run, model: str, tmp_path: Path) -> None:
+    files = make_pictures(tmp_path / "in", 5)
+    printed = run(tmp_path / "in", tmp_path / "out")
+    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    for file in files:
+        expected = fixer.fix([read_picture(file).rgb])[0].numpy() * 255
+        assert abs(pixels(tmp_path / "out" / file.name) - expected).max() <= 0.51
+    assert f"Difix: {model}, as configured." in printed
+    assert re.search(r"5 frames cleaned in [\d.]+ s \([\d.]+ frames/s\)", printed)
+    assert len(contents(tmp_path / "out")) == 5
+
+
+def test_sizes_bits_alpha_and_gray_go_together_through_one_folder(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_pictures(folder, 2)
+    cv2.imwrite(str(folder / "deep.png"), np.full((10, 13, 3), 30_000, np.uint16))
+    Image.new("L", (20, 9), 90).save(folder / "gray.png")
+    rgba = np.full((12, 12, 4), [200, 90, 40, 0], np.uint8)
+    rgba[:6, :, 3] = 255
+    Image.fromarray(rgba).save(folder / "alpha.webp", lossless=True, exact=True)
+    Image.new("RGB", (33, 17), "red").save(folder / "photo.jpg")
+    run(folder, tmp_path / "out")
+    for file in folder.iterdir():
+        before, after = read_picture(file), read_picture(tmp_path / "out" / file.name)
+        assert (before.rgb.shape, before.deep, before.gray) == (after.rgb.shape, after.deep, after.gray), file.name
+        assert (before.rgb - after.rgb).abs().max() > 0.02, file.name
+    after = read_picture(tmp_path / "out" / "alpha.webp")
+    assert after.alpha is not None and np.array_equal(after.alpha, rgba[..., 3])
+
+
+def test_one_picture_becomes_one_in_another_format(run: Run, tmp_path: Path) -> None:
+    (file,) = make_pictures(tmp_path, 1)
+    run(file, tmp_path / "deep" / "out.webp")
+    with Image.open(tmp_path / "deep" / "out.webp") as image:
+        assert (image.format, image.size) == ("WEBP", (24, 16))
+    run(file, tmp_path / "folder", image_format="jpg")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["frame_0.jpg"]
+
+
+@pytest.mark.parametrize("previous", [False, True])
+def test_interrupted_pictures_go_on_to_the_same_result(
+    run: Run, interrupt: Interrupt, tmp_path: Path, previous: bool
+) -> None:
+    make_pictures(tmp_path / "in", 7)
+    options = {"previous_frame_as_reference": previous}
+    run(tmp_path / "in", tmp_path / "whole", **options)
+    interrupt(4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "in", tmp_path / "out", **options)
+    finished = contents(tmp_path / "out")
+    assert set(finished) == {f"frame_{index}.png" for index in range(4)}
+    with pytest.raises(Difix3DError, match=r"out is not empty: add --resume"):
+        run(tmp_path / "in", tmp_path / "out", **options)
+    assert contents(tmp_path / "out") == finished
+    (tmp_path / "out" / "frame_1.png").unlink()  # from the middle of a batch
+    run(tmp_path / "in", tmp_path / "out", resume=True, **options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert "already" in run(tmp_path / "in", tmp_path / "out", resume=True, **options)
+
+
+@pytest.mark.parametrize("previous", [False, True])
+@pytest.mark.parametrize("times", [None, [20 * index + 7 * (index % 3) for index in range(11)]])
+def test_an_interrupted_video_goes_on_to_the_same_file(
+    run: Run, interrupt: Interrupt, tmp_path: Path, previous: bool, times: list[int] | None
+) -> None:
+    video = make_video(tmp_path / "in.mp4", 11, (16, 24), times=times)
+    options = {"previous_frame_as_reference": previous, "frames_per_piece": 3}
+    run(video, tmp_path / "whole.mp4", **options)
+    interrupt(7)
+    with pytest.raises(KeyboardInterrupt):
+        run(video, tmp_path / "out.mp4", **options)
+    pieces = tmp_path / "out.mp4.unfinished"
+    coded = sorted(path.name for path in pieces.glob("*.nut"))
+    assert coded == ["frame_0000001.nut", "frame_0000004.nut"]
+    assert not list(pieces.glob("*.part")) and not (tmp_path / "out.mp4").exists()
+    with pytest.raises(Difix3DError, match="add --resume to go on with them"):
+        run(video, tmp_path / "out.mp4", **options)
+    with pytest.raises(Difix3DError, match=r"made with another --crf \(17, now 30\)"):
+        run(video, tmp_path / "out.mp4", resume=True, crf=30, **options)
+    assert "6 of them finished earlier" in run(video, tmp_path / "out.mp4", resume=True, **options)
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert not pieces.exists()
+    assert "already" in run(video, tmp_path / "out.mp4", resume=True, **options)
+
+
+def test_a_video_keeps_frames_times_and_audio(run: Run, model: str, tmp_path: Path) -> None:
+    times = [0, 20, 80, 100, 160, 180, 300, 320]
+    video = make_video(tmp_path / "in.mp4", 8, (15, 24), times=times, pix_fmt="yuv444p")
+    run(video, tmp_path / "out.mp4", frames_per_piece=3, crf=0)
+    before, after = VideoReader(video), VideoReader(tmp_path / "out.mp4")
+    assert [time * before.time_base for time in before.times] == [time * after.time_base for time in after.times]
+    assert packets(video, "audio") == packets(tmp_path / "out.mp4", "audio")
+    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    for given, cleaned in zip(before, after, strict=True):
+        assert (fixer.fix([given])[0] - cleaned).abs().max() < 0.03
+    run(video, tmp_path / "silent.mkv", audio=False)
+    with pytest.raises(StopIteration):
+        packets(tmp_path / "silent.mkv", "audio")
+
+
+def test_a_video_becomes_pictures_and_pictures_a_video(run: Run, tmp_path: Path) -> None:
+    video = make_video(tmp_path / "in.mkv", 4, (15, 23), pix_fmt="yuv444p")
+    run(video, tmp_path / "frames")
+    assert sorted(contents(tmp_path / "frames")) == [f"frame_{index:05d}.png" for index in range(1, 5)]
+    run(tmp_path / "frames", tmp_path / "out.mov", fps=12.5)
+    made = VideoReader(tmp_path / "out.mov")
+    assert (len(made), float(made.fps), made.height, made.width) == (4, 12.5, 15, 23)
+
+
+def test_references_reach_the_network_frame_by_frame(run: Run, model: str, tmp_path: Path) -> None:
+    files = make_pictures(tmp_path / "in", 3)
+    photos = make_pictures(tmp_path / "photos", 6, (20, 20))[3:]
+    for photo in sorted((tmp_path / "photos").iterdir())[:3]:
+        photo.unlink()
+    assert "matched by order" in run(tmp_path / "in", tmp_path / "out", reference=tmp_path / "photos")
+    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    for file, photo in zip(files, photos, strict=True):
+        expected = fixer.fix([read_picture(file).rgb], [read_picture(photo).rgb])[0]
+        assert (read_picture(tmp_path / "out" / file.name).rgb - expected).abs().max() < 0.51 / 255 + 1e-4
+
+
+def test_the_frame_before_is_the_reference_on_request(run: Run, model: str, tmp_path: Path) -> None:
+    files = make_pictures(tmp_path / "in", 3)
+    (photo,) = make_pictures(tmp_path / "photo", 1, (20, 20))
+    run(tmp_path / "in", tmp_path / "out", reference=photo, previous_frame_as_reference=True)
+    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    for file in files:
+        expected = fixer.fix([read_picture(file).rgb], [read_picture(photo).rgb])[0]
+        photo = tmp_path / "out" / file.name
+        assert (read_picture(photo).rgb - expected).abs().max() < 0.51 / 255 + 1e-4
+
+
+def test_a_broken_picture_ends_the_run_by_name_and_keeps_what_is_finished(run: Run, tmp_path: Path) -> None:
+    files = make_pictures(tmp_path / "in", 7)
+    files[5].write_text("broken")
+    with pytest.raises(Difix3DError, match=r"frame_5\.png cannot be read .*--skip-bad"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert len(contents(tmp_path / "out")) >= 4
+    printed = run(tmp_path / "in", tmp_path / "out", resume=True, skip_bad=True)
+    assert "Passed over: the picture" in printed and "1 could not be read" in printed
+    assert len(contents(tmp_path / "out")) == 6
+
+
+@pytest.mark.parametrize("previous", [False, True])
+def test_a_video_goes_on_around_broken_pictures(run: Run, tmp_path: Path, previous: bool) -> None:
+    files = make_pictures(tmp_path / "in", 9)
+    for index in (0, 3, 4, 5, 7):
+        files[index].write_text("broken")
+    options = {"frames_per_piece": 3, "previous_frame_as_reference": previous}
+    run(tmp_path / "in", tmp_path / "out.mp4", fps=10, skip_bad=True, **options)
+    video = VideoReader(tmp_path / "out.mp4")
+    shown = [round(float(time * video.time_base) * 10) for time in video.times]
+    assert [time - shown[0] for time in shown] == [0, 1, 5, 7]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pictures(tmp_path / "in", 6)
+    replace, left = os.replace, 2
+
+    def full(part: Path, file: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(part, file)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(Difix3DError, match="no space is left on its disk: free some, and add --resume"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert len(contents(tmp_path / "out")) == 2
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_result_that_is_no_picture_is_told_with_its_frame(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from difix3d_ns.difix.pipeline import DifixPipeline
+
+    make_pictures(tmp_path / "in", 2)
+    monkeypatch.setattr(DifixPipeline, "decode", lambda self, latents, *_: torch.full((2, 3, 16, 24), float("nan")))
+    with pytest.raises(Difix3DError, match=r"frame_0\.png to frame_1\.png cannot be cleaned: the network returned NaN"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "options", "sentence"),
+    [
+        ("in", "in/out", {}, "lies inside the input folder"),
+        ("in", "in", {}, "lies inside the input folder"),
+        ("in/*.png", "in", {"resume": True}, "is an input as well"),
+        ("in/frame_0.png", "in/frame_0.png", {"resume": True}, "is an input as well"),
+        ("in/frame_0.png", "taken.png", {}, "taken.png exists already: add --resume"),
+        ("in", "out.png", {}, "cannot become .*out.png: give a folder or a video"),
+        ("in/frame_0.png", "out.mp4", {}, "cannot become .*out.mp4: give a picture or a folder"),
+        ("in", "out.webm", {}, "out.webm has an unknown extension"),
+        ("in", "out.mp4", {}, "pictures have no frame rate: add --fps"),
+        ("in.mp4", "out.mp4", {"fps": 30.0}, "keeps its own frame times"),
+        ("in.mp4", "taken.mp4", {}, "taken.mp4 exists already"),
+        ("mixed", "out.mp4", {"fps": 30.0}, "frames of one size: frame_0.png has 24 x 16 pixels and other.png 20 x 10"),
+        ("double", "out", {"image_format": "jpg"}, "2 frames would be written as a.jpg"),
+        ("nowhere", "out", {}, "nowhere is missing"),
+        ("in", "out", {"model": "nowhere/at/all"}, "nowhere"),
+        ("in", "taken.png/out", {}, "taken.png/out cannot be written"),
+        ("in", "out", {"fps": 0.0}, "--fps"),
+        ("in", "out", {"crf": 60}, "--crf"),
+        ("in", "out", {"strength": 2.0}, "--strength"),
+        ("in", "out", {"frames_per_piece": 0}, "--frames-per-piece"),
+        ("in", "out", {"max_pixels_per_batch": 0}, "--max-pixels-per-batch"),
+        ("in", "out", {"camera_path": Path("path.json")}, "--camera-path"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_sentence_and_changes_nothing(
+    run: Run, tmp_path: Path, given: str, output: str, options: dict, sentence: str
+) -> None:
+    make_pictures(tmp_path / "in", 2)
+    make_pictures(tmp_path / "mixed", 1)
+    Image.new("RGB", (20, 10)).save(tmp_path / "mixed" / "other.png")
+    (tmp_path / "double").mkdir()
+    for name in ("a.png", "a.webp"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "double" / name)
+    make_video(tmp_path / "in.mp4", 2, (16, 24))
+    for name in ("taken.png", "taken.mp4"):
+        (tmp_path / name).write_text("taken")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(Difix3DError, match=sentence) as caught:
+        run(tmp_path / given, tmp_path / output, **options)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_every_option_of_the_network_is_offered_but_those_that_make_no_sense_here() -> None:
+    # A reference is left out by not giving one, and nothing else wants the GPU while frames are cleaned.
+    left_out = {"use_reference", "offload"}
+    offered = {field.name for field in fields(EnhanceConfig)}
+    assert {field.name for field in fields(DifixConfig)} - offered == left_out
+    changed = EnhanceConfig(Path(), Path(), model="m", revision="r", dtype="float16", strength=0.5, compile=True)
+    changed.max_pixels_per_batch = 7
+    expected = DifixConfig("m", "r", "float16", max_pixels_per_batch=7, strength=0.5, compile=True)
+    assert changed.network() == expected
