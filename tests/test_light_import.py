@@ -24,3 +24,13 @@ def test_both_methods_are_registered_under_their_own_names() -> None:
 
     for name in ("difix3d", "difix3d-mini"):
         assert all_methods[name].method_name == name
+
+
+def test_the_help_of_every_command_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, difix3d_ns.cli; "
+        "heavy = {'torch', 'torchvision', 'nerfstudio', 'av', 'cv2'} & set(sys.modules); "
+        "print(heavy); sys.exit(bool(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

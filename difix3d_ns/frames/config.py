@@ -18,23 +18,24 @@ if TYPE_CHECKING:
 class EnhanceConfig:
     """Cleans pictures and videos with Difix: renders of any splat, from any program.
 
-    ns-difix enhance renders cleaned: a folder of pictures to a folder.
-    ns-difix enhance "renders/*.png" cleaned.mp4 --fps 30: pictures to a video.
-    ns-difix enhance render.png cleaned.png: one picture.
-    ns-difix enhance walk.mp4 cleaned.mp4: a video to a video, with its frame times and its audio.
-    ns-difix enhance walk.mp4 cleaned: a video to a folder of PNG.
-
-    Pictures keep their size, 16 bits, gray and alpha; videos become H.264 in .mp4, .mov, .m4v or .mkv.
+    Pictures keep their size, 16 bits, gray and alpha; a video keeps the times of its frames and its audio.
     Nothing is overwritten. What was finished before an interruption stays, and --resume goes on from there.
-    GPUs and machines that share the output share the work: accelerate launch --multi_gpu -m difix3d_ns.cli.enhance.
+    GPUs and machines that share the output share the work: accelerate launch --multi_gpu -m difix3d_ns.cli.enhance,
+    with the same options.
     """
 
     # tyro shows every line break of these texts, so each sentence has a line.
-    input: Annotated[Path, tyro.conf.Positional]
+    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """A folder of pictures, a pattern such as "renders/*.png" in quotes, one picture, or a video."""
-    output: Annotated[Path, tyro.conf.Positional]
-    """A folder, or a file for one picture or for a video; the extension says in which format it is written.
-    JPEG and WebP hold 8 bits, and JPEG no alpha: there transparent pictures are laid over black."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """A folder, or a file for one picture or for a video, whose extension says in which format it is written.
+    ns-difix enhance renders cleaned -- a folder of pictures to another.
+    ns-difix enhance "renders/*.png" cleaned.mp4 --fps 30 -- pictures to a video.
+    ns-difix enhance render.png cleaned.webp -- one picture.
+    ns-difix enhance walk.mp4 cleaned.mp4 -- a video to another.
+    ns-difix enhance walk.mp4 cleaned -- a video to a folder of PNG.
+    Videos are H.264 of 8 bits in .mp4, .mov, .m4v or .mkv; odd sizes need yuv444p, which some players do not show.
+    PNG and TIFF keep 16 bits. JPEG and BMP hold no alpha: there transparent pictures are laid over black."""
     reference: Path | None = None
     """What shows the network how the place really looks.
     A photo: the reference of all frames.
@@ -47,8 +48,7 @@ class EnhanceConfig:
     previous_frame_as_reference: bool = False
     """Gives the network the frame it cleaned before as reference, which steadies videos.
     Frames then go one by one in one process; --reference serves the first frame alone.
-    Without it frames do not influence each other, and the same frame always gives the same result:
-    the network adds no noise."""
+    Without it no frame influences another, and the same frame always gives the same: the network adds no noise."""
     resume: bool = False
     """Goes on with an interrupted command: finished pictures, or finished pieces of the video, are kept.
     Give the same options as before. A video's pieces wait beside it, in a folder named OUTPUT.unfinished."""
@@ -67,8 +67,8 @@ class EnhanceConfig:
     An interrupted command loses at most one piece for each process."""
     model: str = "auto"
     """`auto`, `embedded`, a hub id such as nvidia/difix_ref, a folder or an upstream .pkl.
-    `auto` takes nvidia/difix_ref where there is a GPU and its weights are cached or can be downloaded, else the
-    embedded model; which is printed."""
+    `auto` takes nvidia/difix_ref where there is a GPU and its weights are cached or can be downloaded.
+    Else it takes the small embedded one; which, is printed."""
     revision: str | None = None
     """Revision of a hub model: a branch, a tag or a commit."""
     strength: float = 1.0

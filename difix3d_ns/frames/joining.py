@@ -6,7 +6,7 @@ import heapq
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import av
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.frames.kinds import VIDEO_OUTPUTS
@@ -79,7 +79,7 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
     try:
         with telling_errors(output, FFmpegError), ExitStack() as stack:
             container = stack.enter_context(open_output(part, output))
-            first = stack.enter_context(av.open(str(filled[0]))).streams.video[0]
+            first = stack.enter_context(_open_piece(filled[0])).streams.video[0]
             video_stream = container.add_stream_from_template(first, opaque=True)
             tracks = [_video_packets(filled, first, video_stream, coded, timing)]
             if audio is not None:
@@ -97,7 +97,7 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
 
 def _video_packets(pieces: Sequence[Path], first: Any, stream: Any, coded: Timing, timing: Timing) -> Iterator[Any]:
     for piece in pieces:
-        with av.open(str(piece)) as container:
+        with _open_piece(piece) as container:
             track = container.streams.video[0]
             if track.codec_context.extradata != first.codec_context.extradata or track.time_base != first.time_base:
                 raise Difix3DError(
@@ -113,6 +113,15 @@ def _video_packets(pieces: Sequence[Path], first: Any, stream: Any, coded: Timin
                 packet.duration = timing.durations[index]
                 packet.stream = stream
                 yield packet
+
+
+@contextmanager
+def _open_piece(piece: Path) -> Iterator[Any]:
+    try:
+        with av.open(str(piece)) as container:
+            yield container
+    except InvalidDataError as error:
+        raise Difix3DError(f"the piece {piece} is damaged: delete it and repeat the command with --resume.") from error
 
 
 def _audio_packets(source: Any, copies: dict[int, Any], offset: Fraction) -> Iterator[Any]:

@@ -160,8 +160,9 @@ def open_source(path: Path) -> Source:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, without those of folders in it, in natural order."""
-    return sorted((file for file in folder.iterdir() if file.suffix.lower() in IMAGES), key=natural_order)
+    """The pictures of a folder, without hidden ones and those of folders in it, in natural order."""
+    found = (file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith("."))
+    return sorted(found, key=natural_order)
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:

@@ -62,7 +62,7 @@ class VideoReader:
                 self._read_times(container)
         except FFmpegError as error:
             raise Difix3DError(f"{file} cannot be read as a video ({error.strerror}).") from error
-        first = next(self.read(0, 1), None)
+        first = next(self.read(on_bad=lambda _: None), None)
         if first is None:
             raise Difix3DError(f"the video {file} holds no frame that can be decoded.")
         self.height, self.width = first[1].shape[:2]

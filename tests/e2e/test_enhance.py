@@ -112,7 +112,7 @@ def test_killed_pictures_are_whole_and_go_on(renders: Path, tmp_path: Path) -> N
         assert file.read_bytes() == (whole / file.name).read_bytes()
     run("ns-difix", "enhance", renders, output, "--resume", *options)
     pictures = {file.name: file.read_bytes() for file in whole.iterdir()}
-    assert {file.name: file.read_bytes() for file in output.iterdir() if file.suffix != ".part"} == pictures
+    assert {file.name: file.read_bytes() for file in output.iterdir()} == pictures
 
 
 def test_two_processes_make_what_one_makes(video: Path, cleaned: Path, renders: Path, tmp_path: Path) -> None:

@@ -75,13 +75,17 @@ def test_pieces_without_frames_are_passed_over(tmp_path: Path) -> None:
         join_pieces([pieces[1]], tmp_path / "none.mp4", timing, timing, None)
 
 
-def test_a_piece_coded_otherwise_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_piece_that_does_not_fit_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     pieces = []
     for index, size in enumerate([(48, 64), (32, 32)]):
         pieces.append(tmp_path / f"{index}.nut")
         with VideoWriter(pieces[-1], 10, container_format="nut") as writer:
             writer.append(scene_frame(0, *size), index, 1)
     timing = Timing(range(2), [1, 1], Fraction(1, 10))
+    damaged = tmp_path / "2.nut"
+    damaged.write_text("no video")
+    with pytest.raises(Difix3DError, match=r"the piece .*2\.nut is damaged"):
+        join_pieces([pieces[0], damaged], tmp_path / "out.mp4", timing, timing, None)
     with pytest.raises(Difix3DError, match=r"1\.nut is coded otherwise"):
         join_pieces(pieces, tmp_path / "out.mp4", timing, timing, None)
     assert not list(tmp_path.glob("out*"))

@@ -18,7 +18,8 @@ def indices(source: Source, batches: list[range], bad: list[str] | None = None) 
 
 def test_a_folder_is_read_in_natural_order_and_without_other_files(tmp_path: Path) -> None:
     make_pictures(tmp_path, 12)
-    (tmp_path / "notes.txt").touch()
+    for name in ("notes.txt", "._frame_1.png"):
+        (tmp_path / name).touch()
     make_pictures(tmp_path / "deeper", 1)
     source = open_source(tmp_path)
     assert [str(source.name(index)) for index in range(len(source))] == [f"frame_{index}.png" for index in range(12)]
@@ -54,7 +55,7 @@ def test_a_broken_picture_is_named_or_passed_over(tmp_path: Path) -> None:
     with pytest.raises(Difix3DError, match=r"frame_2\.png cannot be read .*--skip-bad"):
         indices(source, batches)
     bad: list[str] = []
-    assert indices(source, batches, bad) == [[0, 1, 3]]
+    assert indices(source, batches, bad) == [[0, 1], [], [3]]
     assert len(bad) == 1 and "frame_2.png" in bad[0]
 
 
