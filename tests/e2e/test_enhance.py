@@ -154,7 +154,7 @@ def test_the_help_is_a_manual() -> None:
         "ns-difix enhance walk.mp4 cleaned.mp4",
         "--reference",
         "--previous-frame-as-reference",
-        "the same frame always gives the same result",
+        "the network adds no noise",
         "accelerate launch --multi_gpu -m difix3d_ns.cli.enhance",
     ):
         assert words in printed
