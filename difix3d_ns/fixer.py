@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixResultError
 from difix3d_ns.difix.resolve import ResolvedDifix, resolve_difix
+from difix3d_ns.stopping import FixStopped, stoppable
 
 if TYPE_CHECKING:
     from difix3d_ns.difix.pipeline import DifixPipeline
+
+SECONDS_BETWEEN_QUESTIONS = 0.05
+"""How often one who waits for the network asks whether the result is still wanted."""
 
 
 @dataclass
@@ -53,7 +58,7 @@ class DifixConfig:
 
 
 class DifixFixer:
-    """Cleans renders with the configured Difix network.
+    """Cleans renders with the configured Difix network. Threads, as training and the viewer's, use it in turn.
 
     Args:
         config: which network, and how.
@@ -64,6 +69,12 @@ class DifixFixer:
         self.config = config
         self.device = torch.device(device)
         self._network: DifixPipeline | None = None
+        self._turn = threading.RLock()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the network is loaded already."""
+        return self._network is not None
 
     def resolve(self) -> ResolvedDifix:
         """Which network `config.model` stands for; loads nothing."""
@@ -76,20 +87,21 @@ class DifixFixer:
         Raises:
             DifixError: there is no usable network at the configured place.
         """
-        if self._network is None:
-            from difix3d_ns.difix.pipeline import DifixPipeline
+        with self._turn:
+            if self._network is None:
+                from difix3d_ns.difix.pipeline import DifixPipeline
 
-            started = time.perf_counter()
-            choice = self.resolve()
-            dtype = self.config.torch_dtype(self.device)
-            network = DifixPipeline.from_pretrained(choice.source, revision=choice.revision, torch_dtype=dtype)
-            self._network = network.to(self.device)
-            if self.config.compile:
-                network.compile()
-            seconds = time.perf_counter() - started
-            number_format = str(dtype).removeprefix("torch.")
-            CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {self.device}).")
-        return self._network
+                started = time.perf_counter()
+                choice = self.resolve()
+                dtype = self.config.torch_dtype(self.device)
+                network = DifixPipeline.from_pretrained(choice.source, revision=choice.revision, torch_dtype=dtype)
+                self._network = network.to(self.device)
+                if self.config.compile:
+                    network.compile()
+                seconds = time.perf_counter() - started
+                number_format = str(dtype).removeprefix("torch.")
+                CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {self.device}).")
+            return self._network
 
     def fix(
         self,
@@ -97,6 +109,8 @@ class DifixFixer:
         references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None] | None = None,
         on_progress: Callable[[int], None] | None = None,
         keep_broken: bool = False,
+        stop: Callable[[], bool] | None = None,
+        how: DifixConfig | None = None,
     ) -> list[Float[Tensor, "height width 3"]]:
         """Cleans renders; sizes may differ from image to image.
 
@@ -105,31 +119,41 @@ class DifixFixer:
             references: a photo in [0, 1] for each render, or None for renders without one.
             on_progress: called with the number of images of every finished batch.
             keep_broken: whether NaN takes the place of an image of which the network makes NaN or black.
+            stop: asked again and again, from before the first layer on, whether the result is no longer wanted; a
+                compiled network is only asked before.
+            how: settings in place of the fixer's own; the network stays the fixer's.
 
         Returns:
             The cleaned images in [0, 1], at the renders' sizes, on the CPU.
 
         Raises:
             DifixError: a render is no usable picture, or, without `keep_broken`, the network's result is none.
+            FixStopped: `stop` said so.
         """
-        photos = references if references and self.config.use_reference else [None] * len(renders)
+        how = how or self.config
+        photos = references if references and how.use_reference else [None] * len(renders)
         by_size: dict[tuple, list[int]] = defaultdict(list)
         for index, (render, photo) in enumerate(zip(renders, photos, strict=True)):
             by_size[(render.shape, None if photo is None else photo.shape)].append(index)
         fixed: dict[int, Tensor] = {}
-        with self._network_on_device() as network:
+        with self._in_turn(stop), self._network_on_device() as network, self._stoppable(network, stop):
             for (shape, _), indices in by_size.items():
-                batch_size = max(1, self.config.max_pixels_per_batch // (shape[0] * shape[1]))
+                batch_size = max(1, how.max_pixels_per_batch // (shape[0] * shape[1]))
                 for start in range(0, len(indices), batch_size):
                     batch = indices[start : start + batch_size]
                     given = [renders[index] for index in batch], [photos[index] for index in batch]
-                    fixed.update(zip(batch, self._clean(network, *given, keep_broken), strict=True))
+                    fixed.update(zip(batch, self._clean(network, *given, keep_broken, how), strict=True))
                     if on_progress is not None:
                         on_progress(len(batch))
         return [fixed[index] for index in range(len(renders))]
 
     def _clean(
-        self, network: DifixPipeline, renders: list[Tensor], photos: list[Tensor | None], keep_broken: bool
+        self,
+        network: DifixPipeline,
+        renders: list[Tensor],
+        photos: list[Tensor | None],
+        keep_broken: bool,
+        how: DifixConfig,
     ) -> list[Tensor]:
         """One batch: images of one size, and photos of one size or none."""
         references = [photo for photo in photos if photo is not None]
@@ -138,18 +162,33 @@ class DifixFixer:
                 self._batch(renders),
                 self._batch(references) if references else None,
                 output_type="pt",
-                strength=self.config.strength,
-                max_pixels_per_batch=self.config.max_pixels_per_batch,
+                strength=how.strength,
+                max_pixels_per_batch=how.max_pixels_per_batch,
             ).images
         except DifixResultError as error:
             if not keep_broken:
                 raise
             if len(renders) > 1:  # one broken image spoils no other
                 alone = zip(renders, photos, strict=True)
-                return [self._clean(network, [render], [photo], keep_broken)[0] for render, photo in alone]
+                return [self._clean(network, [render], [photo], keep_broken, how)[0] for render, photo in alone]
             CONSOLE.print(f"Difix: {error}")
             return [torch.full_like(renders[0], float("nan"), device="cpu")]
         return [image.permute(1, 2, 0) for image in result.float().cpu()]
+
+    @contextmanager
+    def _in_turn(self, stop: Callable[[], bool] | None) -> Iterator[None]:
+        """Waits for other threads' fixes to end."""
+        while not self._turn.acquire(timeout=SECONDS_BETWEEN_QUESTIONS):
+            if stop is not None and stop():
+                raise FixStopped
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _stoppable(self, network: DifixPipeline, stop: Callable[[], bool] | None):
+        # A compiled network would be compiled again with the questions in it.
+        return nullcontext() if stop is None or self.config.compile else stoppable([network.vae, network.unet], stop)
 
     @contextmanager
     def _network_on_device(self) -> Iterator[DifixPipeline]:

@@ -18,10 +18,12 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.confidence import ConfidenceConfig
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
+from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fix_report import describe, panels, progress_bars
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
+from difix3d_ns.novel_view_renders import render_novel_views
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
 from difix3d_ns.references import ReferenceConfig, choose_references
 from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
@@ -30,6 +32,9 @@ from difix3d_ns.targets import TargetConfig, target_cameras
 from difix3d_ns.trajectories import pose_distances
 from difix3d_ns.trust import TrustConfig
 from difix3d_ns.vetting import NovelViewFix, vet
+from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
+from difix3d_ns.viewer.panel import rendering_for_viewer
+from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
 from difix3d_ns.walk import NovelViewWalk
 
 
@@ -108,6 +113,12 @@ class Difix3DPipeline(VanillaPipeline):
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.fixer = DifixFixer(config.difix, device)
         self.difix3d_model.enhancer = self.enhance
+        self._enhance_panel = EnhancePanel(self.fixer, self._reference_photo)
+        self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the name is what the viewer shows
+        self._training_panel: TrainingPanel | None = None
+        if test_mode == "val" and config.fix_novel_views:
+            self._training_panel = TrainingPanel(self.difix3d_model.config, self.datamanager.config)
+            self.add_module(TRAINING_PANEL, self._training_panel)
 
     @property
     def difix3d_model(self) -> Difix3DModel:
@@ -117,7 +128,7 @@ class Difix3DPipeline(VanillaPipeline):
         return model
 
     def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """Cleans one render with a training photo near its camera as reference.
+        """Cleans one render with a training photo near its camera as reference; in the viewer as its panel says.
 
         Args:
             rgb: the render, in [0, 1].
@@ -126,9 +137,11 @@ class Difix3DPipeline(VanillaPipeline):
         Returns:
             The enhanced image in [0, 1], at the render's size and on its device.
         """
+        if (viewer := rendering_for_viewer()) is not None:
+            return self._enhance_panel.enhance(rgb, camera, viewer)
         with exit_with_one_sentence():
-            nearest = self._choose_references([camera]) if self.config.difix.use_reference else [None]
-            return self.fixer.fix([rgb], self.datamanager.training_photos(nearest))[0].to(rgb)
+            photo = self._reference_photo(camera) if self.config.difix.use_reference else None
+            return self.fixer.fix([rgb], [photo])[0].to(rgb)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
         """Splatfacto's callbacks and, before the scheduled steps, the fix. Runs once, after a checkpoint was loaded."""
@@ -156,6 +169,12 @@ class Difix3DPipeline(VanillaPipeline):
             callbacks.append(
                 TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_at, iters=steps)
             )
+        if (panel := self._training_panel) is not None:
+            panel.start(steps, len(self._walk), self._walk.num_arrived, self.datamanager.pseudo_views.newest)
+            callbacks += [
+                TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_on_request, args=[panel]),
+                TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: panel.training_ended()),
+            ]
         return callbacks
 
     @property
@@ -190,6 +209,10 @@ class Difix3DPipeline(VanillaPipeline):
             self.fixer.config = self.config.difix
             trainer.config.save_config()
 
+    def _reference_photo(self, camera: Cameras) -> Float[Tensor, "height width 3"] | None:
+        (photo,) = self.datamanager.training_photos(self._choose_references([camera]))
+        return photo
+
     @torch.no_grad()
     def _choose_references(self, cameras: Sequence[Cameras]) -> list[int | None]:
         gaussians = self.difix3d_model.gauss_params
@@ -206,22 +229,39 @@ class Difix3DPipeline(VanillaPipeline):
         with exit_with_one_sentence():
             self.fix_views(step)
 
-    def fix_views(self, step: int) -> None:
+    def _fix_on_request(self, panel: TrainingPanel, step: int) -> None:
+        """Fixes novel views if the viewer's user asked for it; what was asked for by hand ends no training."""
+        if not panel.take_request():
+            return
+        poses = self._walk.poses
+        try:
+            self.fix_views(step, on_request=True)
+        except (Difix3DError, DifixError) as error:
+            self._walk.poses = poses
+            CONSOLE.print(f"difix3d: {error}", markup=False)
+            panel.fix_failed(str(error))
+
+    def fix_views(self, step: int, on_request: bool = False) -> None:
         """One progressive update: moves the novel views on, renders and cleans them, and makes them the pseudo views.
 
         Args:
             step: the training step that comes next.
+            on_request: whether the viewer's user asked for it, not the schedule.
 
         Raises:
             Difix3DError: a render holds NaN, so training has diverged.
         """
         started = time.perf_counter()
+        if self._training_panel is not None:
+            self._training_panel.fix_starts(step)
         self._walk.advance()
         cameras = self._walk.cameras()
         nearest = self._choose_references(cameras)
         with progress_bars() as progress:
             task = progress.add_task("[green]Rendering novel views", total=len(cameras))
-            renders, accumulations = self._render(cameras, step, lambda: progress.advance(task))
+            renders, accumulations = render_novel_views(
+                self.difix3d_model, cameras, step, lambda: progress.advance(task)
+            )
             rendered = time.perf_counter()
             task = progress.add_task("[green]Fixing novel views", total=len(cameras))
             references = self.datamanager.training_photos(nearest)
@@ -243,27 +283,10 @@ class Difix3DPipeline(VanillaPipeline):
             writer.put_image(name=name, image=image, step=step)
         seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
         told = describe(views, self._walk.num_arrived)
-        CONSOLE.print(f"Step {step}: {told} in {finished - started:.1f} s: {seconds}.")
-
-    @torch.no_grad()
-    def _render(self, cameras: list[Cameras], step: int, on_progress) -> tuple[list[Tensor], list[Tensor]]:
-        """Renders in evaluation mode, at full size. Returns images and accumulations, on the CPU."""
-        was_training = self.training
-        self.eval()
-        renders, accumulations = [], []
-        for index, camera in enumerate(cameras):
-            outputs = self.difix3d_model.get_outputs_for_camera(camera)
-            rgb = outputs["rgb"].cpu()
-            if not rgb.isfinite().all():
-                raise Difix3DError(
-                    f"the render of novel view {index} at step {step} holds NaN: training has diverged; lower the "
-                    "learning rates or look for a broken photo or pose."
-                )
-            renders.append(rgb)
-            accumulations.append(outputs["accumulation"].cpu())
-            on_progress()
-        self.train(was_training)
-        return renders, accumulations
+        when = f"Step {step}, on request" if on_request else f"Step {step}"
+        CONSOLE.print(f"{when}: {told} in {finished - started:.1f} s: {seconds}.")
+        if self._training_panel is not None:
+            self._training_panel.fix_ended(views, on_request, self._walk.num_arrived, finished - started)
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a broken photo ends in one sentence."""

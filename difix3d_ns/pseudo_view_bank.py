@@ -64,6 +64,11 @@ class PseudoViewBank:
         return self._sets[0].step if self._sets else -1
 
     @property
+    def newest(self) -> PseudoViewSet | None:
+        """What the newest fix made; None for none."""
+        return self._sets[0] if self._sets else None
+
+    @property
     def views(self) -> list[DrawableView]:
         """The views that teach, newest fix first."""
         return [view for view, _ in self._weighted_views()]

@@ -1,0 +1,1 @@
+"""Panels in nerfstudio's viewer."""

@@ -1,0 +1,176 @@
+"""The viewer's panel of the progressive update: where it stands, a fix on request, and the fixed views in the scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider
+
+from difix3d_ns.datamanager import Difix3DDataManagerConfig
+from difix3d_ns.model import Difix3DModelConfig
+from difix3d_ns.pseudo_views import PseudoViewSet
+from difix3d_ns.viewer.frustums import PseudoViewFrustums
+from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, plain
+
+TRAINING_PANEL = "Novel views (Difix3D)"
+"""The panel's label."""
+
+
+@dataclass
+class Progress:
+    """How far the run's fixes are."""
+
+    steps: tuple[int, ...] = ()
+    """Training steps of the schedule."""
+    num_scheduled: int = 0
+    """Fixes of the schedule that were done in this run."""
+    num_requested: int = 0
+    """Fixes that were done on request."""
+    num_views: int = 0
+    """Novel views in all."""
+    num_arrived: int = 0
+    """Those that stand at their targets."""
+    num_rejected: int = 0
+    """Those whose last fix does not teach."""
+    last_step: int = -1
+    """Training step before which the last fix was done; -1 for none."""
+    seconds: float = 0.0
+    """How long the last fix took."""
+
+    def add(self, step: int, on_request: bool, num_arrived: int, num_rejected: int, seconds: float) -> None:
+        """Counts a fix."""
+        self.num_scheduled += not on_request
+        self.num_requested += on_request
+        self.last_step, self.seconds = step, seconds
+        self.num_arrived, self.num_rejected = num_arrived, num_rejected
+
+    @property
+    def next_step(self) -> int | None:
+        """The schedule's next step; None after its last."""
+        return next((step for step in self.steps if step > self.last_step), None)
+
+    def table(self) -> str:
+        """In markdown."""
+        done = f"{self.num_scheduled} of {len(self.steps)}"
+        rows = {
+            "Next fix": "none" if self.next_step is None else f"before step {self.next_step}",
+            "Fixes done": f"{done}, {self.num_requested} on request" if self.num_requested else done,
+            "At their targets": f"{self.num_arrived} of {self.num_views} views",
+        }
+        if self.last_step >= 0:
+            rows["Rejected"] = f"{self.num_rejected} of {self.num_views} views"
+            rows["Last fix"] = f"before step {self.last_step}, {self.seconds:.1f} s"
+        return "  \n".join(f"**{name}:** {value}" for name, value in rows.items())
+
+
+class TrainingPanel(ViewerPanel):
+    """Shows the progressive update while a run trains.
+
+    Args:
+        model: its loss weight of pseudo views follows the panel's slider.
+        datamanager: its probability of pseudo views follows the panel's slider.
+    """
+
+    def __init__(self, model: Difix3DModelConfig, datamanager: Difix3DDataManagerConfig) -> None:
+        super().__init__()
+        self._progress = Progress()
+        self._is_requested = False
+        self._frustums: PseudoViewFrustums | None = None
+        self._status = self._add(ViewerMarkdown("Novel views", "Training has not started."))
+        self._button = self._add(ViewerButton("Fix now", lambda _: self.request()))
+        self._are_shown = self._add(
+            ViewerCheckbox(
+                "Show fixed views",
+                True,
+                cb_hook=lambda _: self._show_or_hide(),
+                hint="Yellow: teaches. Red: rejected. Click on one to look through it",
+            )
+        )
+        weight, probability = model.pseudo_view_loss_weight, datamanager.pseudo_view_probability
+        self._add(
+            ViewerSlider(
+                *("Loss weight", weight, 0.0, max(1.0, weight), 0.05),
+                cb_hook=lambda slider: setattr(model, "pseudo_view_loss_weight", float(slider.value)),
+                hint="Of a fixed view; a photo's is 1",
+            )
+        )
+        self._add(
+            ViewerSlider(
+                *("Probability", probability, 0.0, 1.0, 0.05),
+                cb_hook=lambda slider: setattr(datamanager, "pseudo_view_probability", float(slider.value)),
+                hint="That a training step uses a fixed view in place of a photo",
+            )
+        )
+
+    def start(self, steps: tuple[int, ...], num_views: int, num_arrived: int, views: PseudoViewSet | None) -> None:
+        """Shows where a run starts.
+
+        Args:
+            steps: its schedule.
+            num_views: how many novel views walk.
+            num_arrived: how many of them stand at their targets.
+            views: what an earlier run fixed last, if this run goes on from it.
+        """
+        self._progress = Progress(steps, num_views=num_views, num_arrived=num_arrived)
+        self._show()
+        if views is not None:
+            self._draw(views)
+
+    def request(self) -> None:
+        """Asks for a fix before the next training step."""
+        self._is_requested = True
+        self._show("A fix comes before the next training step.")
+
+    def take_request(self) -> bool:
+        """Whether a fix was asked for since the last one."""
+        requested, self._is_requested = self._is_requested, False
+        return requested
+
+    def fix_starts(self, step: int) -> None:
+        """Tells that a fix is being made, which training waits for.
+
+        Args:
+            step: training step that comes next.
+        """
+        self._is_requested = False
+        self._show(f"Fixing {self._progress.num_views} views before step {step} ...")
+
+    def fix_failed(self, problem: str) -> None:
+        """Shows in one sentence why a fix came to nothing."""
+        self._show(f"**Not fixed:** {plain(problem)}")
+
+    def fix_ended(self, views: PseudoViewSet, on_request: bool, num_arrived: int, seconds: float) -> None:
+        """Shows what a fix made.
+
+        Args:
+            views: its views.
+            on_request: whether it was asked for here.
+            num_arrived: how many novel views stand at their targets now.
+            seconds: how long it took.
+        """
+        self._progress.add(views.step, on_request, num_arrived, len(views.rejected), seconds)
+        self._show()
+        self._draw(views)
+
+    def training_ended(self) -> None:
+        """From now on there is no fix to ask for."""
+        if self._viewer is not None:
+            self._button.set_disabled(True)
+        self._show("Training is finished.")
+
+    def _show(self, news: str = "") -> None:
+        self._status.text = "  \n".join([self._progress.table(), *([news] if news else [])])
+
+    def _draw(self, views: PseudoViewSet) -> None:
+        if self._viewer is None:
+            return
+        if self._frustums is None:
+            config = self._viewer.config
+            self._frustums = PseudoViewFrustums(
+                self._viewer.viser_server, config.camera_frustum_scale, config.max_num_display_images
+            )
+        self._frustums.draw(views, visible=bool(self._are_shown.value))
+
+    def _show_or_hide(self) -> None:
+        if self._frustums is not None:
+            self._frustums.show(bool(self._are_shown.value))
