@@ -24,13 +24,30 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --use-gl=swiftshader --enable-unsafe-swiftshader --disable-quic "
     "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-dev-shm-usage "
-    "--window-size=1280,860 --remote-debugging-port=0"
+    "--window-size=1280,1250 --remote-debugging-port=0"
 )
 
 
 def find_chromium() -> str | None:
     """The program's path: `CHROMIUM`, or the first that is installed; None if there is none."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def field(label: str) -> str:
+    """JavaScript that finds the input of a label in the viewer's panels."""
+    return (
+        f"[...document.querySelectorAll('label')].find(e => e.textContent.trim() == {label!r})"
+        "?.closest('.mantine-Flex-root')?.querySelector('input')"
+    )
+
+
+def button(text: str) -> str:
+    """JavaScript that finds a button by its text."""
+    return f"[...document.querySelectorAll('button')].find(e => e.textContent.trim() == {text!r})"
+
+
+class ProtocolError(RuntimeError):
+    """The browser did not do what it was told."""
 
 
 class Page:
@@ -51,7 +68,8 @@ class Page:
         while True:
             answer = json.loads(self._socket.recv(timeout=120))
             if answer.get("id") == self._calls:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise ProtocolError(answer["error"]["message"])
                 return answer["result"]
 
     def evaluate(self, script: str) -> Any:
@@ -59,6 +77,14 @@ class Page:
         result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
+
+    def is_at(self, url: str) -> bool:
+        """Whether the page of this address and what it embeds are there."""
+        try:
+            state = self.evaluate("[location.href, document.readyState, !!document.body]")
+            return state[0].startswith(url) and state[1:] == ["complete", True]
+        except ProtocolError:  # there is not even a document
+            return False
 
     def screenshot(self, file: Path | None = None) -> UInt8[np.ndarray, "height width 3"]:
         """What the page shows, written to `file` as well if one is given."""
@@ -70,7 +96,7 @@ class Page:
     def text(self) -> str:
         """The page's text, with the values of its text fields."""
         return self.evaluate(
-            "document.body.innerText + '\\n' + [...document.querySelectorAll('input')].map(e => e.value).join('\\n')"
+            "[document.body?.innerText ?? '', ...[...document.querySelectorAll('input')].map(e => e.value)].join('\\n')"
         )
 
     def click(self, x: float, y: float) -> None:
@@ -87,6 +113,26 @@ class Page:
             time.sleep(0.03)
         self.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], button="left", clickCount=1)
 
+    def zoom_out(self, x: float, y: float, notches: int = 1) -> None:
+        """Turns the mouse wheel towards the user."""
+        for _ in range(notches):
+            self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=1000)
+            time.sleep(0.05)
+
+    def write(self, label: str, text: str) -> None:
+        """Replaces the text of a field by its label."""
+        self.click_on(field(label))
+        self.evaluate(f"{field(label)}.select()")
+        self.call("Input.insertText", text=text)
+
+    def choose(self, label: str, option: str) -> None:
+        """Chooses an option of a dropdown by its label."""
+        self.click_on(field(label))
+        options = "[...document.querySelectorAll('[role=option]')]"
+        shown = f"{options}.find(e => e.checkVisibility() && e.textContent == {option!r})"
+        self.wait(lambda: self.evaluate(f"!!({shown})"), 10, f"the option {option}")
+        self.click_on(shown)
+
     def click_on(self, element: str) -> None:
         """Scrolls to the element that a JavaScript expression names, and clicks into its middle."""
         place = self.evaluate(
@@ -100,7 +146,8 @@ class Page:
         """Waits until something holds; fails the test if it does not."""
         end = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < end, f"waited {seconds:.0f} s in vain for {what}; the page says: {self.text()}"
+            if time.monotonic() > end:
+                raise AssertionError(f"waited {seconds:.0f} s in vain for {what}; the page says: {self.text()}")
             time.sleep(0.3)
 
 
@@ -117,7 +164,9 @@ def open_page(chromium: str, url: str, profile: Path) -> Iterator[Page]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with connect(_page_address(profile, process), max_size=None, open_timeout=60) as socket:
-            yield Page(socket)
+            page = Page(socket)
+            page.wait(lambda: page.is_at(url), 60, "the page to load")
+            yield page
     finally:
         process.terminate()
         try:

@@ -1,0 +1,178 @@
+"""The viewer's panel of the progressive update, in nerfstudio's own viewer without a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
+from test_pipeline import make_pipeline
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.pipeline import Difix3DPipeline
+from difix3d_ns.viewer.training_panel import Progress, TrainingPanel
+
+
+@pytest.fixture(autouse=True)
+def brightening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the network: adds 0.1."""
+    monkeypatch.setattr(
+        DifixFixer, "fix", lambda self, renders, *rest, **options: [(render + 0.1).clamp(0, 1) for render in renders]
+    )
+
+
+@pytest.fixture
+def pipeline(banana: Path) -> Difix3DPipeline:
+    return make_pipeline(banana, fix_steps=(50, 80), planned_num_iterations=0)
+
+
+@pytest.fixture
+def viewer(pipeline: Difix3DPipeline, tmp_path: Path) -> Iterator[Viewer]:
+    """nerfstudio's viewer on the pipeline, before training starts."""
+    config = ViewerConfig(websocket_host="127.0.0.1", websocket_port=0)
+    viewer = Viewer(config, tmp_path / "log", tmp_path, pipeline, train_lock=threading.Lock())  # type: ignore[arg-type]
+    yield viewer
+    viewer.viser_server.stop()
+
+
+def before_training(pipeline: Difix3DPipeline, folder: Path) -> list[TrainingCallback]:
+    """Does what nerfstudio's trainer does before its first step."""
+    config = SimpleNamespace(max_num_iterations=100, load_dir=None, load_checkpoint=None, save_config=lambda: None)
+    trainer = SimpleNamespace(base_dir=folder, _start_step=0, config=config)
+    optimizers = Optimizers(deepcopy(all_methods["difix3d-mini"].optimizers), pipeline.get_param_groups())
+    return pipeline.get_training_callbacks(
+        TrainingCallbackAttributes(optimizers=optimizers, grad_scaler=None, pipeline=pipeline, trainer=trainer)
+    )
+
+
+def step_begins(callbacks: list[TrainingCallback], step: int) -> None:
+    for callback in callbacks:
+        if "difix3d_ns.pipeline" in callback.func.__module__:
+            callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+
+
+def panel_of(pipeline: Difix3DPipeline) -> TrainingPanel:
+    assert pipeline._training_panel is not None
+    return pipeline._training_panel
+
+
+def frustums(viewer: Viewer) -> dict:
+    nodes = viewer.viser_server.scene._handle_from_node_name
+    return {name: handle for name, handle in nodes.items() if name.startswith("/pseudo_views/")}
+
+
+def test_the_viewer_finds_both_panels_in_order(pipeline: Difix3DPipeline, viewer: Viewer) -> None:
+    found = {path: element.name for path, element in viewer.viewer_elements}
+    folders = list(dict.fromkeys(path.rsplit("/", 1)[0] for path in found))
+    assert folders == ["Custom Elements/Enhanced output (Difix3D+)", "Custom Elements/Novel views (Difix3D)"]
+    names = [name for path, name in found.items() if "Novel" in path]
+    assert names == ["Novel views", "Fix now", "Show fixed views", "Loss weight", "Probability"]
+    assert len(found) == len(viewer.viewer_elements)
+
+
+def test_a_fix_on_request_comes_once_before_the_next_step(
+    pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    assert "**Next fix:** before step 50" in panel._status.text
+    panel._button.cb_hook(panel._button)
+    assert "before the next training step" in panel._status.text
+    assert not len(pipeline.datamanager.pseudo_views)
+    for step in (7, 8):
+        step_begins(callbacks, step)
+    assert pipeline.datamanager.pseudo_views.step == 7
+    assert len(pipeline.datamanager.pseudo_views) == 5
+    assert "Step 7, on request: fixed 5 novel views" in " ".join(capsys.readouterr().out.split())
+    assert "**Fixes done:** 0 of 2, 1 on request" in panel._status.text
+
+
+def test_a_scheduled_fix_fulfils_a_request(pipeline: Difix3DPipeline, tmp_path: Path) -> None:
+    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    panel.request()
+    step_begins(callbacks, 50)
+    assert "**Fixes done:** 1 of 2  \n" in panel._status.text
+    assert "**Next fix:** before step 80" in panel._status.text
+
+
+def test_a_failed_fix_on_request_ends_no_training_and_moves_no_view(
+    pipeline: Difix3DPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: DifixFixer, *rest: object, **options: object) -> None:
+        raise Difix3DError("there is no network_x here.")
+
+    monkeypatch.setattr(DifixFixer, "fix", fail)
+    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    poses = pipeline._walk.poses.clone()
+    panel.request()
+    for step in (7, 8):
+        step_begins(callbacks, step)
+    assert torch.equal(pipeline._walk.poses, poses)
+    assert "network\\_x" in panel._status.text
+    assert capsys.readouterr().out.count("difix3d: there is no network_x here.") == 1
+
+
+def test_fixed_views_stand_in_the_scene_where_they_were_rendered(
+    pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path
+) -> None:
+    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    assert not frustums(viewer)
+    for step in (50, 80):
+        step_begins(callbacks, step)
+        drawn = frustums(viewer)
+        poses = pipeline.datamanager.pseudo_views.camera_to_worlds()
+        assert len(drawn) == 5
+        for index, pose in enumerate(poses.numpy()):
+            handle = drawn[f"/pseudo_views/view_{index:05d}"]
+            np.testing.assert_allclose(handle.position, pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO, atol=1e-5)
+            assert handle.visible
+    panel._are_shown.value = False
+    panel._show_or_hide()
+    assert not any(handle.visible for handle in frustums(viewer).values())
+
+
+def test_the_sliders_change_the_settings_of_the_run(pipeline: Difix3DPipeline, viewer: Viewer) -> None:
+    elements = {element.name: element for _, element in viewer.viewer_elements}
+    for name, value in (("Loss weight", 0.55), ("Probability", 0.8)):
+        elements[name].value = value
+        elements[name].cb_hook(elements[name])
+    assert pipeline.model.config.pseudo_view_loss_weight == 0.55
+    assert pipeline.datamanager.config.pseudo_view_probability == 0.8
+
+
+def test_panels_change_no_checkpoint_and_need_no_viewer(
+    pipeline: Difix3DPipeline, banana: Path, tmp_path: Path
+) -> None:
+    assert all(name.startswith("_model.") for name in pipeline.state_dict())
+    step_begins(before_training(pipeline, tmp_path), 50)
+    panel = panel_of(pipeline)
+    assert panel._viewer is None and panel._frustums is None and panel._button.gui_handle is None
+    assert make_pipeline(banana, fix_novel_views=False)._training_panel is None
+
+
+def test_after_training_there_is_no_fix_to_ask_for(pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path) -> None:
+    for callback in before_training(pipeline, tmp_path):
+        callback.run_callback_at_location(99, TrainingCallbackLocation.AFTER_TRAIN)
+    panel = panel_of(pipeline)
+    assert panel._button.gui_handle.disabled
+    assert "Training is finished" in panel._status.text
+
+
+def test_progress_names_the_next_scheduled_step() -> None:
+    progress = Progress(steps=(10, 20), num_views=3)
+    assert progress.next_step == 10
+    progress.add(4, on_request=True, num_arrived=0, num_rejected=1, seconds=1.25)
+    assert progress.next_step == 10
+    progress.add(20, on_request=False, num_arrived=3, num_rejected=0, seconds=1.0)
+    assert progress.next_step is None and "**Next fix:** none" in progress.table()
+    assert "**At their targets:** 3 of 3 views" in progress.table()
