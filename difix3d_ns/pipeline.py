@@ -18,7 +18,6 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.confidence import ConfidenceConfig
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
-from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fix_report import describe, panels, progress_bars
 from difix3d_ns.fixer import DifixConfig, DifixFixer
@@ -171,10 +170,7 @@ class Difix3DPipeline(VanillaPipeline):
             )
         if (panel := self._training_panel) is not None:
             panel.start(steps, len(self._walk), self._walk.num_arrived, self.datamanager.pseudo_views.newest)
-            callbacks += [
-                TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_on_request, args=[panel]),
-                TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: panel.training_ended()),
-            ]
+            callbacks += panel.callbacks(self._fix_on_request)
         return callbacks
 
     @property
@@ -229,17 +225,14 @@ class Difix3DPipeline(VanillaPipeline):
         with exit_with_one_sentence():
             self.fix_views(step)
 
-    def _fix_on_request(self, panel: TrainingPanel, step: int) -> None:
-        """Fixes novel views if the viewer's user asked for it; what was asked for by hand ends no training."""
-        if not panel.take_request():
-            return
+    def _fix_on_request(self, step: int) -> None:
+        """A fix that the viewer's user asked for; where it fails, the novel views stay where they stood."""
         poses = self._walk.poses
         try:
             self.fix_views(step, on_request=True)
-        except (Difix3DError, DifixError) as error:
+        except Exception:
             self._walk.poses = poses
-            CONSOLE.print(f"difix3d: {error}", markup=False)
-            panel.fix_failed(str(error))
+            raise
 
     def fix_views(self, step: int, on_request: bool = False) -> None:
         """One progressive update: moves the novel views on, renders and cleans them, and makes them the pseudo views.

@@ -139,7 +139,7 @@ class EnhancePanel(ViewerPanel):
         """
         config, model = self._fixer.config, model.strip()
         if not model:
-            self._tell("name a network: auto, embedded, a hub id, a folder or a .pkl.")
+            self._tell("name a network: auto, embedded, a hub id, a folder or a .pkl.", "Not loaded")
             return
         revision = config.revision if model == config.model else None
         self._load(DifixFixer(replace(config, model=model, revision=revision), self._fixer.device))
@@ -169,19 +169,20 @@ class EnhancePanel(ViewerPanel):
             self._unusable = fixer
             self._tell(problem)
         else:
-            self._tell(f"{problem} The viewer goes on with {self._fixer.config.model}.")
+            self._tell(f"{problem} The viewer goes on with {self._fixer.config.model}.", "Not loaded")
 
-    def _tell(self, problem: str) -> None:
+    def _tell(self, problem: str, what: str = "Not enhanced") -> None:
         """Shows a problem, and prints it if it is another than before."""
-        if problem != self._problem:
+        shown = f"**{what}:** {plain(problem)}"
+        if shown != self._problem:
             CONSOLE.print(f"difix3d: {problem}", markup=False)
-        self._problem = problem
+        self._problem = shown
         self._show()
 
     def _show(self, activity: str = "") -> None:
         lines = [activity] if activity else []
         if self._problem:
-            lines.append(f"**Not enhanced:** {plain(self._problem)}")
+            lines.append(self._problem)
         if self._fixer.is_loaded and not activity:
             lines.append(f"**{plain(self._fixer.config.model)}** on {plain(str(self._fixer.device))}")
             lines.append(self._frame or HINT)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider
 
 from difix3d_ns.datamanager import Difix3DDataManagerConfig
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.errors import Difix3DError
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pseudo_views import PseudoViewSet
 from difix3d_ns.viewer.frustums import PseudoViewFrustums
@@ -121,10 +126,27 @@ class TrainingPanel(ViewerPanel):
         self._is_requested = True
         self._show("A fix comes before the next training step.")
 
-    def take_request(self) -> bool:
-        """Whether a fix was asked for since the last one."""
-        requested, self._is_requested = self._is_requested, False
-        return requested
+    def callbacks(self, fix: Callable[[int], None]) -> list[TrainingCallback]:
+        """What training is to call for the panel.
+
+        Args:
+            fix: does a fix before the step that it is given.
+        """
+
+        def before_step(step: int) -> None:
+            if not self._is_requested:
+                return
+            try:
+                fix(step)
+            except (Difix3DError, DifixError) as error:  # what was asked for by hand ends no training
+                self._is_requested = False
+                CONSOLE.print(f"difix3d: {error}", markup=False)
+                self._show(f"**Not fixed:** {plain(str(error))}")
+
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before_step),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._training_ended()),
+        ]
 
     def fix_starts(self, step: int) -> None:
         """Tells that a fix is being made, which training waits for.
@@ -134,10 +156,6 @@ class TrainingPanel(ViewerPanel):
         """
         self._is_requested = False
         self._show(f"Fixing {self._progress.num_views} views before step {step} ...")
-
-    def fix_failed(self, problem: str) -> None:
-        """Shows in one sentence why a fix came to nothing."""
-        self._show(f"**Not fixed:** {plain(problem)}")
 
     def fix_ended(self, views: PseudoViewSet, on_request: bool, num_arrived: int, seconds: float) -> None:
         """Shows what a fix made.
@@ -152,8 +170,7 @@ class TrainingPanel(ViewerPanel):
         self._show()
         self._draw(views)
 
-    def training_ended(self) -> None:
-        """From now on there is no fix to ask for."""
+    def _training_ended(self) -> None:
         if self._viewer is not None:
             self._button.set_disabled(True)
         self._show("Training is finished.")

@@ -173,6 +173,7 @@ def test_another_network_takes_over_and_a_wrong_one_does_not(
     assert panel._fixer is first and torch.equal(shown(panel), before)
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("difix3d:") == 1 and "The viewer goes on with" in printed
+    assert "**Not loaded:**" in panel._status.text
     panel.load(" embedded ")
     finish_loading(panel)
     assert panel._fixer is not first and panel._fixer.config.model == "embedded"

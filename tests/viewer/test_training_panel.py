@@ -58,7 +58,7 @@ def before_training(pipeline: Difix3DPipeline, folder: Path) -> list[TrainingCal
 
 def step_begins(callbacks: list[TrainingCallback], step: int) -> None:
     for callback in callbacks:
-        if "difix3d_ns.pipeline" in callback.func.__module__:
+        if callback.func.__module__.startswith("difix3d_ns."):
             callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
 
 
