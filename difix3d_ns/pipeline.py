@@ -114,9 +114,8 @@ class Difix3DPipeline(VanillaPipeline):
         self.difix3d_model.enhancer = self.enhance
         self._enhance_panel = EnhancePanel(self.fixer, self._reference_photo)
         self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the name is what the viewer shows
-        self._training_panel: TrainingPanel | None = None
+        self._training_panel = TrainingPanel(self.difix3d_model.config, self.datamanager.config)
         if test_mode == "val" and config.fix_novel_views:
-            self._training_panel = TrainingPanel(self.difix3d_model.config, self.datamanager.config)
             self.add_module(TRAINING_PANEL, self._training_panel)
 
     @property
@@ -168,10 +167,9 @@ class Difix3DPipeline(VanillaPipeline):
             callbacks.append(
                 TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_at, iters=steps)
             )
-        if (panel := self._training_panel) is not None:
-            panel.start(steps, len(self._walk), self._walk.num_arrived, self.datamanager.pseudo_views.newest)
-            callbacks += panel.callbacks(self._fix_on_request)
-        return callbacks
+        newest = self.datamanager.pseudo_views.newest
+        self._training_panel.start(steps, len(self._walk), self._walk.num_arrived, newest)
+        return callbacks + self._training_panel.callbacks(self._fix_on_request)
 
     @property
     def _unit(self) -> float:
@@ -245,8 +243,7 @@ class Difix3DPipeline(VanillaPipeline):
             Difix3DError: a render holds NaN, so training has diverged.
         """
         started = time.perf_counter()
-        if self._training_panel is not None:
-            self._training_panel.fix_starts(step)
+        self._training_panel.fix_starts(step)
         self._walk.advance()
         cameras = self._walk.cameras()
         nearest = self._choose_references(cameras)
@@ -278,8 +275,7 @@ class Difix3DPipeline(VanillaPipeline):
         told = describe(views, self._walk.num_arrived)
         when = f"Step {step}, on request" if on_request else f"Step {step}"
         CONSOLE.print(f"{when}: {told} in {finished - started:.1f} s: {seconds}.")
-        if self._training_panel is not None:
-            self._training_panel.fix_ended(views, on_request, self._walk.num_arrived, finished - started)
+        self._training_panel.fix_ended(views, on_request, self._walk.num_arrived, finished - started)
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a broken photo ends in one sentence."""

@@ -21,7 +21,7 @@ from test_pipeline import make_pipeline
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixer import DifixFixer
 from difix3d_ns.pipeline import Difix3DPipeline
-from difix3d_ns.viewer.training_panel import Progress, TrainingPanel
+from difix3d_ns.viewer.training_panel import TRAINING_PANEL, Progress
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +62,6 @@ def step_begins(callbacks: list[TrainingCallback], step: int) -> None:
             callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
 
 
-def panel_of(pipeline: Difix3DPipeline) -> TrainingPanel:
-    assert pipeline._training_panel is not None
-    return pipeline._training_panel
-
-
 def frustums(viewer: Viewer) -> dict:
     nodes = viewer.viser_server.scene._handle_from_node_name
     return {name: handle for name, handle in nodes.items() if name.startswith("/pseudo_views/")}
@@ -84,7 +79,7 @@ def test_the_viewer_finds_both_panels_in_order(pipeline: Difix3DPipeline, viewer
 def test_a_fix_on_request_comes_once_before_the_next_step(
     pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
     assert "**Next fix:** before step 50" in panel._status.text
     panel._button.cb_hook(panel._button)
     assert "before the next training step" in panel._status.text
@@ -98,7 +93,7 @@ def test_a_fix_on_request_comes_once_before_the_next_step(
 
 
 def test_a_scheduled_fix_fulfils_a_request(pipeline: Difix3DPipeline, tmp_path: Path) -> None:
-    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
     panel.request()
     step_begins(callbacks, 50)
     assert "**Fixes done:** 1 of 2  \n" in panel._status.text
@@ -112,7 +107,7 @@ def test_a_failed_fix_on_request_ends_no_training_and_moves_no_view(
         raise Difix3DError("there is no network_x here.")
 
     monkeypatch.setattr(DifixFixer, "fix", fail)
-    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
     poses = pipeline._walk.poses.clone()
     panel.request()
     for step in (7, 8):
@@ -125,7 +120,7 @@ def test_a_failed_fix_on_request_ends_no_training_and_moves_no_view(
 def test_fixed_views_stand_in_the_scene_where_they_were_rendered(
     pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path
 ) -> None:
-    callbacks, panel = before_training(pipeline, tmp_path), panel_of(pipeline)
+    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
     assert not frustums(viewer)
     for step in (50, 80):
         step_begins(callbacks, step)
@@ -155,15 +150,16 @@ def test_panels_change_no_checkpoint_and_need_no_viewer(
 ) -> None:
     assert all(name.startswith("_model.") for name in pipeline.state_dict())
     step_begins(before_training(pipeline, tmp_path), 50)
-    panel = panel_of(pipeline)
+    panel = pipeline._training_panel
     assert panel._viewer is None and panel._frustums is None and panel._button.gui_handle is None
-    assert make_pipeline(banana, fix_novel_views=False)._training_panel is None
+    assert hasattr(pipeline, TRAINING_PANEL)
+    assert not hasattr(make_pipeline(banana, fix_novel_views=False), TRAINING_PANEL)
 
 
 def test_after_training_there_is_no_fix_to_ask_for(pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path) -> None:
     for callback in before_training(pipeline, tmp_path):
         callback.run_callback_at_location(99, TrainingCallbackLocation.AFTER_TRAIN)
-    panel = panel_of(pipeline)
+    panel = pipeline._training_panel
     assert panel._button.gui_handle.disabled
     assert "Training is finished" in panel._status.text
 
