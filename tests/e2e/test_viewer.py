@@ -132,7 +132,7 @@ def test_a_trained_run_is_enhanced_in_the_browser(serve: Serve, tmp_path: Path) 
         page.screenshot(tmp_path / "split.png")
         page.click_on(field("Enable"))
         whole = wait_for_rest(page)
-        left, right = slice(0, 280), slice(360, 750)  # of the middle, where the outputs meet
+        left, right = slice(0, 350), slice(410, 750)  # of the middle, where the outputs meet
         assert difference(split[:, right], whole[:, right]) > 10 * difference(split[:, left], whole[:, left])
     assert logged(log).count("difix3d: no_where/folder/deep") == 1
 
