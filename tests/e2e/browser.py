@@ -125,6 +125,17 @@ class Page:
         self.evaluate(f"{field(label)}.select()")
         self.call("Input.insertText", text=text)
 
+    def switch(self, label: str, on: bool) -> None:
+        """Brings a checkbox, by its label, into a state; a click may be lost while a dropdown closes."""
+
+        def is_so() -> bool:
+            if self.evaluate(f"{field(label)}.checked") is not on:
+                self.click_on(field(label))
+                time.sleep(1)
+            return self.evaluate(f"{field(label)}.checked") is on
+
+        self.wait(is_so, 60, f"{label} to be {'on' if on else 'off'}")
+
     def choose(self, label: str, option: str) -> None:
         """Chooses an option of a dropdown by its label."""
         self.click_on(field(label))

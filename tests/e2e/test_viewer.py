@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e.browser import Page, button, field, find_chromium, open_page
+from e2e.browser import Page, button, find_chromium, open_page
 from e2e.commands import OFFLINE, run
 from jaxtyping import UInt8
 
@@ -127,11 +127,12 @@ def test_a_trained_run_is_enhanced_in_the_browser(serve: Serve, tmp_path: Path) 
         assert difference(moved, enhanced) > 0.5
 
         page.choose("Output type", "rgb")
-        page.click_on(field("Enable"))
+        page.wait(lambda: difference(scene(page), moved) > 0, PATIENCE, "the raw output")
+        whole = wait_for_rest(page)
+        page.switch("Enable", True)  # the first of this name is the split screen's
+        page.wait(lambda: difference(scene(page), whole) > 0, PATIENCE, "the split screen")
         split = wait_for_rest(page)
         page.screenshot(tmp_path / "split.png")
-        page.click_on(field("Enable"))
-        whole = wait_for_rest(page)
         left, right = slice(0, 350), slice(410, 750)  # of the middle, where the outputs meet
         assert difference(split[:, right], whole[:, right]) > 10 * difference(split[:, left], whole[:, left])
     assert logged(log).count("difix3d: no_where/folder/deep") == 1
@@ -151,7 +152,7 @@ def test_novel_views_are_fixed_on_request_in_the_browser(serve: Serve, tmp_path:
         page.click_on(button("Pause Training"))
         with_views = wait_for_rest(page)
         page.screenshot(tmp_path / "training.png")
-        page.click_on(field("Show fixed views"))
+        page.switch("Show fixed views", False)
         without_views = wait_for_rest(page)
         assert difference(with_views, without_views) > 0.1
     assert re.search(r"Step \d+, on request: fixed 5 novel views", logged(log))
