@@ -154,6 +154,7 @@ def test_novel_views_are_fixed_on_request_in_the_browser(serve: Serve, tmp_path:
         page.screenshot(tmp_path / "training.png")
         page.switch("Show fixed views", False)
         without_views = wait_for_rest(page)
-        assert difference(with_views, without_views) > 0.1
+        changed = np.abs(with_views.astype(int) - without_views).max(axis=-1) > 20
+        assert changed.sum() > 200  # the views are small in the picture
     assert re.search(r"Step \d+, on request: fixed 5 novel views", logged(log))
     assert process.poll() is None
