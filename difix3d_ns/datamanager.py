@@ -16,12 +16,10 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.photos import READING_ERRORS, over_black, read_photo
 from difix3d_ns.pseudo_view_bank import PseudoViewBank, PseudoViewBankConfig
 from difix3d_ns.pseudo_views import PseudoView
 from difix3d_ns.trajectories import scene_radius
-
-READING_ERRORS = (AssertionError, RuntimeError, OSError, LookupError, ValueError)
-"""What nerfstudio's dataparsers and Pillow raise on a scene that cannot be read."""
 
 
 @dataclass
@@ -62,7 +60,7 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         except READING_ERRORS as error:
             raise Difix3DError(_unreadable(config.data or config.dataparser.data, error)) from error
-        _require_photos(self.train_dataset, config.data)
+        _require_photos(self.train_dataset, config.data, in_place=test_mode != "inference")
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
@@ -126,17 +124,17 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
         """A training photo in [0, 1], on the CPU; an alpha channel is laid over black.
 
         Reads the one file where the photos are not in memory, as when an existing run is rendered.
+
+        Raises:
+            Difix3DError: that file cannot be read.
         """
-        if "cached_train" in self.__dict__:
-            image = self.cached_train[index]["image"].cpu()
-        else:
+        if "cached_train" not in self.__dict__:
             try:
-                image = self.train_dataset.get_image_float32(index)
+                return read_photo(self.train_dataset, index)
             except READING_ERRORS as error:
                 raise Difix3DError(_unreadable(self.config.data, error)) from error
-        if image.dtype == torch.uint8:
-            image = image.float() / 255
-        return image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image
+        image = self.cached_train[index]["image"].cpu()
+        return over_black(image.float() / 255 if image.dtype == torch.uint8 else image)
 
 
 def _unreadable(scene: Path | None, error: BaseException) -> str:
@@ -155,9 +153,10 @@ def _require_frames(scene: Path | None) -> None:
         raise Difix3DError(f"the scene {scene} lists no photos: its `frames` are empty.")
 
 
-def _require_photos(dataset: InputDataset, scene: Path | None) -> None:
+def _require_photos(dataset: InputDataset, scene: Path | None, in_place: bool) -> None:
+    """Makes sure that there are photos enough, and their files `in_place` where they will be read."""
     missing = [path for path in dataset.image_filenames if not Path(path).exists()]
-    if missing:
+    if missing and in_place:
         raise Difix3DError(
             f"{len(missing)} of {len(dataset)} training photos of {scene} are missing, the first is {missing[0]}: "
             "put them back or correct the scene's file."

@@ -115,6 +115,10 @@ class Difix3DModel(SplatfactoModel):
         points = (torch.rand((self.config.num_random, 3)) - 0.5) * self.config.random_scale
         return points, torch.rand(self.config.num_random, 3)
 
+    def means_and_opacities(self) -> tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]:
+        """Centres of the Gaussians in scene units, and their opacities in [0, 1]."""
+        return self.gauss_params["means"], torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1)
+
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Loads a checkpoint of ours or of splatfacto's, whose LPIPS network is left behind.
 

@@ -1,7 +1,6 @@
 """When novel views are fixed: renders them on a schedule, cleans them and hands them to training."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +17,14 @@ from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.confidence import ConfidenceConfig
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
+from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fix_report import describe, panels, progress_bars
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
 from difix3d_ns.novel_view_renders import render_novel_views
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
-from difix3d_ns.references import ReferenceConfig, choose_references
+from difix3d_ns.references import ReferenceConfig
 from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
 from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
 from difix3d_ns.targets import TargetConfig, target_cameras
@@ -111,8 +111,16 @@ class Difix3DPipeline(VanillaPipeline):
                 raise Difix3DError("there is no usable CUDA device here: add --machine.device-type cpu.")
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.fixer = DifixFixer(config.difix, device)
+        self.enhancer = RenderEnhancer(
+            self.fixer,
+            self.datamanager.train_dataset,
+            config.references,
+            unit=lambda: self._unit,
+            gaussians=self.difix3d_model.means_and_opacities,
+            read_training_photo=self.datamanager.training_photo,
+        )
         self.difix3d_model.enhancer = self.enhance
-        self._enhance_panel = EnhancePanel(self.fixer, self._reference_photo)
+        self._enhance_panel = EnhancePanel(self.fixer, self.enhancer.reference_photo)
         self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the name is what the viewer shows
         self._training_panel = TrainingPanel(self.difix3d_model.config, self.datamanager.config)
         if test_mode == "val" and config.fix_novel_views:
@@ -138,8 +146,7 @@ class Difix3DPipeline(VanillaPipeline):
         if (viewer := rendering_for_viewer()) is not None:
             return self._enhance_panel.enhance(rgb, camera, viewer)
         with exit_with_one_sentence():
-            photo = self._reference_photo(camera) if self.config.difix.use_reference else None
-            return self.fixer.fix([rgb], [photo])[0].to(rgb)
+            return self.enhancer.enhance(rgb, camera)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
         """Splatfacto's callbacks and, before the scheduled steps, the fix. Runs once, after a checkpoint was loaded."""
@@ -203,22 +210,6 @@ class Difix3DPipeline(VanillaPipeline):
             self.fixer.config = self.config.difix
             trainer.config.save_config()
 
-    def _reference_photo(self, camera: Cameras) -> Float[Tensor, "height width 3"] | None:
-        (photo,) = self.datamanager.training_photos(self._choose_references([camera]))
-        return photo
-
-    @torch.no_grad()
-    def _choose_references(self, cameras: Sequence[Cameras]) -> list[int | None]:
-        gaussians = self.difix3d_model.gauss_params
-        return choose_references(
-            cameras,
-            self.datamanager.train_dataset.cameras,
-            self.config.references,
-            self._unit,
-            gaussians["means"],
-            torch.sigmoid(gaussians["opacities"]).squeeze(-1),
-        )
-
     def _fix_at(self, step: int) -> None:
         with exit_with_one_sentence():
             self.fix_views(step)
@@ -246,7 +237,7 @@ class Difix3DPipeline(VanillaPipeline):
         self._training_panel.fix_starts(step)
         self._walk.advance()
         cameras = self._walk.cameras()
-        nearest = self._choose_references(cameras)
+        nearest = self.enhancer.choose_references(cameras)
         with progress_bars() as progress:
             task = progress.add_task("[green]Rendering novel views", total=len(cameras))
             renders, accumulations = render_novel_views(
