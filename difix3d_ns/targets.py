@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.camera_paths import get_path_from_json
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from difix3d_ns.camera_paths import read_camera_path, require_perspective
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fitted_paths import interpolated_poses, orbit_poses, random_poses, spiral_poses
 from difix3d_ns.trajectories import nearest_poses, scene_radius
@@ -77,47 +76,11 @@ def target_cameras(config: TargetConfig, photos: Cameras, eval_cameras: Cameras 
     if config.kind == "camera-path":
         if config.camera_path is None:
             raise Difix3DError("targets of kind camera-path need a file: add --pipeline.targets.camera-path FILE.")
-        return _evenly(read_camera_path(config.camera_path), config.num_views)
+        path = read_camera_path(config.camera_path)
+        require_perspective(path.cameras, config.camera_path)
+        return _evenly(path.cameras, config.num_views)
     poses = _made_poses(config, photos.camera_to_worlds.cpu(), config.num_views or len(photos))
     return with_nearest_intrinsics(poses, photos)
-
-
-def read_camera_path(file: Path) -> Cameras:
-    """The frames of a camera path of the viewer's render panel, as perspective cameras.
-
-    Raises:
-        Difix3DError: the file is missing, is no camera path, has no frames, or is not for perspective cameras.
-    """
-    advice = "save one in the viewer's render panel, Generate Command."
-    try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise Difix3DError(f"the camera path {file} cannot be read ({error.strerror}): {advice}") from error
-    except ValueError as error:
-        raise Difix3DError(f"the camera path {file} is no JSON ({error}): {advice}") from error
-    frames = content.get("camera_path") if isinstance(content, dict) else None
-    if not isinstance(frames, list):
-        raise Difix3DError(f"{file} is no camera path, as it holds no list `camera_path`: {advice}")
-    if not frames:
-        raise Difix3DError(f"the camera path {file} has no frames: add keyframes before you save it in the viewer.")
-    try:
-        cameras = get_path_from_json(content)
-    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise Difix3DError(f"{file} is no camera path ({type(error).__name__}: {error}): {advice}") from error
-    if bool((cameras.camera_type != CameraType.PERSPECTIVE.value).any()):
-        raise Difix3DError(
-            f"the camera path {file} is for {content['camera_type']} cameras, and Gaussians are rendered by "
-            "perspective ones: choose Perspective in the viewer's render panel."
-        )
-    cameras.camera_to_worlds = cameras.camera_to_worlds.float()  # a file may hold whole numbers
-    axes = cameras.camera_to_worlds[:, :, :3]
-    orthonormal = ((axes.transpose(1, 2) @ axes - torch.eye(3)).abs() < 1e-3).all()
-    usable = (
-        orthonormal and cameras.camera_to_worlds.isfinite().all() and ((cameras.fx > 0) & cameras.fx.isfinite()).all()
-    )
-    if not (usable and bool((cameras.width > 0).all()) and bool((cameras.height > 0).all())):
-        raise Difix3DError(f"the camera path {file} has a frame whose pose, field of view or size is none: {advice}")
-    return cameras
 
 
 def with_nearest_intrinsics(poses: Float[Tensor, "num_poses 3 4"], photos: Cameras) -> Cameras:

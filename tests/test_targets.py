@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from scenes_of_poses import cameras_at, ring
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.targets import TargetConfig, read_camera_path, target_cameras
+from difix3d_ns.targets import TargetConfig, target_cameras
 from difix3d_ns.trajectories import nearest_poses, scene_radius
 
 PHOTOS = cameras_at(ring(6, 0))
@@ -71,10 +71,14 @@ def test_a_camera_path_keeps_its_poses_lenses_and_size(tmp_path: Path) -> None:
     assert torch.allclose(target_cameras(config, PHOTOS, EVAL).camera_to_worlds, ring(5, 2)[[0, 2]])
 
 
+def targets_of_path(file: Path) -> Cameras:
+    return target_cameras(TargetConfig(kind="camera-path", camera_path=file), PHOTOS, EVAL)
+
+
 def test_whole_numbers_in_a_camera_path_are_read(tmp_path: Path) -> None:
     frame = {"camera_to_world": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1], "fov": 50, "aspect": 1}
-    cameras = read_camera_path(path_of(tmp_path, camera_path=[frame]))
-    assert torch.equal(cameras.camera_to_worlds, torch.eye(4)[None, :3])
+    targets = targets_of_path(path_of(tmp_path, camera_path=[frame]))
+    assert torch.equal(targets.camera_to_worlds, torch.eye(4)[None, :3])
 
 
 def frame(**changes) -> list[dict]:
@@ -100,7 +104,7 @@ def frame(**changes) -> list[dict]:
 def test_what_is_no_usable_camera_path_is_told_in_a_sentence(tmp_path: Path, changes: dict, sentence: str) -> None:
     file = path_of(tmp_path, **changes)
     with pytest.raises(Difix3DError, match=sentence) as caught:
-        read_camera_path(file)
+        targets_of_path(file)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -110,7 +114,7 @@ def test_a_file_that_is_none_is_told_in_a_sentence(tmp_path: Path, content: str 
     if content is not None:
         file.write_text(content)
     with pytest.raises(Difix3DError, match=sentence):
-        read_camera_path(file)
+        targets_of_path(file)
 
 
 @pytest.mark.parametrize(
