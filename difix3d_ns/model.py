@@ -115,10 +115,6 @@ class Difix3DModel(SplatfactoModel):
         points = (torch.rand((self.config.num_random, 3)) - 0.5) * self.config.random_scale
         return points, torch.rand(self.config.num_random, 3)
 
-    def means_and_opacities(self) -> tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]:
-        """Centres of the Gaussians in scene units, and their opacities in [0, 1]."""
-        return self.gauss_params["means"], torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1)
-
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
         """Loads a checkpoint of ours or of splatfacto's, whose LPIPS network is left behind.
 
@@ -220,6 +216,12 @@ class Difix3DModel(SplatfactoModel):
         """The outputs that are computed when read."""
         enhancer = self.enhancer
         return {} if enhancer is None else {"rgb_enhanced": lambda: enhancer(rgb, camera)}
+
+    def get_rgba_image(self, outputs: Any, output_name: str = "rgb") -> Float[Tensor, "height width 4"]:  # type: ignore[override]
+        """Colours of the Gaussians without the background, and their opacity; nerfstudio's own knows rays only."""
+        accumulation = outputs["accumulation"]
+        colors = outputs[output_name] - (1 - accumulation) * outputs["background"]
+        return torch.cat([(colors / accumulation.clamp_min(1e-6)).clamp(0.0, 1.0), accumulation], dim=-1)
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         """Splatfacto's training metrics; a pseudo view's PSNR has a name of its own, so photos' stays readable."""

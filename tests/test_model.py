@@ -222,3 +222,12 @@ def test_evaluation_reports_raw_and_enhanced(monkeypatch: pytest.MonkeyPatch) ->
     assert metrics["psnr"] > 60 > metrics["psnr_enhanced"] > 0
     assert set(metrics) == {"psnr", "ssim", "psnr_enhanced", "ssim_enhanced"}
     assert images["img"].shape == (HEIGHT, 3 * WIDTH, 3)
+
+
+def test_rgba_over_the_background_gives_the_render() -> None:
+    model = make_model().eval()
+    outputs = model.get_outputs(make_camera())
+    rgba = model.get_rgba_image(outputs)
+    assert rgba[..., 3:].min() < 0.5 < rgba[..., 3:].max()
+    composited = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]) * outputs["background"]
+    assert (composited - outputs["rgb"]).abs().max() < 1e-3
