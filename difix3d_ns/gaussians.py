@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
+from torch.nn import ParameterDict
 
 NUM_NEIGHBOURS = 3
 """Neighbours whose mean distance gives a new Gaussian its size, as in splatfacto."""
@@ -98,3 +99,14 @@ def initial_gaussians(
         "features_rest": torch.zeros((num_points, (sh_degree + 1) ** 2 - 1, 3)),
         "opacities": torch.full((num_points, 1), math.log(opacity / (1 - opacity))),
     }
+
+
+def means_and_opacities(
+    gauss_params: ParameterDict,
+) -> tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]:
+    """Centres of a splat's Gaussians in scene units, and their opacities in [0, 1].
+
+    Args:
+        gauss_params: splatfacto's parameters by name, opacities as logits of shape (num_gaussians, 1).
+    """
+    return gauss_params["means"], torch.sigmoid(gauss_params["opacities"]).squeeze(-1)

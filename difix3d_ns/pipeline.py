@@ -21,6 +21,7 @@ from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fix_report import describe, panels, progress_bars
 from difix3d_ns.fixer import DifixConfig, DifixFixer
+from difix3d_ns.gaussians import means_and_opacities
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
 from difix3d_ns.novel_view_renders import render_novel_views
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
@@ -116,7 +117,7 @@ class Difix3DPipeline(VanillaPipeline):
             self.datamanager.train_dataset,
             config.references,
             unit=lambda: self._unit,
-            gaussians=self.difix3d_model.means_and_opacities,
+            gaussians=lambda: means_and_opacities(self.difix3d_model.gauss_params),
             read_training_photo=self.datamanager.training_photo,
         )
         self.difix3d_model.enhancer = self.enhance
@@ -276,15 +277,31 @@ class Difix3DPipeline(VanillaPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, float]:
-        """As in nerfstudio; in `ns-eval`, which gives no step, `rgb_enhanced` is measured as well."""
-        self.difix3d_model.evaluate_enhanced = self.config.evaluate_enhanced and step is None
-        try:
-            with exit_with_one_sentence():
-                if len(self.datamanager.eval_dataset) == 0:
-                    raise Difix3DError(f"the scene {self.datamanager.config.data} has no photos to evaluate on.")
-                return super().get_average_eval_image_metrics(step, output_path, get_std)
-        finally:
-            self.difix3d_model.evaluate_enhanced = False
+        """As in nerfstudio; in `ns-eval`, which gives no step, `rgb_enhanced` is measured as well.
+
+        Returns:
+            `psnr`, `ssim`, `lpips` where available, `fps` and `num_rays_per_sec`, and the same of `rgb_enhanced` with
+            the suffix `_enhanced`. nerfstudio's `fps` counts rendering and measuring together; the enhanced one counts
+            Difix too.
+        """
+        model = self.difix3d_model
+        with exit_with_one_sentence():
+            if len(self.datamanager.eval_dataset) == 0:
+                raise Difix3DError(f"the scene {self.datamanager.config.data} has no photos to evaluate on.")
+            raw = super().get_average_eval_image_metrics(step, output_path, get_std)
+            if step is not None or not self.config.evaluate_enhanced:
+                return raw
+            _ = self.fixer.network  # loaded before the time of frames is taken
+            model.evaluate_enhanced = True
+            try:
+                both = super().get_average_eval_image_metrics(step, output_path, get_std)
+            finally:
+                model.evaluate_enhanced = False
+        speeds = {name for name in raw if name.startswith(("fps", "num_rays_per_sec"))}
+        enhanced = {
+            name.replace("fps", "fps_enhanced").replace("per_sec", "per_sec_enhanced"): both[name] for name in speeds
+        }
+        return {**both, **enhanced, **{name: raw[name] for name in speeds}}
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """As in nerfstudio; a checkpoint that does not fit ends in one sentence."""

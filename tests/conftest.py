@@ -35,3 +35,17 @@ def edit_transforms(banana_copy: Path):
         return path
 
     return edit
+
+
+@pytest.fixture
+def alexnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of random weights where torchvision's AlexNet would be cached, of which LPIPS is made."""
+    import torch
+    from torchvision.models import AlexNet_Weights, alexnet
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    state = alexnet().state_dict()
+    small = {k: v if k.startswith("features") else torch.zeros(1).expand(v.shape) for k, v in state.items()}
+    torch.save(small, folder / Path(AlexNet_Weights.DEFAULT.url).name)

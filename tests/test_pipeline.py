@@ -261,3 +261,19 @@ def test_enhancing_takes_the_nearest_photo_as_reference(banana: Path, monkeypatc
     pipeline.eval()
     assert pipeline.model.get_outputs_for_camera(cameras[2:3])["rgb_enhanced"].shape[-1] == 3
     assert torch.equal(given[0], pipeline.datamanager.training_photo(2))
+
+
+def test_evaluation_gives_raw_and_enhanced_figures_side_by_side(
+    banana: Path, alexnet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DifixFixer, "network", None)
+    pipeline = make_pipeline(banana)
+    results = pipeline.get_average_eval_image_metrics(output_path=tmp_path, get_std=True)
+    names = {"psnr", "ssim", "lpips", "fps", "num_rays_per_sec"}
+    names |= {f"{name}_enhanced" for name in names}
+    assert results.keys() == names | {f"{name}_std" for name in names}
+    assert results["psnr"] != results["psnr_enhanced"]
+    assert results["lpips"] != results["lpips_enhanced"]
+    assert {path.name for path in tmp_path.iterdir()} >= {f"eval_img_{index:04d}.png" for index in range(5)}
+    in_training = pipeline.get_average_eval_image_metrics(step=10)
+    assert in_training.keys() == {"psnr", "ssim", "lpips", "fps", "num_rays_per_sec"}
