@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
+from difix3d_ns.cli.render import RenderCommand
+from difix3d_ns.cli.render import main as render
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.errors import exit_with_one_sentence
@@ -30,6 +33,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "curate": (CurateConfig, curate),
     "enhance": (EnhanceConfig, _enhance),
     "train": (TrainConfig, _train),
+    "render": (RenderCommand, lambda _: render(["--help"])),
 }
 """The subcommands: the config that holds a command's options, whose docstring is its help, and what runs it."""
 
@@ -40,6 +44,9 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: the command line after the program's name; the process's own if None.
     """
+    args = sys.argv[1:] if args is None else args
+    if list(args[:1]) == ["render"]:
+        return render(args[1:])  # its options are nerfstudio's: it alone waits for nerfstudio's import
     configs = {name: config_type for name, (config_type, _) in COMMANDS.items()}
     config = tyro.extras.subcommand_cli_from_dict(
         configs,

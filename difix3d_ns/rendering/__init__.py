@@ -1,0 +1,1 @@
+"""Rendering any of nerfstudio's runs through Difix: `ns-difix render`."""

@@ -1,0 +1,146 @@
+"""Rendering the views of a scene's photos into folders, one for each output."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fix_report import progress_bars
+from difix3d_ns.frames.writing import telling_errors
+from difix3d_ns.photos import READING_ERRORS, over_black
+from difix3d_ns.rendering.pictures import PictureOptions, picture, require_names
+from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run, reason_of
+from difix3d_ns.rendering.trajectory import ImageFormat, require_free, write_picture
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What is rendered of every view, and where to."""
+
+    output_path: Path
+    """Folder; a view's output goes to SPLIT/OUTPUT/NAME below it."""
+    output_names: list[str]
+    """Outputs of the model and `rgba`; with `gt-` the photo (`gt-rgb`) and what else the dataset has; with `raw-` the
+    values in a .npy.gz, depths in the capture's units."""
+    splits: Sequence[str] = ("test",)
+    """Of train, val and test."""
+    image_format: ImageFormat = "jpeg"
+    """Format of pictures."""
+    jpeg_quality: int = 100
+    """Quality of JPEG, to 100."""
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    """How depths and the like are coloured."""
+    overwrite: bool = False
+    """Whether existing files may be replaced."""
+
+
+def require_free_folders(options: DatasetOptions) -> None:
+    """Makes sure that the outputs can be written and that nothing is lost by it.
+
+    Raises:
+        Difix3DError: there is something already, or an output does not fit the format.
+    """
+    if "rgba" in options.output_names and options.image_format == "jpeg":
+        raise Difix3DError("rgba has transparent pixels: add --image-format png.")
+    for split in options.splits:
+        for name in options.output_names:
+            require_free(options.output_path / split / name, options.overwrite)
+
+
+def render_dataset(run: Run, options: DatasetOptions) -> None:
+    """Renders every photo's view; as many as the network takes at once are cleaned together.
+
+    Raises:
+        Difix3DError: an output is unknown, a split has no photos, a photo is needed and cannot be read, or the files
+            cannot be written.
+        DifixError: there is no usable network, or its result is none.
+    """
+    for split in options.splits:
+        started = time.perf_counter()
+        dataset = run.dataset(split)
+        if len(dataset) == 0:
+            raise Difix3DError(
+                f"the scene {run.config.pipeline.datamanager.data} has no photos in its {split} split: choose another "
+                "--split."
+            )
+        _render_split(run, dataset, split, options)
+        CONSOLE.print(
+            f"Rendered {len(dataset)} views in {time.perf_counter() - started:.1f} s: {options.output_path / split}",
+            markup=False,
+        )
+
+
+def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetOptions) -> None:
+    cameras = dataset.cameras.to(run.pipeline.device)
+    names = _names_of_photos(dataset.image_filenames)
+    with_photo = any("gt-" in name for name in options.output_names)
+    enhanced = any(name.removeprefix("raw-") == ENHANCED for name in options.output_names)
+    with progress_bars() as progress:
+        task = progress.add_task(f"[green]Rendering split {split}", total=len(dataset))
+        start = 0
+        while start < len(dataset):
+            size = run.num_frames_at_once(cameras[start]) if enhanced else 1
+            indices = range(start, min(start + size, len(dataset)))
+            batch = [cameras[i : i + 1] for i in indices]
+            for index, outputs in zip(indices, run.render(batch, enhanced), strict=True):
+                if "rgba" in options.output_names:
+                    outputs["rgba"] = run.rgba(outputs)
+                photo = _what_the_dataset_has(dataset, index) if with_photo else {}
+                for name in options.output_names:
+                    path = options.output_path / split / name / names[index]
+                    _write(path, name, outputs, photo, dataset, options)
+                progress.advance(task)
+            start = indices.stop
+
+
+def _names_of_photos(files: Sequence[Path]) -> list[Path]:
+    """Names below the folder that all photos lie in, without suffixes."""
+    root = Path(os.path.commonpath([Path(file).parent for file in files]))
+    return [Path(file).relative_to(root).with_suffix("") for file in files]
+
+
+def _what_the_dataset_has(dataset: InputDataset, index: int) -> dict[str, Tensor]:
+    """The photo as `rgb`, and every other picture of the view, as a mask."""
+    try:
+        data: dict[str, Any] = dataset[index]
+    except READING_ERRORS as error:
+        file = dataset.image_filenames[index]
+        raise Difix3DError(f"the photo {file} cannot be read ({reason_of(error)}): leave out gt- outputs.") from error
+    data["rgb"] = over_black(data.pop("image"))
+    return {name: value for name, value in data.items() if isinstance(value, Tensor) and value.dim() == 3}
+
+
+def _write(
+    path: Path,
+    name: str,
+    outputs: Outputs,
+    photo: dict[str, Tensor],
+    dataset: InputDataset,
+    options: DatasetOptions,
+) -> None:
+    plain = [*outputs, *({"rgba", ENHANCED} - {*outputs}), *(f"gt-{key}" for key in photo)]
+    require_names([name], [*plain, *(f"raw-{each}" for each in plain)])
+    source, key = name.removeprefix("raw-"), name.removeprefix("raw-").removeprefix("gt-")
+    values: Outputs = photo if source.startswith("gt-") else outputs
+    if not name.startswith("raw-"):
+        write_picture(path, picture(values, key, options.pictures), options.image_format, options.jpeg_quality)
+        return
+    raw = values[key].detach().cpu()
+    if "depth" in source and not source.startswith("gt-"):
+        raw = raw / dataset._dataparser_outputs.dataparser_scale
+    file = path.with_name(f"{path.name}.npy.gz")
+    with telling_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(file, "wb") as target:
+            np.save(target, raw.numpy())  # type: ignore[arg-type]

@@ -1,0 +1,158 @@
+"""Loading a finished run of any of nerfstudio's methods, to render it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from nerfstudio.utils.eval_utils import eval_setup
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fixer import DifixConfig
+from difix3d_ns.model import Difix3DModelConfig
+from difix3d_ns.photos import READING_ERRORS
+from difix3d_ns.pipeline import Difix3DPipelineConfig
+from difix3d_ns.references import ReferenceConfig
+from difix3d_ns.rendering.runs import Run, reason_of
+
+LOADING_ERRORS = (*READING_ERRORS, yaml.YAMLError, pickle.UnpicklingError, ImportError, AttributeError, TypeError)
+"""What nerfstudio raises on a run that it cannot load."""
+
+ConfigType = TypeVar("ConfigType")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is loaded and its frames enhanced."""
+
+    difix: DifixConfig
+    """The network. Of a run of ours its own settings hold, where these are left at their defaults."""
+    references: ReferenceConfig
+    """Which photo is a frame's reference; the same."""
+    data: Path | None = None
+    """The scene, where it is no longer where it was trained on."""
+    downscale_factor: float | None = None
+    """By which the dataparser divides the size of the photos; None for the run's own."""
+    eval_num_rays_per_chunk: int | None = None
+    """Rays that a ray-based model renders at a time; None for the run's own."""
+
+
+def load_run(load_config: Path, options: RunOptions) -> Run:
+    """Loads a finished run of any method that is installed.
+
+    Photos are not loaded. Splatfacto's Gaussians are rendered by our model, which needs neither CUDA nor a download.
+
+    Args:
+        load_config: the run's `config.yml`.
+        options: how.
+
+    Raises:
+        Difix3DError: there is no such run, or it cannot be loaded here.
+    """
+    _require_config_of_a_run(load_config)
+    difix, references, unit = options.difix, options.references, None
+
+    def prepare(config: TrainerConfig) -> TrainerConfig:
+        nonlocal difix, references, unit
+        if isinstance(own := config.pipeline, Difix3DPipelineConfig):
+            difix, references = _with_given(own.difix, difix), _with_given(own.references, references)
+            unit = 1.0 if own.step_unit == "units" else None
+            config.pipeline = VanillaPipelineConfig(
+                datamanager=_as(FullImageDatamanagerConfig, own.datamanager), model=own.model
+            )
+        if type(config.pipeline.model) is SplatfactoModelConfig:
+            config.pipeline.model = _as(Difix3DModelConfig, config.pipeline.model)
+        _settle_on_scene(config, options)
+        _settle_on_checkpoint(config, load_config)
+        return config
+
+    try:
+        config, pipeline, checkpoint, _ = eval_setup(
+            load_config, options.eval_num_rays_per_chunk, test_mode="inference", update_config_callback=prepare
+        )
+        _require_whole(pipeline.model, checkpoint)
+        return Run(config, pipeline, difix, references, unit)  # type: ignore[arg-type]
+    except Difix3DError:
+        raise
+    except LOADING_ERRORS as error:
+        raise Difix3DError(f"the run {load_config} cannot be loaded: {reason_of(error)}.") from error
+
+
+def _require_config_of_a_run(load_config: Path) -> None:
+    if load_config.is_dir():
+        raise Difix3DError(f"{load_config} is a folder: give the run's config, as {load_config / 'config.yml'}.")
+    try:
+        text = load_config.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Difix3DError(f"the config {load_config} cannot be read: give a run's config.yml.") from error
+    # Looked at as text: loading nerfstudio's YAML runs the constructors that it names.
+    method = re.search(r"^method_name: (\S+)", text, re.MULTILINE)
+    if not re.match(r"!!python/object:[\w.]+", text) or method is None:
+        raise Difix3DError(f"{load_config} is no config of a nerfstudio run: give the config.yml in a run's folder.")
+    if method[1] not in all_methods:
+        raise Difix3DError(
+            f"{load_config} is a run of the method {method[1]}, which is not installed here: install its package."
+        )
+
+
+def _settle_on_scene(config: TrainerConfig, options: RunOptions) -> None:
+    datamanager: Any = config.pipeline.datamanager
+    if options.data is not None:
+        datamanager.data = options.data
+    if options.downscale_factor is not None:
+        if not hasattr(datamanager.dataparser, "downscale_factor"):
+            raise Difix3DError(
+                f"the dataparser of this {config.method_name} run cannot scale photos: leave out --downscale-factor."
+            )
+        factor = options.downscale_factor
+        datamanager.dataparser.downscale_factor = int(factor) if factor == int(factor) else factor
+
+
+def _settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
+    """Takes the newest checkpoint, of the folder beside the config if there is one: a run may have been moved."""
+    beside = load_config.absolute().parent / config.relative_model_dir
+    if beside.is_dir():
+        config.relative_model_dir = beside
+    folder = config.get_checkpoint_dir()
+    steps = [int(found[1]) for path in folder.glob("step-*.ckpt") if (found := re.fullmatch(r"step-(\d+)", path.stem))]
+    if not steps:
+        raise Difix3DError(f"the run {load_config} has no checkpoint in {folder}: train it, or put it there.")
+    config.load_step = max(steps)
+
+
+def _require_whole(model: Model, checkpoint: Path) -> None:
+    """nerfstudio leaves what a checkpoint lacks as it was drawn at random, without a word."""
+    if isinstance(model, SplatfactoModel):
+        return
+    saved = torch.load(checkpoint, map_location="cpu", mmap=True)["pipeline"]
+    names = {name.removeprefix("_model.").removeprefix("module.") for name in saved}
+    missing = [name for name, _ in model.named_parameters() if name not in names and not name.startswith("lpips.")]
+    if missing:
+        raise Difix3DError(
+            f"the checkpoint {checkpoint} lacks {len(missing)} of the model's parameters, as {missing[0]}: it was "
+            "trained with another implementation, such as tiny-cuda-nn, which is not installed here."
+        )
+
+
+def _with_given(own: ConfigType, given: ConfigType) -> ConfigType:
+    """A run's settings, with those that were given in place of the defaults."""
+    default = type(given)()
+    values = {f.name: getattr(given, f.name) for f in fields(given)}  # type: ignore[arg-type]
+    return replace(own, **{name: value for name, value in values.items() if value != getattr(default, name)})  # type: ignore[type-var]
+
+
+def _as(config_type: type[ConfigType], config: Any) -> ConfigType:
+    """The settings of one config in one of another type, for that type's own class."""
+    names = {f.name for f in fields(config_type)} & {f.name for f in fields(config)}  # type: ignore[arg-type]
+    return config_type(**{name: getattr(config, name) for name in names - {"_target"}})

@@ -1,0 +1,70 @@
+"""The training photo nearest to a frame's camera, for a look at both side by side."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fitted_paths import looking_at
+from difix3d_ns.photos import READING_ERRORS, read_photo
+from difix3d_ns.rendering.runs import Run, reason_of
+from difix3d_ns.trajectories import k_nearest_poses
+
+PROBE_SIZE = 16
+"""Side in pixels of the image by which a line of sight is probed."""
+PROBE_FOCAL = 256.0
+"""Its focal length in pixels: about four degrees are seen."""
+
+
+def nearest_photo(run: Run, camera: Cameras, check_occlusions: bool) -> int:
+    """Index of the training photo whose pose is nearest to the camera's.
+
+    Args:
+        run: the run.
+        camera: shape (1,), on the run's device.
+        check_occlusions: takes the nearest one whose camera can be seen; the nearest if none can.
+    """
+    photos = run.train_dataset.cameras.camera_to_worlds.cpu()
+    pose = camera.camera_to_worlds.cpu()
+    _, order = k_nearest_poses(pose, photos, len(photos) if check_occlusions else 1, run.unit)
+    indices: list[int] = order[0].tolist()
+    if check_occlusions:
+        return next((index for index in indices if _is_seen(run, pose, photos[index, :, 3])), indices[0])
+    return indices[0]
+
+
+def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height width 3"]:
+    """A training photo scaled to a frame's height.
+
+    Raises:
+        Difix3DError: the photo cannot be read.
+    """
+    try:
+        photo = read_photo(run.train_dataset, index).permute(2, 0, 1)[None]
+    except READING_ERRORS as error:
+        file = run.train_dataset.image_filenames[index]
+        raise Difix3DError(
+            f"the photo {file} cannot be read ({reason_of(error)}): leave out --render-nearest-camera."
+        ) from error
+    width = max(1, photo.shape[-1] * height // photo.shape[-2])
+    return interpolate(photo, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+
+
+def _is_seen(run: Run, pose: Float[Tensor, "1 3 4"], point: Float[Tensor, "3"]) -> bool:
+    """Whether nothing lies between a camera's centre and a point, by a small render towards it."""
+    distance = float((point - pose[0, :, 3]).norm())
+    if distance < 1e-6:
+        return True
+    try:
+        towards = looking_at(pose[:, :, 3], point[None], up=pose[0, :, 1])
+    except ValueError:  # along the camera's up
+        towards = looking_at(pose[:, :, 3], point[None], up=pose[0, :, 2])
+    probe = Cameras(towards, PROBE_FOCAL, PROBE_FOCAL, PROBE_SIZE / 2, PROBE_SIZE / 2, PROBE_SIZE, PROBE_SIZE)
+    (outputs,) = run.render([probe.to(run.pipeline.device)], enhanced=False)
+    middle = PROBE_SIZE // 2
+    depth, opacity = (float(torch.as_tensor(outputs[name])[middle, middle]) for name in ("depth", "accumulation"))
+    return opacity < 0.5 or depth >= distance

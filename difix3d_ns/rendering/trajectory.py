@@ -1,0 +1,187 @@
+"""Rendering the frames of a camera path into a video or a folder of pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import mediapy
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.scripts.render import CropData
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fix_report import progress_bars
+from difix3d_ns.frames.writing import telling_errors
+from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
+from difix3d_ns.rendering.pictures import PictureOptions, picture, require_names
+from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
+from difix3d_ns.rendering.spherical import mark_as_spherical
+
+ImageFormat = Literal["jpeg", "png"]
+Picture = Float[Tensor, "height width channels"]
+SUFFIXES: dict[ImageFormat, str] = {"jpeg": ".jpg", "png": ".png"}
+EYES = {
+    CameraType.OMNIDIRECTIONALSTEREO_L.value: (CameraType.OMNIDIRECTIONALSTEREO_R.value, 0),
+    CameraType.VR180_L.value: (CameraType.VR180_R.value, 1),
+}
+"""Of a stereo camera for the left eye: the right eye's type, and the axis along which right follows left."""
+
+
+@dataclass(frozen=True)
+class TrajectoryOptions:
+    """What is rendered of every frame, and where to."""
+
+    output_path: Path
+    """The video; pictures go to the folder of this name without its suffix."""
+    output_names: list[str]
+    """Outputs, side by side."""
+    output_format: Literal["images", "video"] = "video"
+    """Which of the two."""
+    image_format: ImageFormat = "jpeg"
+    """Format of pictures."""
+    jpeg_quality: int = 100
+    """Quality of JPEG, to 100."""
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    """How depths and the like are coloured."""
+    render_nearest_camera: bool = False
+    """Whether the nearest training photo is put beside each frame."""
+    check_occlusions: bool = False
+    """Whether that photo's camera must be seen from the frame's."""
+    overwrite: bool = False
+    """Whether an existing output may be replaced."""
+
+    @property
+    def destination(self) -> Path:
+        """The video, or the folder of the pictures."""
+        if self.output_format == "images":
+            return self.output_path.parent / self.output_path.stem
+        return self.output_path if self.output_path.suffix else self.output_path.with_suffix(".mp4")
+
+
+def require_free_destination(options: TrajectoryOptions) -> None:
+    """Makes sure that the output can be written and that nothing is lost by it.
+
+    Raises:
+        Difix3DError: there is something already, or the outputs do not fit the format.
+    """
+    if "rgba" in options.output_names:
+        if options.output_format == "video" or options.image_format == "jpeg":
+            raise Difix3DError("rgba has transparent pixels: add --output-format images --image-format png.")
+        if len(options.output_names) > 1 or options.render_nearest_camera:
+            raise Difix3DError("rgba cannot stand beside other outputs in one picture: render it alone.")
+    require_free(options.destination, options.overwrite)
+
+
+def require_free(destination: Path, overwrite: bool) -> None:
+    """Makes sure that there is neither such a file nor a folder with files in it.
+
+    Raises:
+        Difix3DError: there is one, and it is not to be overwritten.
+    """
+    taken = any(destination.iterdir()) if destination.is_dir() else destination.exists()
+    if taken and not overwrite:
+        raise Difix3DError(f"{destination} exists already: give another --output-path, or add --overwrite True.")
+
+
+def render_trajectory(
+    run: Run, cameras: Cameras, seconds: float, options: TrajectoryOptions, crop: CropData | None = None
+) -> None:
+    """Renders every camera of a path; as many frames as the network takes at once are cleaned together.
+
+    Args:
+        run: what is rendered.
+        cameras: shape (num_frames,).
+        seconds: length of a video.
+        options: what, and where to.
+        crop: part of the scene to render.
+
+    Raises:
+        Difix3DError: an output is unknown, or the files cannot be written.
+        DifixError: there is no usable network, or its result is none.
+    """
+    started = time.perf_counter()
+    cameras = cameras.to(run.pipeline.device)
+    stereo = EYES.get(int(cameras.camera_type.flatten()[0]))
+    eyes = [cameras]
+    if stereo is not None:
+        eyes.append(deepcopy(cameras))
+        eyes[1].camera_type = torch.full_like(cameras.camera_type, stereo[0])
+    enhanced = ENHANCED in options.output_names
+    size = run.num_frames_at_once(cameras[:1]) if enhanced else 1
+    with _writer(options, len(cameras) / seconds) as write, progress_bars() as progress:
+        task = progress.add_task("[green]Rendering frames", total=len(cameras))
+        for start in range(0, len(cameras), size):
+            indices = range(start, min(start + size, len(cameras)))
+            frames: list[list[Picture]] = [[] for _ in indices]
+            for eye in eyes:
+                batch = [eye[i : i + 1] for i in indices]
+                for parts, camera, outputs in zip(frames, batch, run.render(batch, enhanced, crop), strict=True):
+                    parts.append(_side_by_side(run, camera, outputs, options))
+            for parts in frames:
+                write(torch.cat(parts, dim=stereo[1]) if stereo else parts[0])
+                progress.advance(task)
+    if options.output_format == "video" and int(cameras.camera_type[0]) == CameraType.EQUIRECTANGULAR.value:
+        mark_as_spherical(options.destination)
+    CONSOLE.print(
+        f"Rendered {len(cameras)} frames of {int(cameras.width[0])} x {int(cameras.height[0])} in "
+        f"{time.perf_counter() - started:.1f} s: {options.destination}",
+        markup=False,
+    )
+
+
+def _side_by_side(run: Run, camera: Cameras, outputs: Outputs, options: TrajectoryOptions) -> Picture:
+    if "rgba" in options.output_names:
+        outputs["rgba"] = run.rgba(outputs)
+    require_names(options.output_names, [*outputs, *({"rgba", ENHANCED} - {*outputs})])
+    parts = [picture(outputs, name, options.pictures).cpu() for name in options.output_names]
+    if options.render_nearest_camera:
+        parts.append(photo_beside(run, nearest_photo(run, camera, options.check_occlusions), parts[0].shape[0]))
+    return torch.cat(parts, dim=1)
+
+
+@contextmanager
+def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Picture], None]]:
+    """Gives what a frame after the other is written by."""
+    if options.output_format == "video":
+        # Loaded here: pictures need no video coding.
+        from difix3d_ns.frames.videos import VideoWriter
+
+        with VideoWriter(options.destination, fps) as video:
+            yield video.append
+        return
+    count = 0
+
+    def write(frame: Picture) -> None:
+        nonlocal count
+        write_picture(options.destination / f"{count:05d}", frame, options.image_format, options.jpeg_quality)
+        count += 1
+
+    yield write
+
+
+def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_quality: int) -> None:
+    """Writes a picture in [0, 1].
+
+    Args:
+        path: the file, without its suffix.
+        image: the picture.
+        image_format: `jpeg` or `png`.
+        jpeg_quality: to 100.
+
+    Raises:
+        Difix3DError: it cannot be written.
+    """
+    file = path.with_name(path.name + SUFFIXES[image_format])
+    quality = {"quality": jpeg_quality} if image_format == "jpeg" else {}
+    with telling_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mediapy.write_image(file, image.detach().cpu().clamp(0, 1).numpy(), fmt=image_format, **quality)

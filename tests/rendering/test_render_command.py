@@ -1,0 +1,239 @@
+"""`ns-difix render` on runs of several methods."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.cameras import CameraType
+from PIL import Image
+
+from difix3d_ns.cli.render import main
+from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.frames.videos import VideoReader
+from difix3d_ns.rendering.runs import Run
+
+FRAME_SIZE = (31, 48)
+
+
+@pytest.fixture(autouse=True)
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Stands in for the network: adds 0.2. Gives the number of frames and of references of every call."""
+    calls: list[tuple[int, int]] = []
+
+    def fix(self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        calls.append((len(renders), sum(reference is not None for reference in references)))
+        return [(render + 0.2).clamp(0, 1) for render in renders]
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may need the program."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+def render(subcommand: str, config: Path, output: Path, *arguments: object) -> None:
+    main([subcommand, "--load-config", str(config), "--output-path", str(output), *map(str, arguments)])
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(float) / 255
+
+
+def test_a_camera_path_of_a_splatfacto_run_is_rendered_raw_and_enhanced(
+    splatfacto_run: Path, tmp_path: Path, camera_path, batches: list
+) -> None:
+    names = ["--rendered-output-names", "rgb", "rgb_enhanced", "depth"]
+    images = ["--output-format", "images", "--image-format", "png"]
+    render("camera-path", splatfacto_run, tmp_path / "out", "--camera-path-filename", camera_path(), *names, *images)
+    frames = [pixels(file) for file in sorted((tmp_path / "out").iterdir())]
+    assert [frame.shape for frame in frames] == [(16, 72, 3)] * 3
+    for frame in frames:
+        raw, enhanced = frame[:, :24], frame[:, 24:48]
+        assert raw.std() > 0.01
+        assert np.abs(enhanced - np.clip(raw + 0.2, 0, 1)).max() < 1.01 / 255
+    assert batches == [(3, 3)]
+
+
+def test_a_batch_holds_no_more_pixels_than_configured(
+    splatfacto_run: Path, tmp_path: Path, camera_path, batches: list
+) -> None:
+    path = ["--camera-path-filename", camera_path(), "--output-format", "images"]
+    options = ["--difix.max-pixels-per-batch", 2 * 16 * 24, "--difix.use-reference", "False"]
+    render("camera-path", splatfacto_run, tmp_path / "out", *path, *options)
+    assert batches == [(2, 0), (1, 0)]
+
+
+def test_without_the_enhanced_output_no_network_is_loaded(
+    splatfacto_run: Path, tmp_path: Path, camera_path, batches: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DifixFixer, "network", property(lambda self: pytest.fail("the network was loaded")))
+    path = ["--camera-path-filename", camera_path(), "--output-format", "images"]
+    render("camera-path", splatfacto_run, tmp_path / "out", *path, "--rendered-output-names", "rgb")
+    assert len(list((tmp_path / "out").iterdir())) == 3 and not batches
+
+
+def test_videos_need_no_ffmpeg_and_last_as_long_as_the_path(splatfacto_run: Path, tmp_path: Path, camera_path) -> None:
+    render("camera-path", splatfacto_run, tmp_path / "out", "--camera-path-filename", camera_path())
+    video = VideoReader(tmp_path / "out.mp4")
+    assert (len(video), video.fps, video.height, video.width) == (3, 2, 16, 24)
+
+
+def test_a_spiral_is_rendered_of_gaussians_at_the_photos_size(difix3d_run: Path, tmp_path: Path) -> None:
+    images = ["--output-format", "images", "--seconds", 0.1, "--render-nearest-camera", "True"]
+    render("spiral", difix3d_run, tmp_path / "out", *images, "--check-occlusions", "True", "--image-format", "png")
+    frames = sorted((tmp_path / "out").iterdir())
+    assert len(frames) == 2
+    assert pixels(frames[0]).shape[:2] == (FRAME_SIZE[0], 2 * FRAME_SIZE[1])
+
+
+def test_interpolation_between_the_photos_of_a_nerfacto_run(nerfacto_run: Path, tmp_path: Path, batches: list) -> None:
+    names = ["--rendered-output-names", "rgb", "rgb_enhanced", "--output-format", "images", "--image-format", "png"]
+    path = ["--pose-source", "train", "--interpolation-steps", 2]
+    render("interpolate", nerfacto_run, tmp_path / "out", *path, *names, "--downscale-factor", 2)
+    frames = [pixels(file) for file in sorted((tmp_path / "out").iterdir())]
+    assert len(frames) == 4 and batches == [(4, 4)]
+    raw, enhanced = np.split(frames[0], 2, axis=1)
+    assert raw.shape == (FRAME_SIZE[0] // 2, FRAME_SIZE[1] // 2, 3)
+    assert np.abs(enhanced - np.clip(raw + 0.2, 0, 1)).max() < 1.01 / 255
+
+
+def test_stereo_frames_show_the_left_eye_left_and_the_right_one_right(
+    nerfacto_run: Path, tmp_path: Path, camera_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render_eye(self, cameras, enhanced, crop):
+        right = CameraType.VR180_R.value
+        return [{"rgb_enhanced": torch.full((16, 16, 3), float(each.camera_type.item() == right))} for each in cameras]
+
+    monkeypatch.setattr(Run, "render", render_eye)
+    path = camera_path(camera_type="vr180", render_width=16)
+    images = ["--output-format", "images", "--image-format", "png"]
+    render("camera-path", nerfacto_run, tmp_path / "out", "--camera-path-filename", path, *images)
+    for file in sorted((tmp_path / "out").iterdir()):
+        frame = pixels(file)
+        assert frame.shape == (16, 32, 3)
+        assert frame[:, :16].max() == 0 and frame[:, 16:].min() == 1
+
+
+def test_a_video_of_the_whole_sphere_is_marked_as_such(nerfacto_run: Path, tmp_path: Path, camera_path) -> None:
+    path = camera_path(camera_type="equirectangular")
+    render("camera-path", nerfacto_run, tmp_path / "out.mp4", "--camera-path-filename", path)
+    assert b"GSpherical:Spherical" in (tmp_path / "out.mp4").read_bytes()
+    assert len(VideoReader(tmp_path / "out.mp4")) == 3
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_views_of_a_dataset_are_written_below_their_photos_names(difix3d_run: Path, tmp_path: Path) -> None:
+    names = ["rgb", "rgb_enhanced", "depth", "raw-depth", "gt-rgb", "raw-rgb_enhanced", "rgba"]
+    options = ["--rendered-output-names", *names, "--image-format", "png"]
+    render("dataset", difix3d_run, tmp_path / "out", "--split", "train+test", *options)
+    for split, number in (("train", 3), ("test", 5)):
+        assert {path.name for path in (tmp_path / "out" / split).iterdir()} == set(names)
+        files = {name: sorted((tmp_path / "out" / split / name).iterdir()) for name in names}
+        assert {len(found) for found in files.values()} == {number}
+        stems = [file.stem for file in files["rgb"]]
+        assert [file.stem for file in files["gt-rgb"]] == stems
+        assert [file.name for file in files["raw-depth"]] == [f"{stem}.npy.gz" for stem in stems]
+        for raw, enhanced in zip(files["rgb"], files["rgb_enhanced"], strict=True):
+            assert np.abs(pixels(enhanced) - np.clip(pixels(raw) + 0.2, 0, 1)).max() < 1.01 / 255
+        with gzip.open(files["raw-depth"][0]) as file:
+            depth = np.load(file)
+        assert depth.shape == (*FRAME_SIZE, 1) and depth.min() > 0
+        assert pixels(files["rgba"][0]).shape == (*FRAME_SIZE, 4)
+        assert pixels(files["gt-rgb"][0]).std() > 0.05
+
+
+def test_a_moved_run_is_found_beside_its_config(splatfacto_run: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(splatfacto_run.parent, tmp_path / "elsewhere"))
+    shutil.rmtree(splatfacto_run.parent)
+    render("spiral", moved / "config.yml", tmp_path / "out", "--seconds", 0.05, "--output-format", "images")
+    assert (tmp_path / "out" / "00000.jpg").exists()
+
+
+def test_without_photos_frames_are_enhanced_without_references(
+    difix3d_run: Path, banana_copy: Path, tmp_path: Path, batches: list, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.rmtree(banana_copy / "images")
+    scene = banana_copy / "transforms_biased3.json"
+    images = ["--output-format", "images", "--seconds", 0.1, "--data", scene]
+    render("spiral", difix3d_run, tmp_path / "out", *images)
+    assert len(list((tmp_path / "out").iterdir())) == 2 and batches == [(2, 0)]
+    assert "enhanced without a reference" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_exists_is_replaced_only_on_request(splatfacto_run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "out" / "00000.jpg"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    images = ["--output-format", "images", "--seconds", 0.05]
+    with pytest.raises(SystemExit, match="--overwrite True"):
+        render("spiral", splatfacto_run, tmp_path / "out", *images)
+    assert old.read_bytes() == b"old"
+    render("spiral", splatfacto_run, tmp_path / "out", *images, "--overwrite", "True")
+    assert pixels(old).shape == (*FRAME_SIZE, 3)
+
+
+def test_an_existing_video_survives_an_error(splatfacto_run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "out.mp4"
+    old.write_bytes(b"old")
+    options = ["--seconds", 0.05, "--overwrite", "True", "--rendered-output-names", "nothing"]
+    with pytest.raises(SystemExit, match=r"there is no output nothing: .* rgb, .*rgb_enhanced"):
+        render("spiral", splatfacto_run, old, *options)
+    assert [old.read_bytes()] == [b"old"] and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--load-config", "{}/nowhere/config.yml"], "cannot be read: give a run's config.yml"),
+        (["--load-config", "{}"], "is a folder: give"),
+        (["--load-config", "{}/other.yml"], "is no config of a nerfstudio run"),
+        (["--load-config", "{}/unknown.yml"], "method unknown, which is not installed"),
+        (["--data", "{}/nowhere"], "cannot be loaded: .*nowhere"),
+        (["--difix.model", "{}/no/network"], "no/network"),
+        (["--rendered-output-names", "rgba"], "--image-format png"),
+        (["--downscale-factor", "0"], "--downscale-factor is 0"),
+        (["--seconds", "0"], "raise --seconds"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    splatfacto_run: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    (tmp_path / "other.yml").write_text("pictures: []")
+    text = splatfacto_run.read_text().replace("method_name: splatfacto", "method_name: unknown")
+    (tmp_path / "unknown.yml").write_text(text)
+    with pytest.raises(SystemExit, match=sentence) as caught:
+        render("spiral", splatfacto_run, tmp_path / "out", *(each.format(tmp_path) for each in arguments))
+    assert str(caught.value).startswith("\ndifix3d: ") and "\n" not in str(caught.value).strip()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_checkpoint_ends_in_one_sentence(splatfacto_run: Path, tmp_path: Path) -> None:
+    (saved,) = (splatfacto_run.parent / "nerfstudio_models").iterdir()
+    saved.unlink()
+    with pytest.raises(SystemExit, match=r"has no checkpoint in .*nerfstudio_models"):
+        render("spiral", splatfacto_run, tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_implementation_is_not_rendered_as_noise(nerfacto_run: Path, tmp_path: Path) -> None:
+    (saved,) = (nerfacto_run.parent / "nerfstudio_models").iterdir()
+    state = torch.load(saved)
+    state["pipeline"] = {name: value for name, value in state["pipeline"].items() if "mlp_head" not in name}
+    torch.save(state, saved)
+    with pytest.raises(SystemExit, match=r"lacks .* another implementation"):
+        render("spiral", nerfacto_run, tmp_path / "out")
+
+
+def test_a_sphere_is_not_rendered_of_gaussians(splatfacto_run: Path, tmp_path: Path, camera_path) -> None:
+    path = camera_path(camera_type="equirectangular")
+    with pytest.raises(SystemExit, match="perspective"):
+        render("camera-path", splatfacto_run, tmp_path / "out", "--camera-path-filename", path)
