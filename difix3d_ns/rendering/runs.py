@@ -92,7 +92,7 @@ class Run:
     def cameras(self, split: str) -> Cameras:
         """Cameras of a split; those of photos that are gone have the size that the scene's file says."""
         dataset = self._dataset_or_loaded(split)
-        if len(dataset) == 0:
+        if not dataset:
             raise Difix3DError(f"the scene {self.config.pipeline.datamanager.data} has no photos in its {split} split.")
         return dataset.cameras
 
