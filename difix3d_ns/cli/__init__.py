@@ -13,6 +13,7 @@ from difix3d_ns.cli.render import main as render
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.errors import exit_with_one_sentence
+from difix3d_ns.evaluation import EvaluateConfig, evaluate
 from difix3d_ns.frames.config import EnhanceConfig
 
 
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "curate": (CurateConfig, curate),
     "enhance": (EnhanceConfig, _enhance),
     "train": (TrainConfig, _train),
+    "evaluate": (EvaluateConfig, evaluate),
     "render": (RenderCommand, lambda _: render(["--help"])),
 }
 """The subcommands: the config that holds a command's options, whose docstring is its help, and what runs it."""
@@ -51,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> None:
     config = tyro.extras.subcommand_cli_from_dict(
         configs,
         prog="ns-difix",
-        description="Cleans pictures and videos with Difix, curates pairs for training it, and trains it.",
+        description="Cleans renders, pictures and videos with Difix, measures what it gains, curates pairs for training "
+        "it, and trains it.",
         args=args,
     )
     run = next(run for config_type, run in COMMANDS.values() if type(config) is config_type)

@@ -1,0 +1,50 @@
+"""Views from folders of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from difix3d_ns.evaluation.pictures import matched, pictures_in, read_picture, require_one_size
+from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
+
+SMALLEST_SIDE = 32
+"""Pixels on a side below which SSIM and LPIPS cannot be computed."""
+
+
+class FolderSource:
+    """Renders, photos and perhaps enhanced renders from a folder each.
+
+    Args:
+        renders: folder of renders.
+        photos: folder of photos.
+        enhanced: folder of enhanced renders, or None.
+
+    Raises:
+        Difix3DError: a folder is missing or empty, or their pictures do not fit together.
+    """
+
+    num_frames = 0
+
+    def __init__(self, renders: Path, photos: Path, enhanced: Path | None) -> None:
+        folders = {RAW: renders, ENHANCED: enhanced, PHOTO: photos}
+        words = {RAW: "renders", ENHANCED: "enhanced renders", PHOTO: "photos"}
+        found = {words[kind]: pictures_in(path, words[kind]) for kind, path in folders.items() if path is not None}
+        by_word, how = matched(found)
+        kinds = {word: kind for kind, word in words.items()}
+        self._files = {name: {kinds[word]: file for word, file in files.items()} for name, files in by_word.items()}
+        # Sizes are in the files' heads: what does not fit is found before anything is measured.
+        for name, files in by_word.items():
+            require_one_size(name, files, SMALLEST_SIDE)
+        self.title = f"{renders.resolve().name} against {photos.resolve().name}"
+        self.facts = {word: str(folders[kinds[word]]) for word in found} | {"pictures": how}
+        self.num_views = len(self._files)
+
+    def views(self) -> Iterator[View]:
+        """The views, in the order of the renders."""
+        for name, files in self._files.items():
+            yield View(name, {kind: read_picture(file) for kind, file in files.items()}, files)
+
+    def frames(self) -> Iterator[Frame]:
+        """No frames: folders hold neither cameras nor depth."""
+        yield from ()

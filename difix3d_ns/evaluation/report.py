@@ -1,0 +1,195 @@
+"""Runs an evaluation: measures every view and the flicker, writes images, `metrics.json` and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
+from rich.table import Table
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.folders import FolderSource
+from difix3d_ns.evaluation.page import METRICS, page_of
+from difix3d_ns.evaluation.pictures import write_picture
+from difix3d_ns.evaluation.views import ENHANCED, KINDS, PHOTO, RAW, Source, View
+from difix3d_ns.fix_report import progress_bars
+from difix3d_ns.flicker import FlickerMeter
+from difix3d_ns.metrics import ImageMetrics
+
+PAGE_FILE = "index.html"
+METRICS_FILE = "metrics.json"
+IMAGE_FOLDER = "images"
+FRAME_FOLDER = "frames"
+SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP")
+ORIENTATION_TAG = 0x0112
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Measures what the options name, and writes the output folder.
+
+    Raises:
+        Difix3DError: the options do not fit, the input cannot be read, or the output folder is not empty.
+    """
+    config.check()
+    with new_folder(config.output_dir) as folder:
+        report = _measured(_source(config), folder)
+        (folder / METRICS_FILE).write_text(json.dumps(report, indent=1, allow_nan=False))
+        (folder / PAGE_FILE).write_text(page_of(report), encoding="utf-8")
+    _print_means(report)
+    CONSOLE.print(f"Open {config.output_dir / PAGE_FILE} in a browser.", soft_wrap=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that is new or empty; if what is done in it fails, it is left as it was found.
+
+    Raises:
+        Difix3DError: it has contents, is a file, or cannot be made.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise Difix3DError(f"the output folder {folder} is not empty: name a new one, as nothing is overwritten.")
+    existed = folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Difix3DError(f"the output folder {folder} cannot be made ({error.strerror}).") from error
+    try:
+        yield folder
+    except BaseException:
+        for path in list(folder.iterdir()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not existed:
+            folder.rmdir()
+        raise
+
+
+def _source(config: EvaluateConfig) -> Source:
+    if config.load_config is None:
+        assert config.renders is not None and config.photos is not None
+        return FolderSource(config.renders, config.photos, config.enhanced)
+    # Loads nerfstudio's data and models: only for a run.
+    from difix3d_ns.evaluation.run import RunSource
+
+    return RunSource(config)
+
+
+def _measured(source: Source, folder: Path) -> dict[str, Any]:
+    """The report: figures, and the files that were written, relative to the folder."""
+    measure = ImageMetrics()
+    views: list[dict[str, Any]] = []
+    with progress_bars() as progress:
+        task = progress.add_task("[green]Measuring views", total=source.num_views)
+        for view in source.views():
+            views.append(_measured_view(view, measure, folder))
+            progress.advance(task)
+        task = progress.add_task("[green]Measuring flicker", total=source.num_frames, visible=source.num_frames > 0)
+        video = _measured_video(source, folder, lambda: progress.advance(task))
+    measured = [kind for kind in (RAW, ENHANCED) if kind in views[0]]
+    report: dict[str, Any] = {
+        "title": source.title,
+        "facts": dict(source.facts),
+        "notes": [],
+        "mean": {kind: _means([view[kind] for view in views]) for kind in measured},
+        "flicker": video,
+        "views": views,
+    }
+    if "lpips" not in views[0][RAW]:
+        report["notes"].append("LPIPS is left out: its network is neither cached nor could it be downloaded.")
+    if video is None and source.num_frames > 0:
+        report["notes"].append("Flicker could not be measured: neighbouring frames show nothing in common.")
+    return report
+
+
+def _measured_view(view: View, measure: ImageMetrics, folder: Path) -> dict[str, Any]:
+    height, width = view.images[RAW].shape[:2]
+    entry: dict[str, Any] = {"name": view.name, "width": width, "height": height, "files": {}}
+    for kind in KINDS:
+        if kind in view.images:
+            file = _keep_picture(view, kind, folder)
+            entry["files"][kind] = file.relative_to(folder).as_posix()
+    for kind in (RAW, ENHANCED):
+        if kind in view.images:
+            values = measure(view.images[kind], view.images[PHOTO])
+            # JSON has no infinity, which is the PSNR of the photo itself.
+            entry[kind] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return entry
+
+
+def _keep_picture(view: View, kind: str, folder: Path) -> Path:
+    """A picture in the output folder that looks in a browser as it was measured: the file itself, or a PNG."""
+    source = view.files.get(kind)
+    path = folder / IMAGE_FOLDER / kind / view.name
+    if source is not None and _looks_as_measured(source):
+        file = path.with_name(path.name + source.suffix)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, file)
+        return file
+    file = path.with_name(path.name + ".png")
+    write_picture(view.images[kind], file)
+    return file
+
+
+def _looks_as_measured(file: Path) -> bool:
+    """Whether browsers show a file, and as its pixels lie: not turned by its camera's note, not transparent."""
+    with Image.open(file) as picture:
+        turned = picture.getexif().get(ORIENTATION_TAG, 1) != 1
+        return picture.format in SHOWN_BY_BROWSERS and picture.mode in ("RGB", "L") and not turned
+
+
+def _measured_video(source: Source, folder: Path, on_frame: Callable[[], None]) -> dict[str, Any] | None:
+    """Flicker of each kind, the share that enhancing adds, and the frames' files; None without frames to compare."""
+    meters: dict[str, FlickerMeter] = {}
+    files: dict[str, list[str]] = {}
+    size = (0, 0)
+    for index, frame in enumerate(source.frames()):
+        for kind, image in frame.images.items():
+            meters.setdefault(kind, FlickerMeter()).add(image, frame.geometry)
+            file = Path(FRAME_FOLDER) / kind / f"{index:04d}.png"
+            write_picture(image, folder / file)
+            files.setdefault(kind, []).append(file.as_posix())
+            size = image.shape[:2]
+        on_frame()
+    results = {kind: meter.result() for kind, meter in meters.items()}
+    if any(result is None for result in results.values()) or not results:
+        return None
+    figures = {
+        kind: {"mean": result.mean, "covered": result.covered, "pairs": list(result.pairs)}
+        for kind, result in results.items()
+        if result is not None
+    }
+    raw, enhanced = figures[RAW]["mean"], figures.get(ENHANCED, {}).get("mean")
+    ratio = enhanced / raw if enhanced is not None and raw > 0 else None
+    num_frames = len(files[RAW])
+    return {"num_frames": num_frames, "height": size[0], "width": size[1], "ratio": ratio, **figures, "files": files}
+
+
+def _means(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each metric; None where one of the values is infinite."""
+    means: dict[str, float | None] = {}
+    for name in values[0]:
+        known = [value for view in values if (value := view[name]) is not None]
+        means[name] = sum(known) / len(known) if len(known) == len(values) else None
+    return means
+
+
+def _print_means(report: Mapping[str, Any]) -> None:
+    table = Table(title=f"Mean of {len(report['views'])} views", title_justify="left")
+    shown = [metric for metric in METRICS if metric["name"] in report["mean"][RAW]]
+    video = report["flicker"]
+    table.add_column()
+    for name in [metric["label"] for metric in shown] + ["Flicker (%)"] * (video is not None):
+        table.add_column(name, justify="right")
+    for kind, values in report["mean"].items():
+        figures = [(values[metric["name"]], metric["digits"]) for metric in shown]
+        if video is not None:
+            figures.append((100 * video[kind]["mean"], 2))
+        table.add_row(kind, *("\N{INFINITY}" if value is None else f"{value:.{digits}f}" for value, digits in figures))
+    CONSOLE.print(table)

@@ -1,0 +1,166 @@
+"""Views and frames from a run: its splat rendered, its network applied, against the photos that it held out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils.eval_utils import eval_setup
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.paths import path_through
+from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
+from difix3d_ns.flicker import FrameGeometry
+from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.targets import read_camera_path
+
+
+class RunSource:
+    """The held-out photos of a difix3d run, rendered and enhanced, and frames along a camera path.
+
+    Args:
+        config: names the run; its options on network and camera path apply.
+
+    Raises:
+        Difix3DError: there is no such run, it is of another kind, or it held out no photos.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        assert config.load_config is not None
+        run = load_run(config.load_config, lambda trainer: _with_options(trainer, config))
+        self._pipeline = run
+        datamanager = run.datamanager
+        if len(datamanager.eval_dataset) == 0:
+            raise Difix3DError(f"the scene {datamanager.config.data} has no photos to evaluate on.")
+        self._held_out = datamanager.fixed_indices_eval_dataloader
+        files = [Path(file) for file in datamanager.eval_dataset.image_filenames]
+        folder = Path(os.path.commonpath([file.parent for file in files]))
+        self._names = _distinct([str(file.relative_to(folder).with_suffix("")) for file in files])
+        self._path = self._camera_path(config)
+        folder = config.load_config.resolve().parent
+        self.title = f"{folder.parent.parent.name}, {folder.parent.name}"
+        choice = run.fixer.resolve()
+        self.facts = {
+            "run": str(config.load_config.parent),
+            "network": choice.name,
+            "strength": f"{run.config.difix.strength:g}",
+            "reference": "nearest photo" if run.config.difix.use_reference else "none",
+        }
+        self.num_views = len(self._held_out)
+        self.num_frames = 0 if self._path is None else len(self._path)
+
+    def views(self) -> Iterator[View]:
+        """The held-out photos with their renders."""
+        model = self._pipeline.difix3d_model
+        for name, (camera, batch) in zip(self._names, self._held_out, strict=True):
+            outputs = self._render(camera)
+            photo = model.composite_with_background(model.get_gt_img(batch["image"]), outputs["background"])
+            images = {RAW: outputs["rgb"], ENHANCED: outputs["rgb_enhanced"], PHOTO: photo}
+            yield View(name, {kind: image.cpu().float() for kind, image in images.items()})
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames along the camera path, rendered and enhanced."""
+        for index in range(self.num_frames):
+            assert self._path is not None
+            camera = self._path[index : index + 1]
+            outputs = self._render(camera.to(self._pipeline.device))
+            images = {RAW: outputs["rgb"].cpu(), ENHANCED: outputs["rgb_enhanced"].cpu()}
+            K = camera.get_intrinsics_matrices()[0]
+            depth, accumulation = outputs["depth"].cpu(), outputs["accumulation"].cpu()
+            yield Frame(images, FrameGeometry(camera.camera_to_worlds[0], K, depth, accumulation))
+
+    @torch.no_grad()
+    def _render(self, camera: Cameras) -> Any:
+        outputs = self._pipeline.difix3d_model.get_outputs_for_camera(camera)
+        if not outputs["rgb"].isfinite().all():
+            raise Difix3DError("a render holds NaN, so the training of the run has diverged: train it anew.")
+        return outputs
+
+    def _camera_path(self, config: EvaluateConfig) -> Cameras | None:
+        """The cameras of the frames, on the CPU; None where flicker is not to be measured, or cannot be."""
+        if config.num_frames == 0:
+            return None
+        if config.camera_path is not None:
+            path = read_camera_path(config.camera_path)
+            if len(path) > config.num_frames:
+                path = path[torch.arange(config.num_frames) * len(path) // config.num_frames]
+        else:
+            # Reading the photos puts their cameras right, so it comes before they are looked at.
+            cameras = [camera for camera, _ in self._held_out]
+            if len(cameras) < 2:
+                return None
+            path = path_through(cameras, config.num_frames)
+        return _at_most(path.to("cpu"), config.frame_size)
+
+
+def load_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Difix3DPipeline:
+    """The pipeline of a difix3d run at its last checkpoint, in evaluation mode.
+
+    Args:
+        file: the run's `config.yml`.
+        change: gets the run's config before the pipeline is built.
+
+    Raises:
+        Difix3DError: the file cannot be read, is of another method, or the run has no checkpoint.
+    """
+    try:
+        # As all of nerfstudio's commands read it.
+        config = yaml.load(file.read_text(), Loader=yaml.Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise Difix3DError(
+            f"the run's config {file} cannot be read ({reason}): give the path of a config.yml."
+        ) from error
+    if not isinstance(config, TrainerConfig):
+        raise Difix3DError(f"{file} is no config of a nerfstudio run: give the path of a config.yml.")
+    if not isinstance(config.pipeline, Difix3DPipelineConfig):
+        raise Difix3DError(
+            f"{file} is a run of {config.method_name}, and only runs of difix3d and difix3d-mini are evaluated: render "
+            "this one by ns-render, and give the folders by --renders and --photos."
+        )
+    checkpoints = config.get_checkpoint_dir()
+    if not any(checkpoints.glob("step-*.ckpt")):
+        raise Difix3DError(
+            f"the run {file} has no checkpoint in {checkpoints}: let it train on, or start the command in the folder "
+            "where the run was trained."
+        )
+    _, pipeline, _, _ = eval_setup(file, test_mode="test", update_config_callback=change)
+    assert isinstance(pipeline, Difix3DPipeline)
+    return pipeline
+
+
+def _with_options(trainer: TrainerConfig, config: EvaluateConfig) -> TrainerConfig:
+    pipeline = trainer.pipeline
+    assert isinstance(pipeline, Difix3DPipelineConfig)
+    if config.model is not None:
+        pipeline.difix = replace(pipeline.difix, model=config.model, revision=None)
+    if config.strength is not None:
+        pipeline.difix = replace(pipeline.difix, strength=config.strength)
+    return trainer
+
+
+def _at_most(cameras: Cameras, longer_side: int) -> Cameras:
+    """The cameras with pictures whose longer side is at most this long."""
+    scaled = deepcopy(cameras)
+    longest = torch.maximum(scaled.width, scaled.height)
+    scaled.rescale_output_resolution((longer_side / longest).clamp_max(1.0))
+    return scaled
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, those that occur again with a number: a.png and a.jpg are two photos."""
+    seen: dict[str, int] = {}
+    distinct = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        distinct.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return distinct
