@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> None:
         (folder / METRICS_FILE).write_text(json.dumps(report, indent=1, allow_nan=False))
         (folder / PAGE_FILE).write_text(page_of(report), encoding="utf-8")
     _print_means(report)
-    CONSOLE.print(f"Open {config.output_dir / PAGE_FILE} in a browser.", soft_wrap=True)
+    CONSOLE.print(f"Open {config.output_dir / PAGE_FILE} in a browser.", soft_wrap=True, markup=False)
 
 
 @contextmanager
