@@ -53,8 +53,8 @@ def main(args: Sequence[str] | None = None) -> None:
     config = tyro.extras.subcommand_cli_from_dict(
         configs,
         prog="ns-difix",
-        description="Cleans renders, pictures and videos with Difix, measures what it gains, curates pairs for training "
-        "it, and trains it.",
+        description="Cleans renders, pictures and videos with Difix, measures the gain, curates pairs for training it, "
+        "and trains it.",
         args=args,
     )
     run = next(run for config_type, run in COMMANDS.values() if type(config) is config_type)
