@@ -15,13 +15,13 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.eval_utils import eval_setup
 
+from difix3d_ns.camera_paths import read_camera_path
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation.config import EvaluateConfig
 from difix3d_ns.evaluation.paths import path_through
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
 from difix3d_ns.flicker import FrameGeometry
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
-from difix3d_ns.targets import read_camera_path
 
 
 class RunSource:
@@ -90,7 +90,7 @@ class RunSource:
         if config.num_frames == 0:
             return None
         if config.camera_path is not None:
-            path = read_camera_path(config.camera_path)
+            path = read_camera_path(config.camera_path).cameras
             if len(path) > config.num_frames:
                 path = path[torch.arange(config.num_frames) * len(path) // config.num_frames]
         else:

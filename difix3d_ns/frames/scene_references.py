@@ -12,9 +12,9 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from torch import Tensor
 
+from difix3d_ns.camera_paths import read_camera_path
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.frames.references import match_by_name_or_order
-from difix3d_ns.targets import read_camera_path
 from difix3d_ns.trajectories import nearest_poses, scene_radius
 
 
@@ -34,7 +34,7 @@ def nearest_photos(scene: Path, camera_path: Path, names: Sequence[Path]) -> lis
     photos = parsed.cameras.camera_to_worlds
     listed = _listed_frames(camera_path)
     if listed is None:
-        poses = read_camera_path(camera_path).camera_to_worlds
+        poses = read_camera_path(camera_path).cameras.camera_to_worlds
         if len(poses) != len(names):
             raise Difix3DError(
                 f"the camera path {camera_path} has {len(poses)} cameras for {len(names)} frames: give the path that "
