@@ -37,6 +37,7 @@ def pixel_confidence(
     accumulation: Float[Tensor, "height width 1"],
     distance: float,
     min_accumulation: float = 0.5,
+    reliability: float = 0.0,
 ) -> Float[Tensor, "height width 1"]:
     """A weight in [0, 1] for each pixel of a fixed view.
 
@@ -50,18 +51,20 @@ def pixel_confidence(
         accumulation: the render's accumulated opacity, in [0, 1].
         distance: pose distance of the novel view to the nearest photo, not negative.
         min_accumulation: pixels below this get the weight 0 (the published mask).
+        reliability: of the network, in [0, 1]; with 1, neither disagreement nor distance lowers the weight.
     """
     teaches = (accumulation >= min_accumulation).to(accumulation)
     if not config.weigh:
         return teaches
     weight = teaches * accumulation.clamp(0, 1)
+    doubt = 1 - reliability
     if config.disagreement > 0:
         difference = _blurred(fixed - render).abs().amax(dim=-1, keepdim=True)
         agreement = torch.exp(-((difference / config.disagreement) ** 2))
         confident = ((accumulation - min_accumulation) / max(1 - min_accumulation, 1e-6)).clamp(0, 1)
-        weight = weight * (1 - confident * (1 - agreement))
+        weight = weight * (1 - doubt * confident * (1 - agreement))
     if config.half_distance > 0:
-        weight = weight * 0.5 ** (distance / config.half_distance)
+        weight = weight * 0.5 ** (doubt * distance / config.half_distance)
     return weight
 
 

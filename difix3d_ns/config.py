@@ -106,6 +106,7 @@ difix3d_mini = MethodSpecification(
             ),
             difix=DifixConfig(model="embedded"),
             fix_steps=(400, 550, 700),
+            early_fix_steps=(80, 160, 240, 320),
             planned_num_iterations=MINI_NUM_ITERATIONS,
         ),
         optimizers=_optimizers(MINI_NUM_ITERATIONS, speed=4.0),

@@ -81,8 +81,8 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
         """A photo and its camera, or, with `pseudo_view_probability`, a pseudo view and its camera.
 
         A pseudo view's batch also has `confidence`, the weight of each pixel in [0, 1], `mask`, the pixels whose weight
-        is not 0, and `pseudo_view`, its index in the bank. Which view a step gets depends on the seed and the step
-        alone, so a resumed run draws as the whole run would have.
+        is not 0, `reliability`, the network's in [0, 1], and `pseudo_view`, its index in the bank. Which view a step
+        gets depends on the seed and the step alone, so a resumed run draws as the whole run would have.
         """
         if len(self.pseudo_views) > 0:
             draw = random.Random(f"{self.config.train_cameras_sampling_seed}-{step}")
@@ -97,6 +97,7 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
             "confidence": confidence,
             "mask": confidence > 0,
             "pseudo_view": index,
+            "reliability": view.reliability,
         }
         return view.camera.to(self.device), batch
 

@@ -25,12 +25,13 @@ def progress_bars() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), console=CONSOLE, transient=True)
 
 
-def describe(views: PseudoViewSet, num_arrived: int) -> str:
+def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None = None) -> str:
     """A fix in half a sentence: how many views were fixed, which are rejected and why, and how much they count.
 
     Args:
         views: what the fix made, with its pictures.
         num_arrived: how many of the views stand at their targets.
+        reliability: share of the renders' error at photos that the network removes; None if it was not tested.
     """
     num_views = len(views.views) + len(views.rejected)
     facts = [f"{num_arrived} at their targets"]
@@ -41,6 +42,8 @@ def describe(views: PseudoViewSet, num_arrived: int) -> str:
     if views.views:
         mean = sum(view.load().mean_confidence for view in views.views) / len(views.views)
         facts.append(f"mean confidence {mean:.0%}")
+    if reliability is not None:
+        facts.append(f"reliability {reliability:.0%}")
     return f"fixed {num_views} novel views ({'; '.join(facts)})"
 
 

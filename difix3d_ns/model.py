@@ -35,7 +35,7 @@ class Difix3DModelConfig(SplatfactoModelConfig):
 
     _target: type = field(default_factory=lambda: Difix3DModel)
     pseudo_view_loss_weight: float = 0.3
-    """Weight of the image loss of a fixed novel view; a photo's is 1."""
+    """Weight of the image loss of a fixed novel view; a photo's is 1. It grows to 1 with the network's reliability."""
     max_gaussians: int = 0
     """Densification stops at this many Gaussians; 0 for no limit."""
     min_initial_gaussians: int = 0
@@ -235,8 +235,9 @@ class Difix3DModel(SplatfactoModel):
     ) -> dict[str, Tensor]:
         """Splatfacto's losses; of a pseudo view the image loss counts `pseudo_view_loss_weight`.
 
-        A batch's `mask` takes the pixels out that the render did not cover when the view was fixed, and `confidence`
-        weighs what the others teach: their gradients, not the value of the loss.
+        With a batch's `reliability` that weight grows, up to 1. Its `mask` takes the pixels out that the render did not
+        cover when the view was fixed, and `confidence` weighs what the others teach: their gradients, not the value of
+        the loss.
         """
         if "confidence" in batch:
             # Weighs each pixel's gradient, of L1 and SSIM alike; a weighted picture would give SSIM edges to learn.
@@ -244,7 +245,8 @@ class Difix3DModel(SplatfactoModel):
             outputs = {**outputs, "rgb": torch.lerp(outputs["rgb"].detach(), outputs["rgb"], weight)}
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if "pseudo_view" in batch:
-            losses["main_loss"] = losses["main_loss"] * self.config.pseudo_view_loss_weight
+            weight, reliability = self.config.pseudo_view_loss_weight, batch.get("reliability", 0.0)
+            losses["main_loss"] = losses["main_loss"] * (weight + (1 - weight) * reliability)
         return losses
 
     def get_image_metrics_and_images(  # type: ignore[override]

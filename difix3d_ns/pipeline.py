@@ -1,6 +1,7 @@
 """When novel views are fixed: renders them on a schedule, cleans them and hands them to training."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +25,9 @@ from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.gaussians import means_and_opacities
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
 from difix3d_ns.novel_view_renders import render_novel_views
-from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
+from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, camera_with_pose
 from difix3d_ns.references import ReferenceConfig
+from difix3d_ns.reliability import ReliabilityConfig, error_removed, nearest_others, photos_to_test_on
 from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
 from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
 from difix3d_ns.targets import TargetConfig, target_cameras
@@ -60,8 +62,11 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     In a run that starts from Gaussians trained without fixes, as from a splatfacto run, they count from there."""
     fix_every: int = 0
     """A period in steps at which novel views are fixed as well; 0 for none."""
+    early_fix_steps: tuple[int, ...] = ()
+    """More training steps before which novel views are fixed, if the network has proved reliable (see `reliability`).
+    Early fixes gain most, and those of a poor network harm most."""
     planned_num_iterations: int = 30_000
-    """Length of the run that `fix_steps` and `fix_every` are made for. In a shorter run they shrink in proportion;
+    """Length of the run that these steps are made for. In a shorter run they shrink in proportion;
     0 takes them as they are."""
     step_length: float = 0.5
     """How far each novel view moves at a fix, from the training view nearest to its target towards the target.
@@ -79,6 +84,8 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """When a fixed view is rejected."""
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     """How much each pixel of a fixed view counts."""
+    reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
+    """How the network proves itself at the photos, and what for."""
     evaluate_enhanced: bool = True
     """Whether `ns-eval` also measures `rgb_enhanced`."""
 
@@ -169,14 +176,15 @@ class Difix3DPipeline(VanillaPipeline):
             steps = self._steps_of_run(start)
             if steps:
                 self._settle_on_network(trainer)
-        length = self._walk.step_length_to_arrive(len(steps))
-        CONSOLE.print(describe_fixes(len(self._walk), steps, self._walk.num_fixes_to_arrive, length))
+        surely = [step for step in steps if step not in self._early_steps]
+        length = self._walk.step_length_to_arrive(len(surely))
+        CONSOLE.print(describe_fixes(len(self._walk), surely, self._walk.num_fixes_to_arrive, length))
         if steps:
             callbacks.append(
                 TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_at, iters=steps)
             )
         newest = self.datamanager.pseudo_views.newest
-        self._training_panel.start(steps, len(self._walk), self._walk.num_arrived, newest)
+        self._training_panel.start(tuple(surely), len(self._walk), self._walk.num_arrived, newest)
         return callbacks + self._training_panel.callbacks(self._fix_on_request)
 
     @property
@@ -199,8 +207,12 @@ class Difix3DPipeline(VanillaPipeline):
             CONSOLE.print(f"Resumed with {len(bank)} pseudo views fixed at step {bank.step}.")
         config = self.config
         num_iterations = start.end - start.origin
-        steps = fix_steps_of_run(config.fix_steps, config.fix_every, num_iterations, config.planned_num_iterations)
-        return tuple(start.origin + step for step in steps if start.origin + step >= start.step)
+        planned = config.planned_num_iterations
+        surely = fix_steps_of_run(config.fix_steps, config.fix_every, num_iterations, planned)
+        early = fix_steps_of_run(config.early_fix_steps, 0, num_iterations, planned) if config.reliability.test else ()
+        self._early_steps = {start.origin + step for step in set(early) - set(surely)}
+        steps = sorted(self._early_steps | {start.origin + step for step in surely})
+        return tuple(step for step in steps if step >= start.step)
 
     def _settle_on_network(self, trainer: Any) -> None:
         """Writes the network that `auto` stands for into the run's config, so that later tools use the same."""
@@ -235,6 +247,12 @@ class Difix3DPipeline(VanillaPipeline):
             Difix3DError: a render holds NaN, so training has diverged.
         """
         started = time.perf_counter()
+        reliability = self._test_network(step) if self.config.reliability.test else None
+        needed = self.config.reliability.needed_for_early_fixes
+        if step in self._early_steps and not on_request and (reliability or 0.0) < needed:
+            told = f"the network removes {reliability:.0%} of the error at photos, and {needed:.0%} is asked of it"
+            CONSOLE.print(f"Step {step}: no early fix, as {told}.")
+            return
         self._training_panel.fix_starts(step)
         self._walk.advance()
         cameras = self._walk.cameras()
@@ -247,7 +265,7 @@ class Difix3DPipeline(VanillaPipeline):
             rendered = time.perf_counter()
             task = progress.add_task("[green]Fixing novel views", total=len(cameras))
             references = self.datamanager.training_photos(nearest)
-            fixed = self.fixer.fix(renders, references, lambda count: progress.advance(task, count), keep_broken=True)
+            fixed = self._clean(cameras, renders, references, lambda count: progress.advance(task, count))
         finished = time.perf_counter()
 
         distances = (
@@ -258,16 +276,37 @@ class Difix3DPipeline(VanillaPipeline):
             for parts in zip(cameras, renders, accumulations, fixed, nearest, distances, strict=True)
         ]
         config = self.config
-        views = vet(step, fixes, config.trust, config.confidence, config.match_colors, config.min_accumulation)
+        how = config.trust, config.confidence, config.match_colors, config.min_accumulation
+        views = vet(step, fixes, *how, reliability or 0.0)
         self.datamanager.pseudo_views.add(views)
         self.datamanager.pseudo_views.save(self._run_folder / PSEUDO_VIEW_FOLDER)
         for name, image in panels(fixes, views, references).items():
             writer.put_image(name=name, image=image, step=step)
         seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
-        told = describe(views, self._walk.num_arrived)
+        told = describe(views, self._walk.num_arrived, reliability)
         when = f"Step {step}, on request" if on_request else f"Step {step}"
         CONSOLE.print(f"{when}: {told} in {finished - started:.1f} s: {seconds}.")
         self._training_panel.fix_ended(views, on_request, self._walk.num_arrived, finished - started)
+
+    def _clean(
+        self,
+        cameras: list[Cameras],
+        renders: list[Tensor],
+        references: list[Tensor | None],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Tensor]:
+        """Cleans renders of these cameras; NaN takes the place of what the network cannot make a picture of."""
+        return self.fixer.fix(renders, references, on_progress, keep_broken=True)
+
+    def _test_network(self, step: int) -> float:
+        """The network's reliability: what it removes of the error of the renders at some photos' own views."""
+        photos, poses = self.datamanager.train_dataset.cameras, self.datamanager.train_camera_to_worlds
+        indices = photos_to_test_on(len(poses), self.config.reliability.num_photos)
+        cameras = [camera_with_pose(photos[index : index + 1], poses[index]) for index in indices]
+        renders, _ = render_novel_views(self.difix3d_model, cameras, step)
+        references = self.datamanager.training_photos(nearest_others(poses, indices, self._unit))
+        fixed = self._clean(cameras, renders, references)
+        return error_removed(renders, fixed, self.datamanager.training_photos(indices))
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a broken photo ends in one sentence."""

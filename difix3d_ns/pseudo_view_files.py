@@ -42,6 +42,8 @@ class StoredView:
     """Index of the training photo that Difix was given."""
     target: int
     """Index of the target that this view walks to."""
+    reliability: float = 0.0
+    """How reliable the network was when it made this view, in [0, 1]."""
 
     def load(self) -> PseudoView:
         """Reads the pictures.
@@ -54,7 +56,7 @@ class StoredView:
             confidence = _read_image(self.folder / self.confidence_name, "L")[..., None]
         except (OSError, ValueError) as error:
             raise _unreadable(self.folder, error) from error
-        return PseudoView(self.camera, image, confidence, self.reference, self.target)
+        return PseudoView(self.camera, image, confidence, self.reference, self.target, self.reliability)
 
 
 def write_set(folder: Path, views: PseudoViewSet, sets_kept: int) -> None:
@@ -101,6 +103,7 @@ def read_set(folder: Path) -> PseudoViewSet:
                 confidence_name=Path(entry["confidence"]).name,
                 reference=None if entry["reference"] is None else int(entry["reference"]),
                 target=int(entry["target"]),
+                reliability=float(entry.get("reliability", 0.0)),  # sets of earlier versions have none
             )
             for entry in index["views"]
         ]
@@ -161,6 +164,7 @@ def _write_view(folder: Path, view: PseudoView) -> dict:
         "mean_confidence": round(view.mean_confidence, 4),
         "reference": view.reference,
         "target": view.target,
+        "reliability": view.reliability,
         **_camera_entry(view.camera),
     }
 

@@ -47,6 +47,8 @@ class PseudoView:
     """Index of the training photo that Difix was given; None where none was near enough."""
     target: int
     """Index of the target that this view walks to."""
+    reliability: float = 0.0
+    """How reliable the network was when it made this view, in [0, 1]."""
 
     def load(self) -> PseudoView:
         """The view itself."""

@@ -52,6 +52,7 @@ def reasons_to_reject(
     render: Float[Tensor, "height width 3"],
     fixed: Float[Tensor, "height width 3"],
     accumulation: Float[Tensor, "height width 1"],
+    reliability: float = 0.0,
 ) -> list[str]:
     """Why a fixed view must not teach.
 
@@ -60,6 +61,7 @@ def reasons_to_reject(
         render: the render, in [0, 1].
         fixed: the fixed view, in [0, 1] if it is sound.
         accumulation: the render's accumulated opacity, in [0, 1].
+        reliability: of the network, in [0, 1]; the disagreement that it answers for does not count.
 
     Returns:
         A few words and a figure for each reason, such as "colours shifted by 0.31"; empty for a view to be trusted.
@@ -70,12 +72,13 @@ def reasons_to_reject(
     if not config.check or confident.float().mean() < MIN_CONFIDENT_SHARE:
         return []
     agreement = measure_agreement(render, fixed, confident)
+    doubt = 1 - reliability
     reasons = []
-    if agreement.color_shift > config.max_color_shift:
+    if agreement.color_shift * doubt > config.max_color_shift:
         reasons.append(f"colours shifted by {agreement.color_shift:.2f}")
-    if agreement.structure < config.min_structure:
+    if (1 - agreement.structure) * doubt > 1 - config.min_structure:
         reasons.append(f"structure alike by only {agreement.structure:.2f}")
-    if agreement.block_jump > config.max_block_jump:
+    if agreement.block_jump * doubt > config.max_block_jump:
         reasons.append(f"blocks of colour jumping by {agreement.block_jump:.2f}")
     return reasons
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
@@ -40,6 +41,7 @@ def vet(
     confidence: ConfidenceConfig,
     match: bool = True,
     min_accumulation: float = 0.5,
+    reliability: float = 0.0,
 ) -> PseudoViewSet:
     """Decides which fixed views teach, and how much.
 
@@ -50,11 +52,12 @@ def vet(
         confidence: how pixels are weighed.
         match: whether large-scale colours are matched to the render's.
         min_accumulation: pixels whose accumulated opacity is below this do not teach.
+        reliability: of the network, in [0, 1] (see `ReliabilityConfig`); the higher, the less a render has to say.
     """
     views: list[PseudoView] = []
     rejected: list[RejectedView] = []
     for target, fix in enumerate(fixes):
-        reasons = reasons_to_reject(trust, fix.render, fix.fixed, fix.accumulation)
+        reasons = reasons_to_reject(trust, fix.render, fix.fixed, fix.accumulation, reliability)
         if reasons:
             pictures = to_bytes(fix.fixed), to_bytes(fix.render)
             rejected.append(RejectedView(fix.camera, target, tuple(reasons), *pictures))
@@ -62,7 +65,10 @@ def vet(
         image = fix.fixed
         if match:
             confident = (fix.accumulation >= trust.confident_accumulation) * fix.accumulation
-            image = match_colors(image, fix.render, confident)
-        weight = pixel_confidence(confidence, fix.render, image, fix.accumulation, fix.distance, min_accumulation)
-        views.append(PseudoView(fix.camera, to_bytes(image), to_bytes(weight), fix.reference, target))
+            image = torch.lerp(match_colors(image, fix.render, confident), image, reliability)
+        weight = pixel_confidence(
+            confidence, fix.render, image, fix.accumulation, fix.distance, min_accumulation, reliability
+        )
+        pictures = to_bytes(image), to_bytes(weight)
+        views.append(PseudoView(fix.camera, *pictures, fix.reference, target, reliability))
     return PseudoViewSet(step, views, rejected)

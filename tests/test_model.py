@@ -114,6 +114,9 @@ def test_a_pseudo_view_counts_with_its_weight() -> None:
     photo = model.get_loss_dict(outputs, batch)["main_loss"]
     pseudo = model.get_loss_dict(outputs, {**batch, "pseudo_view": 0})["main_loss"]
     assert float(pseudo) == pytest.approx(0.25 * float(photo), rel=1e-5)
+    for reliability, weight in ((0.0, 0.25), (0.5, 0.625), (1.0, 1.0)):
+        proved = model.get_loss_dict(outputs, {**batch, "pseudo_view": 0, "reliability": reliability})["main_loss"]
+        assert float(proved) == pytest.approx(weight * float(photo), rel=1e-5)
 
 
 def test_pixels_that_the_render_did_not_cover_do_not_teach() -> None:

@@ -34,6 +34,7 @@ def make_pipeline(scene: Path, **settings) -> Difix3DPipeline:
     config.datamanager.camera_res_scale_factor = 0.25
     config.datamanager.dataparser.downscale_factor = 1
     config.model.min_initial_gaussians = 0
+    config.reliability.test = False
     for name, value in settings.items():
         setattr(config, name, value)
     return config.setup(device="cpu")
@@ -277,3 +278,52 @@ def test_evaluation_gives_raw_and_enhanced_figures_side_by_side(
     assert {path.name for path in tmp_path.iterdir()} >= {f"eval_img_{index:04d}.png" for index in range(5)}
     in_training = pipeline.get_average_eval_image_metrics(step=10)
     assert in_training.keys() == {"psnr", "ssim", "lpips", "fps", "num_rays_per_sec"}
+
+
+def make_tested_pipeline(scene: Path) -> Difix3DPipeline:
+    pipeline = make_pipeline(scene, fix_steps=(50,), early_fix_steps=(20, 50), planned_num_iterations=0)
+    pipeline.config.reliability.test = True
+    return pipeline
+
+
+def test_an_unreliable_network_fixes_at_the_usual_steps_alone(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(DifixFixer, "fix", lambda self, renders, *_, **__: [1 - render for render in renders])
+    pipeline = make_tested_pipeline(banana)
+    assert start_run(pipeline, tmp_path) == [(20, 50)]
+    assert "before steps 50 (1 fix;" in " ".join(capsys.readouterr().out.split())
+    start = pipeline._walk.poses
+    pipeline.fix_views(20)
+    assert len(pipeline.datamanager.pseudo_views) == 0 and torch.equal(pipeline._walk.poses, start)
+    assert "Step 20: no early fix, as the network removes 0%" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(DifixFixer, "fix", lambda self, renders, *_, **__: list(renders))
+    pipeline.fix_views(50)
+    assert [view.load().reliability for view in pipeline.datamanager.pseudo_views.views] == [0.0] * 5
+    pipeline.config.reliability.test = False
+    assert start_run(pipeline, tmp_path) == [(50,)]
+
+
+def test_a_reliable_network_fixes_early_is_tested_with_other_photos_and_remembered(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = make_tested_pipeline(banana)
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+    given: list = []
+
+    def fix(self, renders, references=None, on_progress=None, keep_broken=False):
+        given.append(references)
+        return photos if len(given) == 1 else [(render + 0.3).clamp(0, 1) for render in renders]
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    start_run(pipeline, tmp_path)
+    pipeline.train()
+    pipeline.fix_views(20)
+    assert pipeline.training and pipeline.model.training
+    assert len(given[0]) == 3 and len(given[1]) == 5
+    assert not any(torch.equal(reference, photo) for reference, photo in zip(given[0], photos, strict=True))
+    assert "reliability 100%" in " ".join(capsys.readouterr().out.split())
+    assert all(pipeline.datamanager.next_train(step)[1].get("reliability", 1.0) == 1.0 for step in range(30))
+    resumed = make_pipeline(banana)
+    assert resumed.datamanager.pseudo_views.restore(tmp_path / "pseudo_views", 20)
+    assert [view.load().reliability for view in resumed.datamanager.pseudo_views.views] == [1.0] * 5

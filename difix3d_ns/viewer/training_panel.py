@@ -44,7 +44,7 @@ class Progress:
 
     def add(self, step: int, on_request: bool, num_arrived: int, num_rejected: int, seconds: float) -> None:
         """Counts a fix."""
-        self.num_scheduled += not on_request
+        self.num_scheduled += not on_request and step in self.steps  # an early fix is neither
         self.num_requested += on_request
         self.last_step, self.seconds = step, seconds
         self.num_arrived, self.num_rejected = num_arrived, num_rejected
