@@ -7,7 +7,6 @@ from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from difix3d_ns.checkpoints import allow_nerfstudio_checkpoints
@@ -15,6 +14,7 @@ from difix3d_ns.datamanager import Difix3DDataManagerConfig
 from difix3d_ns.fixer import DifixConfig
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
+from difix3d_ns.trainer import Difix3DTrainerConfig
 
 allow_nerfstudio_checkpoints()
 
@@ -54,7 +54,7 @@ def _machine() -> MachineConfig:
 
 
 difix3d = MethodSpecification(
-    config=TrainerConfig(
+    config=Difix3DTrainerConfig(
         method_name="difix3d",
         machine=_machine(),
         steps_per_eval_image=100,
@@ -78,7 +78,7 @@ difix3d = MethodSpecification(
 MINI_NUM_ITERATIONS = 800
 
 difix3d_mini = MethodSpecification(
-    config=TrainerConfig(
+    config=Difix3DTrainerConfig(
         method_name="difix3d-mini",
         machine=_machine(),
         steps_per_eval_image=200,

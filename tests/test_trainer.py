@@ -1,0 +1,257 @@
+"""Checkpoints outlive a kill, a full disk and a damaged file, run no code, and two runs share no folder."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+
+
+class Pipeline(nn.Linear):
+    """Something with a state, loaded as nerfstudio loads a pipeline."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+    def load_pipeline(self, loaded_state: dict, step: int) -> None:
+        self.load_state_dict(loaded_state)
+
+
+def make_trainer(folder: Path, **settings) -> Difix3DTrainer:
+    """A trainer before its first step, around a tiny pipeline."""
+    config = Difix3DTrainerConfig(
+        method_name="difix3d", output_dir=folder, experiment_name="e", timestamp="t", vis="tensorboard", **settings
+    )
+    config.machine.device_type = "cpu"
+    trainer = Difix3DTrainer(config)
+    trainer.pipeline = Pipeline()
+    trainer.optimizers = SimpleNamespace(optimizers={}, schedulers={}, load_optimizers=dict, load_schedulers=dict)
+    return trainer
+
+
+def checkpoints(trainer: Difix3DTrainer) -> list[str]:
+    return sorted(path.name for path in trainer.checkpoint_dir.iterdir())
+
+
+def weights_of(file: Path) -> torch.Tensor:
+    return torch.load(file)["pipeline"]["weight"]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_new_checkpoint_takes_the_place_of_the_old_one_and_is_loaded(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "a")
+    trainer.save_checkpoint(3)
+    trainer.save_checkpoint(6)
+    assert checkpoints(trainer) == ["step-000000006.ckpt"]
+    assert sorted(path.name for path in trainer.base_dir.iterdir()) == ["nerfstudio_models"]
+    resumed = make_trainer(tmp_path / "b", load_dir=trainer.checkpoint_dir)
+    resumed._load_checkpoint()
+    assert resumed._start_step == 7
+    assert torch.equal(resumed.pipeline.weight, trainer.pipeline.weight)
+
+
+def test_all_checkpoints_stay_on_request(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, save_only_latest_checkpoint=False)
+    trainer.save_checkpoint(3)
+    trainer.save_checkpoint(6)
+    assert len(checkpoints(trainer)) == 2
+
+
+def test_a_run_killed_while_it_saves_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.save_checkpoint(3)
+    save = torch.save
+
+    def half_a_file_and_dead(content, file) -> None:
+        save(content, file)
+        os.truncate(file, 100)
+        os._exit(9)
+
+    monkeypatch.setattr(torch, "save", half_a_file_and_dead)
+    child = os.fork()
+    if child == 0:
+        trainer.save_checkpoint(6)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert checkpoints(trainer) == ["step-000000003.ckpt"]
+    monkeypatch.undo()
+    trainer.save_checkpoint(6)
+    assert sorted(path.name for path in trainer.base_dir.iterdir()) == ["nerfstudio_models"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing")]
+)
+def test_on_a_full_disk_training_goes_on_and_the_checkpoint_before_stays(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.save_checkpoint(3)
+
+    def full(content, file) -> None:
+        Path(file).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    trainer.save_checkpoint(6)
+    assert checkpoints(trainer) == ["step-000000003.ckpt"]
+    assert "The checkpoint of step 6 cannot be written" in (told := said(capsys))
+    assert "training goes on, older checkpoints stay" in told
+    trainer.training_state = "completed"
+    with pytest.raises(ValueError, match="make room and go on from the one before by --load-dir"):
+        trainer.save_checkpoint(7)
+    assert checkpoints(trainer) == ["step-000000003.ckpt"]
+
+
+def test_event_files_that_cannot_grow_end_the_training_in_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    def full(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nerfstudio.engine.trainer.Trainer.train", full)
+    with pytest.raises(SystemExit, match=r"the disk of .* is full: make room and go on from its last checkpoint"):
+        make_trainer(tmp_path).train()
+
+
+def two_checkpoints(folder: Path) -> Path:
+    """The folder of checkpoints 3 and 6 of a run."""
+    trainer = make_trainer(folder, save_only_latest_checkpoint=False)
+    trainer.save_checkpoint(3)
+    with torch.no_grad():
+        trainer.pipeline.weight.add_(1)
+    trainer.save_checkpoint(6)
+    return trainer.checkpoint_dir
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    folder = two_checkpoints(tmp_path / "first")
+    newest = folder / "step-000000006.ckpt"
+    os.truncate(newest, int(share * newest.stat().st_size))
+    resumed = make_trainer(tmp_path / "second", load_dir=folder)
+    resumed._load_checkpoint()
+    assert resumed._start_step == 4
+    assert torch.equal(resumed.pipeline.weight, weights_of(folder / "step-000000003.ckpt"))
+    assert resumed.config.load_step is None
+    told = said(capsys).replace(" ", "")
+    assert "step-000000006.ckptcannotberead" in told and "Theonebeforeitistaken" in told
+
+
+def test_where_the_only_checkpoint_or_the_chosen_one_is_damaged_it_is_named(tmp_path: Path) -> None:
+    folder = two_checkpoints(tmp_path / "first")
+    os.truncate(folder / "step-000000006.ckpt", 500)
+    for settings in (
+        {"load_dir": folder, "load_step": 6},
+        {"load_checkpoint": folder / "step-000000006.ckpt"},
+    ):
+        with pytest.raises(SystemExit, match=r"step-000000006\.ckpt cannot be read .*: it is damaged"):
+            make_trainer(tmp_path / "second", **settings)._load_checkpoint()
+    (folder / "step-000000003.ckpt").unlink()
+    with pytest.raises(SystemExit, match=r"step-000000006\.ckpt cannot be read"):
+        make_trainer(tmp_path / "second", load_dir=folder)._load_checkpoint()
+
+
+def test_a_place_without_checkpoints_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run" / "nerfstudio_models").mkdir(parents=True)
+    for settings, sentence in (
+        ({"load_dir": tmp_path / "run"}, "no checkpoint in .*: give --load-dir a run's folder nerfstudio_models"),
+        ({"load_dir": tmp_path / "nowhere"}, "no checkpoint in .*nowhere"),
+        ({"load_dir": tmp_path / "run", "load_step": 5}, r"no checkpoint .*step-000000005\.ckpt"),
+        ({"load_checkpoint": tmp_path / "a.ckpt"}, r"no checkpoint .*a\.ckpt"),
+    ):
+        with pytest.raises(SystemExit, match=sentence):
+            make_trainer(tmp_path / "out", **settings)._load_checkpoint()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [1], {"step": "six", "pipeline": {}, "optimizers": {}, "scalers": {}}, {"step": 1, "pipeline": {}}],
+    ids=str,
+)
+def test_a_file_of_something_else_is_named(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(SystemExit, match=r"a\.ckpt is no checkpoint of nerfstudio's: it lacks"):
+        make_trainer(tmp_path / "out", load_checkpoint=tmp_path / "a.ckpt")._load_checkpoint()
+
+
+def test_a_checkpoint_of_other_parameters_is_named(tmp_path: Path) -> None:
+    torch.save({"step": 1, "pipeline": {"x": torch.ones(1)}, "optimizers": {}, "scalers": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(SystemExit, match=r"a\.ckpt does not fit this run"):
+        make_trainer(tmp_path / "out", load_checkpoint=tmp_path / "a.ckpt")._load_checkpoint()
+
+
+class Evil:
+    """Touches a file when it is unpickled without care."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: bool, monkeypatch) -> None:
+    # What a user may have set for older checkpoints must not open the door to foreign ones.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    content = {"step": 1, "pipeline": Evil(tmp_path / "ran"), "optimizers": {}, "scalers": {}}
+    file = tmp_path / "step-000000001.ckpt"
+    torch.save(content, file) if zipped else file.write_bytes(pickle.dumps(content))
+    for settings in ({"load_dir": tmp_path}, {"load_checkpoint": file}):
+        with pytest.raises(SystemExit, match=r"step-000000001\.ckpt (holds more than plain numbers|cannot be read)"):
+            make_trainer(tmp_path / "out", **settings)._load_checkpoint()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_from_scratch_loads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer._load_checkpoint()
+    assert trainer._start_step == 0 and "training from scratch" in said(capsys)
+
+
+def _hold(folder: Path, has_it, let_go) -> None:
+    from difix3d_ns.trainer import _lock_folder
+
+    lock = _lock_folder(folder)
+    has_it.set()
+    let_go.wait()
+    del lock
+
+
+def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("nerfstudio.engine.trainer.Trainer.setup", lambda self, test_mode: None)
+    context = multiprocessing.get_context("fork")
+    has_it, let_go = context.Event(), context.Event()
+    trainer = make_trainer(tmp_path)
+    first = context.Process(target=_hold, args=(trainer.base_dir, has_it, let_go))
+    first.start()
+    assert has_it.wait(60)
+    try:
+        with pytest.raises(SystemExit, match=r"another training is writing into .*: wait for its end, or give another"):
+            trainer.setup()
+    finally:
+        first.kill()
+        first.join()
+    trainer.setup()
+
+
+def test_a_folder_that_cannot_be_made_ends_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    trainer = make_trainer(tmp_path / "file")
+    with pytest.raises(SystemExit, match=r"cannot be written .*: choose another --output-dir"):
+        trainer.config.save_config()
+    config = make_trainer(tmp_path / ("x" * 300)).config
+    with pytest.raises(SystemExit, match=r"cannot be written .*: choose another --output-dir"):
+        config.save_config()
