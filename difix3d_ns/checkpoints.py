@@ -10,9 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import Difix3DError, warn
 
 PARTS = {"step": int, "pipeline": Mapping, "optimizers": Mapping, "scalers": Mapping}
 """What nerfstudio's checkpoints hold, and of what type."""
@@ -75,7 +74,7 @@ def newest_readable_step(folder: Path) -> int:
         except Difix3DError as error:
             if step == steps[-1]:
                 raise
-            CONSOLE.print(f"[bold yellow]{str(error)[0].upper()}{str(error)[1:]} The one before it is taken.")
+            warn(str(error), "The one before it is taken.")
         else:
             return step
     raise AssertionError("unreachable")

@@ -86,8 +86,9 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
         """
         if len(self.pseudo_views) > 0:
             draw = random.Random(f"{self.config.train_cameras_sampling_seed}-{step}")
-            if draw.random() < self.config.pseudo_view_probability:
-                return self._pseudo_view_batch(*self.pseudo_views.draw(draw))
+            wanted = draw.random() < self.config.pseudo_view_probability
+            if wanted and (drawn := self.pseudo_views.draw(draw)) is not None:
+                return self._pseudo_view_batch(*drawn)
         return super().next_train(step)
 
     def _pseudo_view_batch(self, index: int, view: PseudoView) -> tuple[Cameras, dict]:

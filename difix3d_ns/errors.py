@@ -26,3 +26,15 @@ def exit_with_one_sentence() -> Iterator[None]:
         yield
     except (Difix3DError, DifixError) as error:
         raise SystemExit(f"\ndifix3d: {error}") from error
+
+
+def warn(fault: str, consequence: str) -> None:
+    """Tells of a fault that training survives.
+
+    Args:
+        fault: a sentence on what is wrong and where.
+        consequence: a sentence on what is done about it.
+    """
+    from nerfstudio.utils.rich_utils import CONSOLE  # not with this module, which commands without nerfstudio load
+
+    CONSOLE.print(f"{fault[0].upper()}{fault[1:]} {consequence}", style="bold yellow", markup=False)

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import Difix3DError, warn
 from difix3d_ns.pseudo_view_files import copy_sets, read_set, saved_sets, set_name, write_set
-from difix3d_ns.pseudo_views import DrawableView, PseudoView, PseudoViewSet
+from difix3d_ns.pseudo_views import DrawableView, PseudoView, PseudoViewSet, RejectedView
 
 BYTES_PER_PIXEL = 4
 """Three of the picture and one of the confidence."""
@@ -87,13 +87,27 @@ class PseudoViewBank:
         self._sets = [views, *older][:num_sets]
 
     def save(self, folder: Path) -> None:
-        """Writes the newest set into `folder` (see `pseudo_view_files`); what exceeds the memory then stays there."""
-        write_set(folder, self._sets[0], self.config.sets_kept)
-        self._sets[0] = replace(self._sets[0], rejected=read_set(folder / set_name(self.step)).rejected)
+        """Writes the newest set into `folder` (see `pseudo_view_files`); what exceeds the memory then stays there.
+
+        If it cannot be written, as on a full disk, this is told, and the set stays in memory and teaches.
+        """
+        newest = self._sets[0]
+        try:
+            write_set(folder, newest, self.config.sets_kept)
+        except OSError as error:
+            warn(
+                f"the novel views of step {self.step} cannot be written into {folder} ({error.strerror or error}).",
+                "They teach all the same, but a run that resumes goes on from those before.",
+            )
+        # The pictures of rejected views are for people only.
+        rejected = [replace(view, fixed=None, render=None) for view in newest.rejected]
+        self._sets[0] = replace(newest, rejected=rejected)
         self._fit_memory(folder)
 
     def restore(self, folder: Path, last_step: int, run_folder: Path | None = None) -> bool:
         """Reads the newest sets that were made at `last_step` or before; sets of later steps are to be made again.
+
+        A damaged set, and a view whose picture is damaged, is told of and left out.
 
         Args:
             folder: where an earlier run keeps its sets.
@@ -104,13 +118,16 @@ class PseudoViewBank:
             Whether there was one.
 
         Raises:
-            Difix3DError: a set is damaged.
+            Difix3DError: the sets cannot be copied.
         """
         if run_folder is not None:
             copy_sets(folder, run_folder, last_step)
             folder = run_folder
         for saved in saved_sets(folder, last_step):
-            self.add(read_set(saved))
+            try:
+                self.add(read_set(saved))
+            except Difix3DError as error:
+                warn(str(error), "Training goes on without the views of this fix.")
         self._fit_memory(folder)
         return bool(self._sets)
 
@@ -118,22 +135,41 @@ class PseudoViewBank:
         """Takes pictures into memory, newest first, as far as they fit; the others are left to their files."""
         left = self.config.max_memory_gb * 1e9
         for index, held in enumerate(self._sets):
-            stored = {view.target: view for view in read_set(folder / set_name(held.step)).views}
+            stored = _stored_views(folder, held.step)
             views: list[DrawableView] = []
             for view in held.views:
                 left -= BYTES_PER_PIXEL * int(view.camera.width) * int(view.camera.height)
-                views.append(_pinned(view.load()) if left >= 0 else stored[view.target])
-            self._sets[index] = replace(held, views=views)
+                if left < 0:
+                    views.append(stored.get(view.target, view))  # without its file it stays in memory
+                    continue
+                try:
+                    views.append(_pinned(view.load()))
+                except Difix3DError as error:
+                    self._leave_out(view, error)
+            self._sets[index] = replace(self._sets[index], views=views)
 
-    def draw(self, generator: random.Random) -> tuple[int, PseudoView]:
+    def draw(self, generator: random.Random) -> tuple[int, PseudoView] | None:
         """A view at random, and its index among `views`.
 
-        Raises:
-            Difix3DError: it waits on disk and cannot be read.
+        Views that wait on disk and cannot be read any more are told of and left out; None if no other is left.
         """
-        views, weights = zip(*self._weighted_views(), strict=True)
-        (index,) = generator.choices(range(len(views)), weights)
-        return index, views[index].load()
+        while weighted := self._weighted_views():
+            views, weights = zip(*weighted, strict=True)
+            (index,) = generator.choices(range(len(views)), weights)
+            try:
+                return index, views[index].load()
+            except Difix3DError as error:
+                self._leave_out(views[index], error)
+        return None
+
+    def _leave_out(self, lost: DrawableView, error: Difix3DError) -> None:
+        """Rejects a view that cannot be read: its pose still counts for the walk."""
+        warn(str(error), "Training goes on without this view.")
+        for index, held in enumerate(self._sets):
+            views = [view for view in held.views if view is not lost]
+            if len(views) < len(held.views):
+                rejected = [*held.rejected, RejectedView(lost.camera, lost.target, ("unreadable",))]
+                self._sets[index] = replace(held, views=views, rejected=rejected)
 
     def _weighted_views(self) -> list[tuple[DrawableView, float]]:
         """The views that teach, newest fix first, with their relative probabilities, all above 0."""
@@ -150,3 +186,11 @@ def _pinned(view: PseudoView) -> PseudoView:
     if not torch.cuda.is_available() or view.image.is_pinned():
         return view
     return replace(view, image=view.image.pin_memory(), confidence=view.confidence.pin_memory())
+
+
+def _stored_views(folder: Path, step: int) -> dict[int, DrawableView]:
+    """The views of a saved set by their targets; none if it could not be saved."""
+    try:
+        return {view.target: view for view in read_set(folder / set_name(step)).views}
+    except Difix3DError:
+        return {}

@@ -9,8 +9,9 @@ pseudo_views/rejected/step-000000400-view-0003-*.png     render and fixed view o
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 from torch import Tensor
 
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, RejectedView
 
@@ -49,13 +51,11 @@ class StoredView:
         """Reads the pictures.
 
         Raises:
-            Difix3DError: they are missing or damaged.
+            Difix3DError: one is missing, damaged, or not of the camera's size.
         """
-        try:
-            image = _read_image(self.folder / self.image_name, "RGB")
-            confidence = _read_image(self.folder / self.confidence_name, "L")[..., None]
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.folder, error) from error
+        size = int(self.camera.width), int(self.camera.height)
+        image = _read_image(self.folder / self.image_name, "RGB", size)
+        confidence = _read_image(self.folder / self.confidence_name, "L", size)[..., None]
         return PseudoView(self.camera, image, confidence, self.reference, self.target, self.reliability)
 
 
@@ -68,9 +68,17 @@ def write_set(folder: Path, views: PseudoViewSet, sets_kept: int) -> None:
         folder: the run's folder of pseudo views.
         views: the set.
         sets_kept: sets that stay, with this one.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; nothing of it is left then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rejected = [_write_rejected(folder, views.step, view) for view in views.rejected]
+    try:
+        rejected = [_write_rejected(folder, views.step, view) for view in views.rejected]
+    except OSError:
+        for picture in (folder / REJECTED_FOLDER).glob(f"{set_name(views.step)}-*.png"):
+            picture.unlink()
+        raise
 
     def write(unfinished: Path) -> None:
         entries = [_write_view(unfinished, drawable.load()) for drawable in views.views]
@@ -90,7 +98,7 @@ def read_set(folder: Path) -> PseudoViewSet:
     """Reads a set's cameras; its pictures stay on disk until they are loaded.
 
     Raises:
-        Difix3DError: the set's index is damaged.
+        Difix3DError: the set's index is missing, damaged or laid out otherwise.
     """
     try:
         index = json.loads((folder / INDEX_NAME).read_text())
@@ -112,19 +120,30 @@ def read_set(folder: Path) -> PseudoViewSet:
             for entry in index["rejected"]
         ]
         return PseudoViewSet(int(index["step"]), views, rejected)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(folder, error) from error
+    except UNEXPECTED_CONTENT as error:
+        raise Difix3DError(
+            f"the saved novel views {folder / INDEX_NAME} cannot be read ({type(error).__name__}: {error})."
+        ) from error
 
 
 def copy_sets(source: Path, folder: Path, last_step: int) -> None:
-    """Copies the sets made at `last_step` or before, so that a resumed run's folder can itself be resumed from."""
+    """Copies the sets made at `last_step` or before, so that a resumed run's folder can itself be resumed from.
+
+    Raises:
+        Difix3DError: they cannot be copied.
+    """
     if source.resolve() == folder.resolve():
         return
-    for saved in saved_sets(source, last_step):
-        _put_in_place(folder / saved.name, lambda unfinished, saved=saved: _copy_files(saved.glob("*"), unfinished))
-        pictures = list((source / REJECTED_FOLDER).glob(f"{saved.name}-*.png"))
-        if pictures:
-            _copy_files(pictures, folder / REJECTED_FOLDER)
+    try:
+        for saved in saved_sets(source, last_step):
+            _put_in_place(folder / saved.name, lambda unfinished, saved=saved: _copy_files(saved.glob("*"), unfinished))
+            pictures = list((source / REJECTED_FOLDER).glob(f"{saved.name}-*.png"))
+            if pictures:
+                _copy_files(pictures, folder / REJECTED_FOLDER)
+    except OSError as error:
+        raise Difix3DError(
+            f"the novel views of {source} cannot be copied into {folder} ({error.strerror or error}): make room."
+        ) from error
 
 
 def set_name(step: int) -> str:
@@ -143,15 +162,20 @@ def _put_in_place(final: Path, write: Callable[[Path], None]) -> None:
     unfinished = final.with_name(f".{final.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    write(unfinished)
-    shutil.rmtree(final, ignore_errors=True)
-    unfinished.rename(final)
+    try:
+        write(unfinished)
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
-def _copy_files(files, folder: Path) -> None:
+def _copy_files(files: Iterable[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        shutil.copy2(file, folder)
+        if file.is_file():
+            shutil.copy2(file, folder)
 
 
 def _write_view(folder: Path, view: PseudoView) -> dict:
@@ -190,21 +214,33 @@ def _camera_entry(camera: Cameras) -> dict:
 
 
 def _read_camera(entry: dict) -> Cameras:
-    column = {name: torch.tensor([[entry[name]]]) for name in ("fx", "fy", "cx", "cy", "width", "height")}
+    names = ("fx", "fy", "cx", "cy", "width", "height")
+    pose = torch.tensor(entry["camera_to_world"], dtype=torch.float32)
+    if pose.shape != (3, 4) or not pose.isfinite().all():
+        raise ValueError("a camera_to_world is no matrix of 3 x 4 finite numbers")
+    wrong = [
+        name for name in names if not math.isfinite(entry[name]) or (entry[name] <= 0 and name not in ("cx", "cy"))
+    ]
+    if wrong:
+        raise ValueError(f"the {wrong[0]} of a camera is {entry[wrong[0]]}")
     return Cameras(
-        camera_to_worlds=torch.tensor([entry["camera_to_world"]]),
+        camera_to_worlds=pose[None],
         camera_type=CameraType[entry["camera_type"]],
         metadata={},
-        **column,
+        **{name: torch.tensor([[entry[name]]]) for name in names},
     )
 
 
-def _read_image(path: Path, mode: str) -> UInt8[Tensor, "height width *channels"]:
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert(mode)))
+def _read_image(path: Path, mode: str, size: tuple[int, int]) -> UInt8[Tensor, "height width *channels"]:
+    """A picture of `size`, width and height.
 
-
-def _unreadable(folder: Path, error: Exception) -> Difix3DError:
-    return Difix3DError(
-        f"the saved novel views in {folder} cannot be read ({error}): delete this folder to make them anew."
-    )
+    Raises:
+        Difix3DError: it is missing, damaged or of another size.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.size != size:
+                raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels, its camera {size[0]} x {size[1]}")
+            return torch.from_numpy(np.array(image.convert(mode)))
+    except (*UNEXPECTED_CONTENT, SyntaxError, Image.DecompressionBombError) as error:
+        raise Difix3DError(f"the saved novel view {path} cannot be read ({error}).") from error

@@ -15,10 +15,9 @@ from filelock import FileLock, Timeout
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.checkpoints import newest_readable_step, require_readable
-from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 
 LOCK_NAME = ".lock"
 UNFINISHED_NAME = ".unfinished_checkpoint"
@@ -89,7 +88,7 @@ class Difix3DTrainer(Trainer):
             told = f"the checkpoint of step {step} cannot be written into {final} ({_first_line(error)})"
             if self.training_state == "completed":
                 raise Difix3DError(f"{told}: make room and go on from the one before by --load-dir.") from error
-            CONSOLE.print(f"[bold yellow]{told[0].upper()}{told[1:]}: training goes on, older checkpoints stay.")
+            warn(f"{told}.", "Training goes on, and older checkpoints stay.")
             return
         finally:
             self.checkpoint_dir = final
@@ -139,7 +138,7 @@ def _lock_folder(folder: Path) -> FileLock | None:
         ) from error
     except (OSError, NotImplementedError) as error:
         # Some network file systems know no locks; they are no reason not to train.
-        CONSOLE.print(f"{folder} cannot be locked ({error}): let no other training write into it.")
+        warn(f"{folder} cannot be locked ({_first_line(error)}).", "Let no other training write into it.")
         return None
     return lock
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -11,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damaged_json import damaged_json
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_view_bank import PseudoViewBank, PseudoViewBankConfig
-from difix3d_ns.pseudo_view_files import INDEX_NAME, StoredView, saved_sets
+from difix3d_ns.pseudo_view_files import INDEX_NAME, StoredView, read_set, saved_sets
 from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, RejectedView, camera_with_pose, to_bytes
 
 
@@ -56,6 +60,10 @@ def restored_bank(folder: Path, last_step: int, run_folder: Path | None = None, 
     bank = PseudoViewBank(PseudoViewBankConfig(**settings))
     assert bank.restore(folder, last_step, run_folder) == (len(bank.camera_to_worlds()) > 0)
     return bank
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
 
 
 def assert_same_views(bank: PseudoViewBank, other: PseudoViewBank) -> None:
@@ -141,13 +149,36 @@ def _exit_after(files_written: int) -> None:
     Path.rename = counted(Path.rename)
 
 
-@pytest.mark.parametrize("damaged", [INDEX_NAME, "view-0001.png", "view-0000-confidence.png"])
-def test_a_damaged_set_is_named(tmp_path: Path, damaged: str) -> None:
-    saved_bank(tmp_path, 400)
+@pytest.mark.parametrize("damaged", ["view-0001.png", "view-0000-confidence.png"])
+def test_a_damaged_picture_is_named_and_the_other_views_teach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: str
+) -> None:
+    whole = saved_bank(tmp_path, 400)
     file = saved_sets(tmp_path)[0] / damaged
-    file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(Difix3DError, match="step-000000400"):
-        restored_bank(tmp_path, last_step=400)
+    file.write_bytes(file.read_bytes()[:40])
+    restored = restored_bank(tmp_path, last_step=400)
+    assert [view.target for view in restored.views] == [1 - int(damaged[8])]
+    assert torch.equal(restored.camera_to_worlds(), whole.camera_to_worlds())
+    told = said(capsys)
+    assert damaged in told and "Training goes on without this view" in told
+
+
+def test_a_picture_of_another_size_does_not_teach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_bank(tmp_path, 400)
+    Image.new("RGB", (3, 3)).save(saved_sets(tmp_path)[0] / "view-0001.png")
+    assert [view.target for view in restored_bank(tmp_path, last_step=400).views] == [0]
+    assert "it has 3 x 3 pixels, its camera 4 x 6" in said(capsys)
+
+
+def test_a_damaged_index_is_named_and_the_fix_before_teaches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_bank(tmp_path, 300, 400)
+    file = saved_sets(tmp_path)[1] / INDEX_NAME
+    file.write_bytes(file.read_bytes()[:40])
+    restored = restored_bank(tmp_path, last_step=400)
+    assert restored.step == 300 and len(restored) == 2
+    assert "step-000000400/pseudo_views.json cannot be read" in said(capsys).replace("- ", "-").replace("/ ", "/")
 
 
 def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
@@ -157,8 +188,62 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     index = json.loads((saved / INDEX_NAME).read_text())
     index["views"][0]["image"] = "../../outside.png"
     (saved / INDEX_NAME).write_text(json.dumps(index))
-    with pytest.raises(Difix3DError):
-        restored_bank(tmp_path / "bank", last_step=1)
+    assert [view.target for view in restored_bank(tmp_path / "bank", last_step=1).views] == [1]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_an_index_of_any_content_gives_sound_cameras_or_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
+    saved_bank(tmp_path, 1, rejected=(0,))
+    (saved,) = saved_sets(tmp_path)
+    index = json.loads((saved / INDEX_NAME).read_text())
+    (saved / INDEX_NAME).write_text(json.dumps(data.draw(damaged_json(index))))
+    try:
+        views = read_set(saved)
+    except Difix3DError as error:
+        assert "\n" not in str(error) and INDEX_NAME in str(error)
+    else:
+        assert views.camera_to_worlds().isfinite().all()
+        for view in views.views:
+            assert view.folder == saved and "/" not in view.image_name + view.confidence_name
+
+
+def full_disk(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_memory_gb": 0.0}], ids=str)
+@pytest.mark.parametrize("rejected", [(), (0,)])
+def test_on_a_full_disk_the_views_teach_all_the_same_and_nothing_half_is_left(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict,
+    rejected: tuple[int, ...],
+) -> None:
+    bank = saved_bank(tmp_path, 100, **settings)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    bank.add(pseudo_view_set(200, rejected))
+    bank.save(tmp_path)
+    (told,) = [said(capsys)]
+    assert "novel views of step 200 cannot be written" in told and "No space left on device" in told
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "rejected"] == before
+    assert bank.step == 200 and len(bank) == 2 - len(rejected)
+    assert bank.draw(random.Random(0)) is not None
+    monkeypatch.undo()
+    bank.add(pseudo_view_set(300))
+    bank.save(tmp_path)
+    assert [path.name[-3:] for path in saved_sets(tmp_path)] == ["100", "300"]
+
+
+def test_sets_that_cannot_be_copied_into_a_resumed_run_end_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved_bank(tmp_path / "first", 100)
+    monkeypatch.setattr("shutil.copy2", full_disk)
+    with pytest.raises(Difix3DError, match=r"cannot be copied into .*second.*No space left"):
+        restored_bank(tmp_path / "first", last_step=100, run_folder=tmp_path / "second")
 
 
 def test_a_rejected_view_does_not_teach_but_its_walk_goes_on(tmp_path: Path) -> None:
@@ -185,7 +270,7 @@ def test_a_rejected_view_is_kept_for_inspection_with_its_reason(tmp_path: Path) 
 def test_only_the_newest_views_are_drawn_as_published(tmp_path: Path) -> None:
     bank = saved_bank(tmp_path, 100, 200)
     generator = random.Random(0)
-    drawn = [bank.draw(generator)[1] for _ in range(50)]
+    drawn = [view for _, view in filter(None, (bank.draw(generator) for _ in range(50)))]
     newest = [view.image for view in pseudo_view_set(200).views]
     assert all(torch.equal(view.image, newest[view.target]) for view in drawn)
     assert {view.target for view in drawn} == {0, 1}
@@ -195,7 +280,7 @@ def test_views_of_older_fixes_are_drawn_more_seldom(tmp_path: Path) -> None:
     bank = saved_bank(tmp_path, 1, 2, 3, 4, draw_from="kept", older_set_probability=0.5, sets_kept=3)
     assert len(bank) == 6
     generator = random.Random(0)
-    counts = Counter(bank.draw(generator)[0] for _ in range(7000))
+    counts = Counter(index for index, _ in filter(None, (bank.draw(generator) for _ in range(7000))))
     for index, expected in enumerate([2000, 2000, 1000, 1000, 500, 500]):
         assert 0.85 * expected < counts[index] < 1.15 * expected
 
@@ -213,9 +298,19 @@ def test_memory_is_bounded_and_the_rest_is_read_when_drawn(tmp_path: Path) -> No
     bank = saved_bank(tmp_path, 100, 200, draw_from="kept", max_memory_gb=first_view_only)
     assert [isinstance(view, StoredView) for view in bank.views] == [False, True, True, True]
     assert_same_views(bank, saved_bank(tmp_path / "unbounded", 100, 200, draw_from="kept"))
+
+
+def test_a_view_that_vanished_from_the_disk_is_told_of_and_others_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = saved_bank(tmp_path, 200, max_memory_gb=0.0)
     (saved_sets(tmp_path)[-1] / "view-0001.png").unlink()
-    with pytest.raises(Difix3DError, match="step-000000200"):
-        bank.views[1].load()
+    generator = random.Random(0)
+    drawn = [bank.draw(generator) for _ in range(20)]
+    assert {view.target for _, view in filter(None, drawn)} == {0} and None not in drawn
+    assert said(capsys).count("Training goes on without this view") == 1
+    (saved_sets(tmp_path)[-1] / "view-0000.png").unlink()
+    assert bank.draw(generator) is None and len(bank) == 0
 
 
 @pytest.mark.parametrize("settings", [{"sets_kept": 0}, {"older_set_probability": 1.5}])

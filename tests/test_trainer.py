@@ -107,7 +107,7 @@ def test_on_a_full_disk_training_goes_on_and_the_checkpoint_before_stays(
     trainer.save_checkpoint(6)
     assert checkpoints(trainer) == ["step-000000003.ckpt"]
     assert "The checkpoint of step 6 cannot be written" in (told := said(capsys))
-    assert "training goes on, older checkpoints stay" in told
+    assert "Training goes on, and older checkpoints stay." in told
     trainer.training_state = "completed"
     with pytest.raises(ValueError, match="make room and go on from the one before by --load-dir"):
         trainer.save_checkpoint(7)

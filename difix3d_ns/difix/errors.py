@@ -9,3 +9,16 @@ class DifixError(ValueError):
 
 class DifixResultError(DifixError):
     """The network returned what is no picture: NaN, or black where there was something."""
+
+
+UNEXPECTED_CONTENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What reading a file raises that is missing, damaged, or laid out otherwise than expected, such as foreign JSON."""
