@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,8 +15,9 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixResultError
-from difix3d_ns.difix.resolve import ResolvedDifix, resolve_difix
+from difix3d_ns.difix.errors import DifixError, DifixResultError
+from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
+from difix3d_ns.errors import warn
 from difix3d_ns.stopping import FixStopped, stoppable
 
 if TYPE_CHECKING:
@@ -80,6 +81,29 @@ class DifixFixer:
         """Which network `config.model` stands for; loads nothing."""
         return resolve_difix(self.config.model, self.device, revision=self.config.revision)
 
+    def fetch(self) -> ResolvedDifix:
+        """As `resolve`, and downloads the network's files where they are not here, so that no training goes in vain.
+
+        The revision of a hub id is then a commit. Where `auto` cannot have the files of the published network, it is
+        the embedded one.
+
+        Raises:
+            DifixError: the configured network is not there, cannot be had, or is incomplete.
+        """
+        choice = self.resolve()
+        if choice.name == EMBEDDED_NAME:
+            return choice
+        from difix3d_ns.difix.checkpoints import require_files
+
+        try:
+            folder = require_files(choice.source, choice.revision)
+        except DifixError as error:
+            if self.config.model != "auto":
+                raise
+            return embedded_difix(f"as the published one cannot be had now: {str(error).rstrip('.')}")
+        # The hub's cache names its folders by commits.
+        return replace(choice, revision=folder.name) if folder.parent.name == "snapshots" else choice
+
     @property
     def network(self) -> DifixPipeline:
         """The network, loaded at the first use.
@@ -95,7 +119,13 @@ class DifixFixer:
                 choice = self.resolve()
                 dtype = self.config.torch_dtype(self.device)
                 network = DifixPipeline.from_pretrained(choice.source, revision=choice.revision, torch_dtype=dtype)
-                self._network = network.to(self.device)
+                try:
+                    self._network = network.to(self.device)
+                except torch.OutOfMemoryError as error:
+                    raise DifixResultError(
+                        f"the memory of {self.device} is too full for the network {choice.name}: choose a smaller one "
+                        "by --pipeline.difix.model embedded, or bound the Gaussians by --pipeline.model.max-gaussians."
+                    ) from error
                 if self.config.compile:
                     network.compile()
                 seconds = time.perf_counter() - started
@@ -118,7 +148,8 @@ class DifixFixer:
             renders: images in [0, 1].
             references: a photo in [0, 1] for each render, or None for renders without one.
             on_progress: called with the number of images of every finished batch.
-            keep_broken: whether NaN takes the place of an image of which the network makes NaN or black.
+            keep_broken: whether NaN takes the place of an image of which the network makes NaN, black, or nothing as
+                the memory is full.
             stop: asked again and again, from before the first layer on, whether the result is no longer wanted; a
                 compiled network is only asked before.
             how: settings in place of the fixer's own; the network stays the fixer's.
@@ -136,16 +167,21 @@ class DifixFixer:
         for index, (render, photo) in enumerate(zip(renders, photos, strict=True)):
             by_size[(render.shape, None if photo is None else photo.shape)].append(index)
         fixed: dict[int, Tensor] = {}
-        with self._in_turn(stop), self._network_on_device() as network, self._stoppable(network, stop):
-            for (shape, _), indices in by_size.items():
-                batch_size = max(1, how.max_pixels_per_batch // (shape[0] * shape[1]))
-                for start in range(0, len(indices), batch_size):
-                    batch = indices[start : start + batch_size]
-                    given = [renders[index] for index in batch], [photos[index] for index in batch]
-                    fixed.update(zip(batch, self._clean(network, *given, keep_broken, how), strict=True))
-                    if on_progress is not None:
-                        on_progress(len(batch))
-        return [fixed[index] for index in range(len(renders))]
+        try:
+            with self._in_turn(stop), self._network_on_device() as network, self._stoppable(network, stop):
+                for (shape, _), indices in by_size.items():
+                    batch_size = max(1, how.max_pixels_per_batch // (shape[0] * shape[1]))
+                    for start in range(0, len(indices), batch_size):
+                        batch = indices[start : start + batch_size]
+                        given = [renders[index] for index in batch], [photos[index] for index in batch]
+                        fixed.update(zip(batch, self._clean(network, *given, keep_broken, how), strict=True))
+                        if on_progress is not None:
+                            on_progress(len(batch))
+        except DifixResultError as error:  # here that the network finds no room
+            if not keep_broken:
+                raise
+            warn(str(error), "Nothing is fixed this time.")
+        return [fixed[index] if index in fixed else _broken(render) for index, render in enumerate(renders)]
 
     def _clean(
         self,
@@ -155,24 +191,61 @@ class DifixFixer:
         keep_broken: bool,
         how: DifixConfig,
     ) -> list[Tensor]:
-        """One batch: images of one size, and photos of one size or none."""
-        references = [photo for photo in photos if photo is not None]
+        """One batch: images of one size, and photos of one size or none.
+
+        A batch that does not fit into the memory, or of which an image gets broken, is halved; an image that does not
+        fit alone goes tile by tile.
+        """
+        max_pixels = how.max_pixels_per_batch
+        height, width = renders[0].shape[:2]
         try:
-            result = network(
-                self._batch(renders),
-                self._batch(references) if references else None,
-                output_type="pt",
-                strength=how.strength,
-                max_pixels_per_batch=how.max_pixels_per_batch,
-            ).images
+            return self._run(network, renders, photos, how.strength, max_pixels)
         except DifixResultError as error:
-            if not keep_broken:
-                raise
-            if len(renders) > 1:  # one broken image spoils no other
-                alone = zip(renders, photos, strict=True)
-                return [self._clean(network, [render], [photo], keep_broken, how)[0] for render, photo in alone]
-            CONSOLE.print(f"Difix: {error}")
-            return [torch.full_like(renders[0], float("nan"), device="cpu")]
+            fault = error
+        except torch.OutOfMemoryError:
+            fault = None
+        # From here on the failed batch is out of memory, as no exception holds it any more.
+        torch.cuda.empty_cache()
+        if len(renders) > 1:
+            half = len(renders) // 2
+            parts = (slice(None, half), slice(half, None))
+            return [
+                image for part in parts for image in self._clean(network, renders[part], photos[part], keep_broken, how)
+            ]
+        if fault is None and height * width <= max_pixels:
+            try:
+                return self._run(network, renders, photos, how.strength, height * width - 1)
+            except DifixResultError as error:
+                fault = error
+            except torch.OutOfMemoryError:
+                pass
+            torch.cuda.empty_cache()
+        fault = fault or DifixResultError(
+            f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile: "
+            "bound the Gaussians by --pipeline.model.max-gaussians, or the images' size by "
+            "--pipeline.datamanager.camera-res-scale-factor."
+        )
+        if not keep_broken:
+            raise fault
+        warn(str(fault), "This view is left out.")
+        return [_broken(renders[0])]
+
+    def _run(
+        self,
+        network: DifixPipeline,
+        renders: list[Tensor],
+        photos: list[Tensor | None],
+        strength: float,
+        max_pixels: int,
+    ) -> list[Tensor]:
+        references = [photo for photo in photos if photo is not None]
+        result = network(
+            self._batch(renders),
+            self._batch(references) if references else None,
+            output_type="pt",
+            strength=strength,
+            max_pixels_per_batch=max_pixels,
+        ).images
         return [image.permute(1, 2, 0) for image in result.float().cpu()]
 
     @contextmanager
@@ -198,9 +271,12 @@ class DifixFixer:
             yield network
             return
         parts: list[nn.Module] = [network.vae, network.unet]
-        for part in parts:
-            part.to(self.device)
         try:
+            try:
+                for part in parts:
+                    part.to(self.device)
+            except torch.OutOfMemoryError as error:
+                raise DifixResultError(f"the memory of {self.device} is too full for the network.") from error
             yield network
         finally:
             for part in parts:
@@ -209,3 +285,8 @@ class DifixFixer:
 
     def _batch(self, images: Sequence[Float[Tensor, "height width 3"]]) -> Float[Tensor, "batch 3 height width"]:
         return torch.stack([image.permute(2, 0, 1) for image in images]).to(self.device)
+
+
+def _broken(render: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
+    """What stands for an image that could not be cleaned."""
+    return torch.full_like(render, float("nan"), device="cpu")

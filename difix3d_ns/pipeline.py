@@ -215,10 +215,10 @@ class Difix3DPipeline(VanillaPipeline):
         return tuple(step for step in steps if step >= start.step)
 
     def _settle_on_network(self, trainer: Any) -> None:
-        """Writes the network that `auto` stands for into the run's config, so that later tools use the same."""
-        choice = self.fixer.resolve()
+        """Writes the network that `auto` stands for, and its commit, into the run's config, for later tools."""
+        choice = self.fixer.fetch()
         CONSOLE.print(f"Difix: {choice.reason}")
-        if self.config.difix.model == "auto":
+        if (choice.name, choice.revision) != (self.config.difix.model, self.config.difix.revision):
             self.config.difix = replace(self.config.difix, model=choice.name, revision=choice.revision)
             self.fixer.config = self.config.difix
             trainer.config.save_config()

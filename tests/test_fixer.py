@@ -125,3 +125,77 @@ def test_a_broken_result_stands_as_nan_on_request_and_spoils_no_other(
     for index in (0, 2):
         assert (kept[index] - expected[index]).abs().max() < 1e-5
     assert "returned NaN in torch.float32: use bfloat16 or float32" in " ".join(capsys.readouterr().out.split())
+
+
+class Memory:
+    """A memory that holds so many pixels: the network runs out of it where more come together, or come untiled."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pixels: int, tiled_pixels: int | None = None) -> None:
+        self.batches: list[tuple[int, bool]] = []
+        denoise = DifixPipeline.denoise
+
+        def denoise_if_it_fits(network: DifixPipeline, images: torch.Tensor, **options) -> torch.Tensor:
+            num_images, _, _, height, width = images.shape
+            tiled = options["tiled"]
+            self.batches.append((num_images, tiled))
+            room = tiled_pixels if tiled and tiled_pixels is not None else pixels
+            if num_images * height * width > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return denoise(network, images, **options)
+
+        monkeypatch.setattr(DifixPipeline, "denoise", denoise_if_it_fits)
+
+
+def test_a_batch_that_does_not_fit_into_the_memory_is_halved(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, photos = renders(*[(16, 24)] * 5), renders(*[(16, 24)] * 5)[::-1]
+    expected = make_fixer().fix(images, photos)
+    memory = Memory(monkeypatch, pixels=2 * 16 * 24)
+    fixed = make_fixer().fix(images, photos)
+    assert [size for size, _ in memory.batches] == [5, 2, 3, 1, 2]
+    for image, wanted in zip(fixed, expected, strict=True):
+        assert (image - wanted).abs().max() < 1e-5
+
+
+def test_an_image_that_does_not_fit_alone_goes_tile_by_tile(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = renders((16, 24))
+    (expected,) = make_fixer().fix(images)
+    memory = Memory(monkeypatch, pixels=100, tiled_pixels=1000)
+    (fixed,) = make_fixer().fix(images)
+    assert memory.batches == [(1, False), (1, True)]
+    assert (fixed - expected).abs().max() < 1e-5
+
+
+def test_a_view_without_room_is_left_out_and_the_others_are_fixed(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = renders((16, 24), (40, 48), (16, 24))
+    expected = make_fixer().fix(images)
+    Memory(monkeypatch, pixels=2 * 16 * 24)
+    finished: list[int] = []
+    kept = make_fixer().fix(images, on_progress=finished.append, keep_broken=True)
+    assert kept[1].isnan().all() and kept[1].shape == images[1].shape
+    assert all((kept[index] - expected[index]).abs().max() < 1e-5 for index in (0, 2))
+    assert sum(finished) == 3
+    assert "too full to clean an image of 48 x 40, even tile by tile" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(DifixError, match="memory of cpu is too full to clean an image of 48 x 40"):
+        make_fixer().fix(images)
+
+
+def test_without_room_for_the_network_nothing_is_fixed_and_training_goes_on(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    fixer = make_fixer()
+    with monkeypatch.context() as full:
+        full.setattr(DifixPipeline, "to", no_room)
+        assert fixer.fix(renders((16, 24)), keep_broken=True)[0].isnan().all()
+        assert "too full for the network" in " ".join(capsys.readouterr().out.split())
+        with pytest.raises(DifixError, match="too full for the network"):
+            fixer.fix(renders((16, 24)))
+    assert fixer.fix(renders((16, 24)), keep_broken=True)[0].isfinite().all()

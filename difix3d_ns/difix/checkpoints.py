@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from difix3d_ns.difix import resolve
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.vae import SkipAutoencoderKL
@@ -62,17 +63,8 @@ def load_components(
     Raises:
         DifixError: nothing there, incomplete, or not a Difix network.
     """
-    if str(source).endswith(".pkl"):
-        if base is None:
-            raise DifixError(f"{source} is a training checkpoint: give the SD-Turbo folder or hub id below it as base.")
-        folder, checkpoint = _local_folder(base, revision), _read_training_checkpoint(Path(source))
-    else:
-        folder, checkpoint = _local_folder(source, revision), None
-    if missing := [part for part in ("vae", "unet", "scheduler") if not (folder / part).is_dir()]:
-        raise DifixError(f"{source} is no Difix network: {folder} has no folder {', '.join(missing)}.")
-    if missing := _missing_files(folder):
-        raise DifixError(f"{source} is incomplete: {folder} lacks {_abbreviated(missing)}; download it again.")
-
+    folder = require_files(source, revision, base)
+    checkpoint = _read_training_checkpoint(Path(source)) if _is_training_checkpoint(source) else None
     vae_state = _read_weights(folder / "vae")
     unet_state = _read_weights(folder / "unet")
     if checkpoint is not None:
@@ -101,6 +93,39 @@ def load_components(
         "prompt_embedding": embedding,
         "trained_with_reference": None if checkpoint is not None else _trained_with_reference(folder),
     }
+
+
+def require_files(
+    source: str | os.PathLike, revision: str | None = None, base: str | os.PathLike | None = None
+) -> Path:
+    """Sees to it that a network's files are here, and downloads those of a hub id; reads none of them.
+
+    Args:
+        source: as for `load_components`.
+        revision: revision of a hub id.
+        base: for a `.pkl`, the SD-Turbo folder or hub id below it.
+
+    Returns:
+        The folder of the network, for a `.pkl` that of its base.
+
+    Raises:
+        DifixError: files are missing and cannot be had.
+    """
+    if _is_training_checkpoint(source):
+        if base is None:
+            raise DifixError(f"{source} is a training checkpoint: give the SD-Turbo folder or hub id below it as base.")
+        folder = _local_folder(base, revision)
+    else:
+        folder = _local_folder(source, revision)
+    if missing := [part for part in ("vae", "unet", "scheduler") if not (folder / part).is_dir()]:
+        raise DifixError(f"{source} is no Difix network: {folder} has no folder {', '.join(missing)}.")
+    if missing := _missing_files(folder):
+        raise DifixError(f"{source} is incomplete: {folder} lacks {_abbreviated(missing)}; download it again.")
+    return folder
+
+
+def _is_training_checkpoint(source: str | os.PathLike) -> bool:
+    return str(source).endswith(".pkl")
 
 
 def _trained_with_reference(folder: Path) -> bool | None:
@@ -184,16 +209,23 @@ def _local_folder(source: str | os.PathLike, revision: str | None) -> Path:
     name = str(source)
     if folder.is_absolute() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DifixError(f"{name} is neither a folder with a Difix network nor a hub id such as nvidia/difix_ref.")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
+    out_of_reach: Exception | None = None
+    try:
+        # Asked first, as snapshot_download asks the same and waits for the answer without an end.
+        HfApi().model_info(name, revision=revision, timeout=resolve.CONNECT_TIMEOUT_SECONDS)
+    except Exception as error:  # the hub's client raises many unrelated types
+        out_of_reach = error
     try:
         # No code, and of SD-Turbo's repository not the weights in other formats that lie beside those read here.
         patterns = ["*.json", "*/merges.txt", f"*/{_WEIGHTS}.safetensors", "*/model.safetensors", _EMBEDDING_FILE]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises many unrelated types
+        cached_only = out_of_reach is not None
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=cached_only))
+    except Exception as error:
         raise DifixError(
-            f"{name} is no folder here and cannot be had from the hub ({_first_line(error)}): check the name and the "
-            "network, or use the embedded network."
+            f"{name} is no folder here and cannot be had from the hub ({_first_line(out_of_reach or error)}): check "
+            "the name and the network, or use the embedded network."
         ) from error
 
 

@@ -8,7 +8,7 @@ class DifixError(ValueError):
 
 
 class DifixResultError(DifixError):
-    """The network returned what is no picture: NaN, or black where there was something."""
+    """The network gave no picture: NaN, black where there was something, or nothing as it ran out of memory."""
 
 
 UNEXPECTED_CONTENT = (

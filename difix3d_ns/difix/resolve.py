@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
 
 EMBEDDED_MODEL = Path(__file__).parent / "weights" / "difix-mini"
 """The small network that comes with the package."""
+EMBEDDED_NAME = "embedded"
+"""What it is called in a config."""
 PUBLISHED_MODEL = "nvidia/difix_ref"
-"""The published network, which takes a reference view."""
+"""The published network, which takes a reference view. No commit is pinned: what guards is that of any revision only
+weights and settings are downloaded, read as plain numbers, and must have exactly this network's keys and shapes."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -40,19 +44,20 @@ def resolve_difix(model: str, device: torch.device | str, revision: str | None =
     """
     if model == "auto":
         if torch.device(device).type != "cuda":
-            return _embedded(f"there is no GPU for {PUBLISHED_MODEL}")
+            return embedded_difix(f"there is no GPU for {PUBLISHED_MODEL}")
         if _cached(PUBLISHED_MODEL, revision):
             return ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, revision, f"{PUBLISHED_MODEL} from the local cache.")
         if _hub_reachable():
             return ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, revision, f"{PUBLISHED_MODEL}, to be downloaded.")
-        return _embedded(f"{PUBLISHED_MODEL} is neither cached nor can it be downloaded now")
-    if model == "embedded":
-        return _embedded("as configured")
+        return embedded_difix(f"{PUBLISHED_MODEL} is neither cached nor can it be downloaded now")
+    if model == EMBEDDED_NAME:
+        return embedded_difix("as configured")
     return ResolvedDifix(model, model, revision, f"{model}, as configured.")
 
 
-def _embedded(reason: str) -> ResolvedDifix:
-    return ResolvedDifix("embedded", str(EMBEDDED_MODEL), None, f"the embedded small network, {reason}.")
+def embedded_difix(reason: str) -> ResolvedDifix:
+    """The embedded network, and half a sentence on why it was chosen."""
+    return ResolvedDifix(EMBEDDED_NAME, str(EMBEDDED_MODEL), None, f"the embedded small network, {reason}.")
 
 
 def _cached(model: str, revision: str | None) -> bool:
@@ -72,5 +77,5 @@ def _hub_reachable() -> bool:
         request = urllib.request.Request(f"{ENDPOINT}/{PUBLISHED_MODEL}/resolve/main/model_index.json", method="HEAD")
         with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
             return True
-    except OSError:
+    except (OSError, HTTPException, ValueError):  # no answer, no HTTP, no URL
         return False

@@ -91,7 +91,7 @@ def test_a_hub_id_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     def unreachable(*args: object, **kwargs: object) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
     with pytest.raises(DifixError, match=r"some/model .*no network"):
         DifixPipeline.from_pretrained("some/model")
 
