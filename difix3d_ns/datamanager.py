@@ -10,13 +10,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.photos import READING_ERRORS, over_black, read_photo
+from difix3d_ns.photos import READING_ERRORS, PhotoDataset, over_black, read_photo
 from difix3d_ns.pseudo_view_bank import PseudoViewBank, PseudoViewBankConfig
 from difix3d_ns.pseudo_views import PseudoView
 from difix3d_ns.trajectories import scene_radius
@@ -33,7 +33,7 @@ class Difix3DDataManagerConfig(FullImageDatamanagerConfig):
     """Which fixed novel views are drawn, and where they wait."""
 
 
-class Difix3DDataManager(FullImageDatamanager[InputDataset]):
+class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
     """Full-image datamanager that mixes pseudo views into training.
 
     Attributes:
@@ -61,6 +61,7 @@ class Difix3DDataManager(FullImageDatamanager[InputDataset]):
         except READING_ERRORS as error:
             raise Difix3DError(_unreadable(config.data or config.dataparser.data, error)) from error
         _require_photos(self.train_dataset, config.data, in_place=test_mode != "inference")
+        _require_flat_photos(self.train_dataset.cameras, config.data)
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
@@ -167,4 +168,19 @@ def _require_photos(dataset: InputDataset, scene: Path | None, in_place: bool) -
         raise Difix3DError(
             f"the scene {scene} has {len(dataset)} training photo: a reconstruction needs at least 2; check its "
             "train_filenames or the dataparser's --eval-mode."
+        )
+
+
+def _require_flat_photos(cameras: Cameras, scene: Path | None) -> None:
+    """Gaussians are rendered by pinhole cameras, and nerfstudio undistorts photos to these only by their parameters."""
+    kinds = cameras.camera_type.flatten()
+    fisheye = (kinds == CameraType.FISHEYE.value) | (kinds == CameraType.FISHEYE624.value)
+    if cameras.distortion_params is not None:
+        fisheye &= (cameras.distortion_params != 0).any(dim=-1).flatten()
+    else:
+        fisheye &= False
+    if other := kinds[~(fisheye | (kinds == CameraType.PERSPECTIVE.value))].tolist():
+        raise Difix3DError(
+            f"{len(other)} photos of {scene} are of {CameraType(other[0]).name} cameras, without parameters to "
+            "undistort them by: Gaussians need perspective photos, as ns-process-data makes of panoramas."
         )

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from difix3d_ns.curation.naming import distinct_names, photo_names
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.paths import without_parent_steps
 
 PATHS_IN_FRAME = ("file_path", "mask_path", "depth_file_path")
 SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")
@@ -61,11 +63,11 @@ def read_scene(path: Path) -> Scene:
         transforms = json.loads(file.read_text())
         frames = [_with_absolute_paths(frame, file.parent) for frame in transforms["frames"]]
         if "ply_file_path" in transforms:
-            transforms["ply_file_path"] = str(file.parent / transforms["ply_file_path"])
-        listed = {str(file.parent / name) for name in transforms.get("train_filenames") or ()}
+            transforms["ply_file_path"] = _absolute(transforms["ply_file_path"], file.parent)
+        listed = {_absolute(name, file.parent) for name in transforms.get("train_filenames") or ()}
     except KeyError as error:
         raise Difix3DError(f"the scene {path} cannot be read: it has no {error}.") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except UNEXPECTED_CONTENT as error:
         raise Difix3DError(f"the scene {path} cannot be read: {error}.") from error
     photos = tuple(sorted(frame["file_path"] for frame in frames))
     if not photos:
@@ -83,7 +85,12 @@ def with_distinct_names(scenes: Sequence[Scene]) -> list[Scene]:
 
 
 def _with_absolute_paths(frame: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {**frame, **{key: str(folder / frame[key]) for key in PATHS_IN_FRAME if key in frame or key == "file_path"}}
+    given = [key for key in PATHS_IN_FRAME if key in frame or key == "file_path"]
+    return {**frame, **{key: _absolute(frame[key], folder) for key in given}}
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str(without_parent_steps(folder / path))
 
 
 def _name(file: Path) -> str:
