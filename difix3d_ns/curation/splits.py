@@ -8,6 +8,7 @@ from pathlib import Path
 from difix3d_ns.curation.config import StrategyName
 from difix3d_ns.curation.rigs import photos_by_camera
 from difix3d_ns.curation.scenes import Scene
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
 
 MIN_TRAINING_PHOTOS = 2
@@ -84,7 +85,10 @@ def cross_reference_split(scene: Scene) -> Split:
         NotApplicableError: one camera took all photos.
         Difix3DError: no camera took enough photos to train on.
     """
-    cameras = photos_by_camera(scene.transforms)
+    try:
+        cameras = photos_by_camera(scene.transforms)
+    except UNEXPECTED_CONTENT as error:
+        raise Difix3DError(f"the cameras of the scene {scene.path} cannot be told apart: {error}.") from error
     if len(cameras) == 1:
         raise NotApplicableError(f"the scene {scene.path} was taken by one camera, so cross-reference is left out.")
     trained = tuple(next(iter(cameras.values())))
