@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difix3d_ns.difix import resolve
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError
 from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.vae import SkipAutoencoderKL
 
@@ -80,7 +80,7 @@ def load_components(
             vae = _from_config(SkipAutoencoderKL, vae_config)
             unet = _from_config(UNet2DConditionModel, unet_config)
         scheduler = _from_config(DDPMScheduler, scheduler_config)
-    except (TypeError, ValueError, KeyError) as error:
+    except UNEXPECTED_CONTENT as error:
         raise DifixError(f"{source} is no Difix network: its configuration does not fit ({error}).") from error
     _load_strictly(vae, merge_lora(_with_current_names(_without_prefix(vae_state))), f"{source}, vae", dtype)
     _load_strictly(unet, _without_prefix(unet_state), f"{source}, unet", dtype)
@@ -132,11 +132,12 @@ def _trained_with_reference(folder: Path) -> bool | None:
     """Whether the network expects a reference; None where the folder does not tell."""
     file = folder / "model_index.json"
     index = _read_json(file) if file.is_file() else {}
-    if "trained_with_reference" in index:
-        return index["trained_with_reference"]
+    if isinstance(told := index.get("trained_with_reference"), bool):
+        return told
+    if "trained_with_reference" in index or index.get("_class_name") != "DifixPipeline":
+        return None
     # In the published folders only a network with reference mixing names code of its own for the UNet.
-    module = index.get("unet", [None])[0]
-    return module == "unet_2d_condition" if index.get("_class_name") == "DifixPipeline" else None
+    return index.get("unet") == ["unet_2d_condition", "UNet2DConditionModel"]
 
 
 def _from_config(kind: type[T], config: dict[str, Any]) -> T:
@@ -193,6 +194,8 @@ def merge_lora(state: StateDict) -> StateDict:
         weight = merged.get(f"{module}.weight")
         if set(half) != {"A", "B"} or weight is None:
             raise DifixError(f"the LoRA of {module} is incomplete: lora_A, lora_B and a base weight are needed.")
+        if any(tensor.dim() < 2 or tensor.numel() == 0 for tensor in (half["A"], half["B"], weight)):
+            raise DifixError(f"the LoRA of {module} does not fit its weight of shape {tuple(weight.shape)}.")
         down, up = half["A"].float().flatten(1), half["B"].float().flatten(1)
         rank = len(down)
         if up.shape != (len(weight), rank) or down[0].numel() != weight[0].numel():
@@ -235,9 +238,12 @@ def _first_line(error: Exception) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):  # diffusers takes a string for a hub id, and asks for it there
+            raise ValueError("it holds no settings")
+    except UNEXPECTED_CONTENT as error:
         raise DifixError(f"{path} cannot be read ({error}): the network's folder is incomplete or damaged.") from error
+    return content
 
 
 def _read_weights(folder: Path) -> StateDict:
@@ -245,10 +251,18 @@ def _read_weights(folder: Path) -> StateDict:
     safe, pickled = folder / f"{_WEIGHTS}.safetensors", folder / f"{_WEIGHTS}.bin"
     file = safe if safe.exists() else pickled
     try:
-        return load_file(file) if file == safe else torch.load(file, map_location="cpu", weights_only=True)
+        state = load_file(file) if file == safe else torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = _first_line(error)
         raise DifixError(f"{file} cannot be read ({reason}): the download is incomplete or damaged.") from error
+    return _checked_weights(state, file)
+
+
+def _checked_weights(state: object, file: Path) -> StateDict:
+    """Raises DifixError where something else than tensors by names was read."""
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise DifixError(f"{file} is no Difix network: it holds something else than weights.")
+    return state
 
 
 def _read_training_checkpoint(path: Path) -> dict[str, Any]:
@@ -260,8 +274,12 @@ def _read_training_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
         raise DifixError(f"{path} is no Difix training checkpoint: it lacks {', '.join(missing)}.")
+    for key in keys:
+        _checked_weights(checkpoint[key], path)
     with_lora = {match["module"] for key in checkpoint["state_dict_vae"] if (match := _LORA_KEY.match(key))}
-    if without := sorted(set(checkpoint.get("vae_lora_target_modules", ())) - with_lora):
+    targets = checkpoint.get("vae_lora_target_modules")
+    listed = {str(module) for module in targets} if isinstance(targets, (list, tuple, set)) else set()
+    if without := sorted(listed - with_lora):
         raise DifixError(f"{path} is incomplete: it lists a LoRA of {_abbreviated(without)} and does not hold it.")
     return checkpoint
 

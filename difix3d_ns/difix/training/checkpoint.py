@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
 
@@ -59,6 +59,14 @@ class TrainingState:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a pickle can fail in any way
             raise DifixError(f"the checkpoint {path} cannot be read ({error}): delete it to start anew.") from error
+        try:
+            return self._take(state, path)
+        except DifixError:
+            raise
+        except UNEXPECTED_CONTENT as error:
+            raise DifixError(f"the checkpoint {path} is damaged ({error}): delete it to start anew.") from error
+
+    def _take(self, state: dict[str, Any], path: Path) -> int:
         own = network_weights(self.pipeline)
         fits = own.keys() == state["weights"].keys() and self.average.weights.keys() == state["average"].keys()
         if not fits or any(own[name].shape != value.shape for name, value in state["weights"].items()):

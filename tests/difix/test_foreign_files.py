@@ -1,0 +1,148 @@
+"""Networks, pairs and checkpoints of strangers: no code of theirs runs, and any content is read or refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from damaged_json import ANYTHING, damaged_json
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from difix3d_ns.difix.checkpoints import merge_lora
+from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.training.pairs import load_pair, read_pairs
+
+FUZZ = settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+class Evil:
+    """Touches a file when it is unpickled without care."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
+
+
+def test_a_folder_that_names_code_of_its_own_in_every_config_runs_none_of_it(our_folder: Path, tmp_path: Path) -> None:
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nclass Evil: pass\n"
+    for file in ("evil.py", "pipeline.py", "vae/evil.py", "unet/evil.py", "scheduler/evil.py", "__init__.py"):
+        (our_folder / file).write_text(code)
+    foreign = {
+        "_class_name": ["evil", "Evil"],
+        "auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"},
+        "custom_pipeline": "pipeline",
+        "trust_remote_code": True,
+    }
+    index = our_folder / "model_index.json"
+    parts = {part: ["evil", "Evil"] for part in ("vae", "unet", "scheduler", "text_encoder", "../evil")}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **foreign, **parts}))
+    assert DifixPipeline.from_pretrained(our_folder).unet is not None
+    for part in ("vae/config.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        config = our_folder / part
+        config.write_text(json.dumps({**json.loads(config.read_text()), **foreign}))
+        with suppress(DifixError):
+            DifixPipeline.from_pretrained(our_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_weights_that_would_run_code_are_refused(our_folder: Path, tmp_path: Path, part: str) -> None:
+    (our_folder / part / "diffusion_pytorch_model.safetensors").unlink()
+    (our_folder / part / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps({"a": Evil(tmp_path / "ran")}))
+    with pytest.raises(DifixError, match=rf"{part}.*cannot be read"):
+        DifixPipeline.from_pretrained(our_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_text_encoder_that_would_run_code_is_refused(text_encoder_folder: Path, tmp_path: Path) -> None:
+    folder = text_encoder_folder / "text_encoder"
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Evil(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    (folder / "evil.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(DifixError, match="text encoder"):
+        DifixPipeline.from_pretrained(text_encoder_folder)
+    assert not (tmp_path / "ran").exists()
+
+
+PARTS_WITH_SETTINGS = ("model_index.json", "vae/config.json", "unet/config.json", "scheduler/scheduler_config.json")
+
+
+@FUZZ
+@given(st.data())
+def test_settings_of_any_content_give_a_network_or_one_sentence(our_folder: Path, data: st.DataObject) -> None:
+    file = our_folder / data.draw(st.sampled_from(PARTS_WITH_SETTINGS))
+    valid = file.read_text()
+    file.write_text(json.dumps(data.draw(damaged_json(json.loads(valid)))))
+    try:
+        DifixPipeline.from_pretrained(our_folder)
+    except DifixError as error:
+        assert str(error)
+    finally:
+        file.write_text(valid)
+
+
+TENSORS = st.sampled_from([(), (1,), (2, 3), (2, 3, 1, 1), (0, 3), (4, 2)]).map(torch.zeros)
+KEYS = st.sampled_from(
+    [
+        *("m.weight", "m.base_layer.weight", "m.lora_A.weight", "m.lora_B.weight", "m.lora_A.vae_skip.weight", ".", ""),
+        *("m.lora_B.vae_skip.weight", "decoder.mid_block.attentions.0.query.weight", "module.m.weight", "m.bias"),
+    ]
+)
+
+
+@FUZZ
+@given(st.dictionaries(KEYS, TENSORS))
+def test_weights_of_any_keys_and_shapes_are_merged_or_refused(state: dict[str, torch.Tensor]) -> None:
+    try:
+        merged = merge_lora(state)
+    except DifixError:
+        return
+    assert not [key for key in merged if "lora" in key or "base_layer" in key]
+
+
+@FUZZ
+@given(st.data())
+def test_training_checkpoints_of_any_content_are_read_or_refused(
+    training_checkpoint: tuple[Path, Path], data: st.DataObject
+) -> None:
+    checkpoint, base = training_checkpoint
+    content = torch.load(checkpoint)
+    key = data.draw(st.sampled_from([*content, None]))
+    part = data.draw(ANYTHING | st.dictionaries(KEYS, TENSORS | st.integers()))
+    content = part if key is None else {**content, key: part}
+    damaged = checkpoint.with_name("damaged.pkl")
+    torch.save(content, damaged)
+    try:
+        DifixPipeline.from_pretrained(damaged, base=base)
+    except DifixError as error:
+        assert str(error)
+
+
+@FUZZ
+@given(st.data())
+def test_pairs_of_any_content_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    entry = {"image": "a.png", "target_image": "b.png", "ref_image": "../../c.png", "prompt": "remove degradation"}
+    valid = {"train": {"../../../one": entry, "two": {**entry, "ref_image": None}}, "test": {}}
+    (tmp_path / "pairs.json").write_text(json.dumps(data.draw(damaged_json(valid))))
+    try:
+        pairs = read_pairs(tmp_path / "pairs.json", "train")
+    except DifixError as error:
+        assert "pairs.json" in str(error)
+        return
+    for pair in pairs:
+        with pytest.raises(DifixError, match="cannot be read"):
+            load_pair(pair)
