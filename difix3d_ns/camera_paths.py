@@ -11,6 +11,7 @@ import torch
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
 
 ADVICE = "save one in the viewer's render panel, Generate Command."
@@ -39,7 +40,7 @@ def read_camera_path(file: Path) -> CameraPath:
         content = json.loads(file.read_text())
     except OSError as error:
         raise Difix3DError(f"the camera path {file} cannot be read ({error.strerror}): {ADVICE}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Difix3DError(f"the camera path {file} is no JSON ({error}): {ADVICE}") from error
     frames = content.get("camera_path") if isinstance(content, dict) else None
     if not isinstance(frames, list):
@@ -49,7 +50,7 @@ def read_camera_path(file: Path) -> CameraPath:
     try:
         cameras = get_path_from_json(content)
         seconds = float(content.get("seconds") or len(frames) / float(content.get("fps") or DEFAULT_FPS))
-    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
+    except UNEXPECTED_CONTENT as error:
         raise Difix3DError(f"{file} is no camera path ({type(error).__name__}: {error}): {ADVICE}") from error
     cameras.camera_to_worlds = cameras.camera_to_worlds.float()  # a file may hold whole numbers
     axes = cameras.camera_to_worlds[:, :, :3]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_view_files import saved_sets
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
@@ -86,15 +87,16 @@ def start_of_run(trainer: Any) -> Start:
         method = found[1] if found else method
         was_to_fix = not re.search(r"^\s*fix_novel_views: false", text, re.MULTILINE)
         has_fixed = has_fixed or ("Difix3DPipelineConfig" in text and was_to_fix)
-    return Start(step, end, run_folder, method, origin=_origin_of(run_folder) if has_fixed else step)
+    return Start(step, end, run_folder, method, origin=_origin_of(run_folder, step) if has_fixed else step)
 
 
-def _origin_of(run_folder: Path) -> int:
-    """Step from which the schedule of an earlier run counted; 0 if its folder does not say."""
+def _origin_of(run_folder: Path, step: int) -> int:
+    """Step from which the schedule of an earlier run counted, at most `step`; 0 if its folder does not say."""
     try:
-        return int(json.loads((run_folder / START_NAME).read_text())["origin"])
-    except (OSError, ValueError, LookupError, TypeError):
+        origin = int(json.loads((run_folder / START_NAME).read_text())["origin"])
+    except UNEXPECTED_CONTENT:
         return 0
+    return origin if 0 <= origin <= step else 0
 
 
 def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: float) -> None:
@@ -115,7 +117,7 @@ def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: flo
         saved = json.loads(file.read_text())
         same = torch.allclose(torch.tensor(saved["transform"]), transform.float().cpu(), atol=1e-3)
         same = same and abs(float(saved["scale"]) / scale - 1) < 1e-3
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError):
+    except UNEXPECTED_CONTENT:
         return  # a checkpoint alone, without its run, is not told
     if not same:
         raise Difix3DError(

@@ -1,0 +1,61 @@
+"""Camera paths and runs of strangers: any content is read or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from damaged_json import damaged_json
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.starts import START_NAME, require_same_frame, start_of_run
+from difix3d_ns.targets import read_camera_path
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FUZZ
+@given(st.data())
+def test_a_camera_path_of_any_content_gives_sound_cameras_or_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
+    keyframes = [{"camera_to_world": np.eye(4).flatten().tolist(), "fov": 50, "aspect": 1.5} for _ in range(2)]
+    valid = {"camera_type": "perspective", "render_height": 40, "render_width": 60, "camera_path": keyframes}
+    crop = {"crop_center": [0, 0, 0], "crop_scale": [1, 1, 1], "crop_rot": [0, 0, 0]}
+    extras = data.draw(st.sampled_from([{}, {"crop": crop}, {"fps": 2, "seconds": 1, "default_fov": 50}]))
+    file = tmp_path / "path.json"
+    file.write_text(json.dumps(data.draw(damaged_json({**valid, **extras}))))
+    try:
+        cameras = read_camera_path(file)
+    except Difix3DError as error:
+        assert "path.json" in str(error) and "\n" not in str(error)
+        return
+    assert cameras.camera_to_worlds.isfinite().all() and len(cameras) >= 1
+    assert all((getattr(cameras, name) > 0).all() for name in ("fx", "fy", "width", "height"))
+
+
+@FUZZ
+@given(st.data())
+def test_what_the_folder_of_an_earlier_run_holds_is_read_or_passed_over(tmp_path: Path, data: st.DataObject) -> None:
+    transforms = {"transform": torch.eye(4)[:3].tolist(), "scale": 0.5}
+    start = {"step": 10, "origin": 5, "run_folder": None, "method": "difix3d"}
+    (tmp_path / "config.yml").write_text("method_name: difix3d\npipeline: Difix3DPipelineConfig\n")
+    (tmp_path / START_NAME).write_text(json.dumps(data.draw(damaged_json(start))))
+    (tmp_path / "dataparser_transforms.json").write_text(json.dumps(data.draw(damaged_json(transforms))))
+    config = SimpleNamespace(load_dir=tmp_path / "nerfstudio_models", load_checkpoint=None, max_num_iterations=100)
+    found = start_of_run(SimpleNamespace(_start_step=30, config=config))
+    assert 0 <= found.origin <= found.step
+    try:
+        require_same_frame(found, torch.eye(4)[:3], 0.5)
+    except Difix3DError as error:
+        assert "placed the scene otherwise" in str(error)
+
+
+def test_the_config_of_an_earlier_run_is_not_executed(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text(f"method_name: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]\n")
+    config = SimpleNamespace(load_dir=tmp_path / "nerfstudio_models", load_checkpoint=None, max_num_iterations=100)
+    assert start_of_run(SimpleNamespace(_start_step=30, config=config)).step == 30
+    assert not (tmp_path / "ran").exists()
