@@ -13,8 +13,8 @@ import torch
 
 from difix3d_ns.errors import Difix3DError, warn
 
-PARTS = {"step": int, "pipeline": Mapping, "optimizers": Mapping, "scalers": Mapping}
-"""What nerfstudio's checkpoints hold, and of what type."""
+PARTS = {"step": int, "pipeline": Mapping, "optimizers": Mapping}
+"""What tells nerfstudio's checkpoints from other files, and of what type it is."""
 
 
 def allow_nerfstudio_checkpoints() -> None:
