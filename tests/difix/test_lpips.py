@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,17 @@ FILES: dict[LpipsBackbone, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "v
 
 
 @pytest.fixture
-def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """torch.hub's cache without files, and no network."""
 
     def unreachable(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    torch_hub_folder = torch.hub.get_dir()
-    torch.hub.set_dir(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    yield tmp_path / "checkpoints"
-    torch.hub.set_dir(torch_hub_folder)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
