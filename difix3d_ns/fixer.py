@@ -15,7 +15,7 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixError, DifixResultError
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError
 from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
 from difix3d_ns.errors import warn
 from difix3d_ns.stopping import FixStopped, stoppable
@@ -122,7 +122,7 @@ class DifixFixer:
                 try:
                     self._network = network.to(self.device)
                 except torch.OutOfMemoryError as error:
-                    raise DifixResultError(
+                    raise DifixMemoryError(
                         f"the memory of {self.device} is too full for the network {choice.name}: choose a smaller one "
                         "by --pipeline.difix.model embedded, or bound the Gaussians by --pipeline.model.max-gaussians."
                     ) from error
@@ -220,7 +220,7 @@ class DifixFixer:
             except torch.OutOfMemoryError:
                 pass
             torch.cuda.empty_cache()
-        fault = fault or DifixResultError(
+        fault = fault or DifixMemoryError(
             f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile: "
             "bound the Gaussians by --pipeline.model.max-gaussians, or the images' size by "
             "--pipeline.datamanager.camera-res-scale-factor."

@@ -11,6 +11,10 @@ class DifixResultError(DifixError):
     """The network gave no picture: NaN, black where there was something, or nothing as it ran out of memory."""
 
 
+class DifixMemoryError(DifixResultError):
+    """The memory is too full for the network, or for an image in it."""
+
+
 UNEXPECTED_CONTENT = (
     ArithmeticError,
     AssertionError,

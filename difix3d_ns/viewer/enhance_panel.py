@@ -15,7 +15,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider, ViewerText
 from torch import Tensor
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixer import DifixFixer
 from difix3d_ns.stopping import FixStopped
@@ -94,11 +94,11 @@ class EnhancePanel(ViewerPanel):
         except FixStopped:
             machine.interrupt_render_flag = False  # else the first frame of the move would be given up as well
             return render
+        except DifixMemoryError:
+            self._tell("there is not enough GPU memory to enhance a frame of this size: lower Max res.")
+            return render
         except (Difix3DError, DifixError) as error:
             self._tell(str(error))
-            return render
-        except torch.OutOfMemoryError:
-            self._tell("there is not enough GPU memory to enhance a frame of this size: lower Max res.")
             return render
         return clean if strength == 1 else render.lerp(clean, strength)
 
@@ -155,10 +155,10 @@ class EnhancePanel(ViewerPanel):
         """Runs in a thread of its own: a network may have to be downloaded."""
         try:
             fixer.network  # noqa: B018, loads it
+        except DifixMemoryError:
+            self._refuse(fixer, f"there is not enough GPU memory for the network {fixer.config.model}.")
         except (Difix3DError, DifixError) as error:
             self._refuse(fixer, str(error))
-        except torch.OutOfMemoryError:
-            self._refuse(fixer, f"there is not enough GPU memory for the network {fixer.config.model}.")
         else:
             self._fixer, self._problem, self._frame = fixer, "", ""
             self._show()

@@ -60,6 +60,10 @@ class OracleFixer(DifixFixer):
         """No network."""
         return ResolvedDifix("oracle", "oracle", None, "an oracle, the evaluation photos, fixes novel views.")
 
+    def fetch(self) -> ResolvedDifix:
+        """No network to download either."""
+        return self.resolve()
+
     def blend(
         self,
         renders: Sequence[Float[Tensor, "height width 3"]],
