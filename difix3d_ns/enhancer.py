@@ -71,12 +71,22 @@ class RenderEnhancer:
         return self.enhance_all([rgb], [camera])[0]
 
     def enhance_all(
-        self, renders: Sequence[Float[Tensor, "height width 3"]], cameras: Sequence[Cameras]
+        self,
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        cameras: Sequence[Cameras],
+        reference: Float[Tensor, "ref_height ref_width 3"] | None = None,
     ) -> list[Float[Tensor, "height width 3"]]:
-        """Cleans renders, those of one size in batches; as `enhance`."""
-        without: list[int | None] = [None] * len(cameras)
-        indices = self.choose_references(cameras) if self.fixer.config.use_reference else without
-        fixed = self.fixer.fix(renders, self.photos(indices))
+        """Cleans renders, those of one size in batches; as `enhance`.
+
+        Args:
+            renders: in [0, 1].
+            cameras: of each render, shape (1,).
+            reference: an image in [0, 1] that is the reference of all; None for the photo near each camera.
+        """
+        references: list[Tensor | None] = [reference] * len(cameras)
+        if reference is None and self.fixer.config.use_reference:
+            references = self.photos(self.choose_references(cameras))
+        fixed = self.fixer.fix(renders, references)
         return [image.to(render) for image, render in zip(fixed, renders, strict=True)]
 
     @torch.no_grad()

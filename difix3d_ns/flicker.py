@@ -7,7 +7,7 @@ leaves no difference; a network that invents a new texture for every frame leave
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +36,10 @@ class FrameGeometry:
     """Distance along the optical axis in scene units, as `difix3d` renders it."""
     accumulation: Float[Tensor, "height width 1"]
     """Accumulated opacity in [0, 1]."""
+
+    def to(self, device: torch.device | str) -> FrameGeometry:
+        """The same on another device."""
+        return FrameGeometry(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 @dataclass(frozen=True)

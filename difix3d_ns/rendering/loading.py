@@ -46,12 +46,14 @@ class RunOptions:
     """By which the dataparser divides the size of the photos; None for the run's own."""
     eval_num_rays_per_chunk: int | None = None
     """Rays that a ray-based model renders at a time; None for the run's own."""
+    with_photos: bool = False
+    """Whether the run's datamanager is to give the held-out photos."""
 
 
 def load_run(load_config: Path, options: RunOptions) -> Run:
     """Loads a finished run of any method that is installed.
 
-    Photos are not loaded. Splatfacto's Gaussians are rendered by our model, which needs neither CUDA nor a download.
+    Splatfacto's Gaussians are rendered by our model, which needs neither CUDA nor a download.
 
     Args:
         load_config: the run's `config.yml`.
@@ -79,7 +81,10 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
 
     try:
         config, pipeline, checkpoint, _ = eval_setup(
-            load_config, options.eval_num_rays_per_chunk, test_mode="inference", update_config_callback=prepare
+            load_config,
+            options.eval_num_rays_per_chunk,
+            test_mode="test" if options.with_photos else "inference",
+            update_config_callback=prepare,
         )
         _require_whole(pipeline.model, checkpoint)
         return Run(config, pipeline, difix, references, unit)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.trainer import TrainerConfig
@@ -115,13 +116,20 @@ class Run:
         return max(1, self.enhancer.fixer.config.max_pixels_per_batch // max(1, num_pixels))
 
     @torch.no_grad()
-    def render(self, cameras: Sequence[Cameras], enhanced: bool = True, crop: CropData | None = None) -> list[Outputs]:
+    def render(
+        self,
+        cameras: Sequence[Cameras],
+        enhanced: bool = True,
+        crop: CropData | None = None,
+        reference: Float[Tensor, "height width 3"] | None = None,
+    ) -> list[Outputs]:
         """Renders frames, and cleans them in batches.
 
         Args:
             cameras: on the run's device, shape (1,) each.
             enhanced: whether the outputs are to hold `rgb_enhanced`.
             crop: part of the scene to render.
+            reference: an image in [0, 1] that the network is given for all of them; None for the photos near them.
 
         Returns:
             For each camera the model's outputs: height x width x channels.
@@ -134,7 +142,7 @@ class Run:
         if enhanced:
             if any("rgb" not in frame for frame in frames):
                 raise Difix3DError(f"{self.config.method_name} has no output `rgb` that Difix could clean.")
-            cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras)
+            cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference)
             for frame, image in zip(frames, cleaned, strict=True):
                 frame[ENHANCED] = image
         return frames

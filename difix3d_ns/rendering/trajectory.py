@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -21,10 +21,12 @@ from torch import Tensor
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fix_report import progress_bars
 from difix3d_ns.frames.writing import telling_errors
+from difix3d_ns.rendering.geometry import frame_geometry
 from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
 from difix3d_ns.rendering.pictures import PictureOptions, picture, require_names
 from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
 from difix3d_ns.rendering.spherical import mark_as_spherical
+from difix3d_ns.steady import SteadyFrames
 
 ImageFormat = Literal["jpeg", "png"]
 Picture = Float[Tensor, "height width channels"]
@@ -58,6 +60,10 @@ class TrajectoryOptions:
     """Whether that photo's camera must be seen from the frame's."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
+    steadiness: float = 0.0
+    """Share of the enhanced frame before in each enhanced frame, from 0 to below 1; see `SteadyFrames`."""
+    previous_frame_as_reference: bool = False
+    """Whether the network's reference is the enhanced frame before, in place of a photo; not of the first frame."""
 
     @property
     def destination(self) -> Path:
@@ -116,15 +122,16 @@ def render_trajectory(
         eyes.append(deepcopy(cameras))
         eyes[1].camera_type = torch.full_like(cameras.camera_type, stereo[0])
     enhanced = ENHANCED in options.output_names
-    size = run.num_frames_at_once(cameras[:1]) if enhanced else 1
+    size = run.num_frames_at_once(cameras[:1]) if enhanced and not options.previous_frame_as_reference else 1
+    sequences = [EnhancedFrames(run, options, crop) for _ in eyes]
     with _writer(options, len(cameras) / seconds) as write, progress_bars() as progress:
         task = progress.add_task("[green]Rendering frames", total=len(cameras))
         for start in range(0, len(cameras), size):
             indices = range(start, min(start + size, len(cameras)))
             frames: list[list[Picture]] = [[] for _ in indices]
-            for eye in eyes:
+            for eye, sequence in zip(eyes, sequences, strict=True):
                 batch = [eye[i : i + 1] for i in indices]
-                for parts, camera, outputs in zip(frames, batch, run.render(batch, enhanced, crop), strict=True):
+                for parts, camera, outputs in zip(frames, batch, sequence.render(batch, enhanced), strict=True):
                     parts.append(_side_by_side(run, camera, outputs, options))
             for parts in frames:
                 write(torch.cat(parts, dim=stereo[1]) if stereo else parts[0])
@@ -136,6 +143,39 @@ def render_trajectory(
         f"{time.perf_counter() - started:.1f} s: {options.destination}",
         markup=False,
     )
+
+
+class EnhancedFrames:
+    """Frames of one path in their order; of those before, only the last one is kept.
+
+    Args:
+        run: what is rendered.
+        options: how steady the enhanced frames are to be.
+        crop: part of the scene to render.
+    """
+
+    def __init__(self, run: Run, options: TrajectoryOptions, crop: CropData | None) -> None:
+        self._run = run
+        self._options = options
+        self._crop = crop
+        self._steady = SteadyFrames(options.steadiness)
+        self._last: Tensor | None = None
+
+    def render(self, cameras: Sequence[Cameras], enhanced: bool) -> list[Outputs]:
+        """The next frames' outputs; as `Run.render`.
+
+        Raises:
+            Difix3DError: as there; or frames are to be steadied, and the run has no depth for it.
+        """
+        reference = self._last if self._options.previous_frame_as_reference else None
+        frames = self._run.render(cameras, enhanced, self._crop, reference)
+        if enhanced and self._options.steadiness > 0:
+            for camera, outputs in zip(cameras, frames, strict=True):
+                geometry = frame_geometry(self._run.model, camera, outputs)
+                outputs[ENHANCED] = self._steady.next(outputs[ENHANCED], geometry)
+        if enhanced and self._options.previous_frame_as_reference:
+            self._last = frames[-1][ENHANCED]
+        return frames
 
 
 def _side_by_side(run: Run, camera: Cameras, outputs: Outputs, options: TrajectoryOptions) -> Picture:

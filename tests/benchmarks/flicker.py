@@ -127,7 +127,7 @@ def main(config: BenchmarkConfig) -> None:
     print("| way | flicker (%) | PSNR | SSIM | detail (%) |\n|---|---|---|---|---|")
     print(video.describe("render", renders), flush=True)
 
-    photos = run.datamanager.training_photos(run._choose_references(video.cameras))
+    photos = run.datamanager.training_photos(run.enhancer.choose_references(video.cameras))
     enhanced = run.fixer.fix(renders, photos)
     print(video.describe("enhanced, nearest photo", enhanced), flush=True)
     without_reference = run.fixer.fix(renders)
@@ -140,6 +140,7 @@ def main(config: BenchmarkConfig) -> None:
         "colours matched": lambda: matched,
         "colours matched, blurred by 0.4 pixels": lambda: [blurred(image, 0.4) for image in matched],
         "colours matched, blurred by 0.6 pixels": lambda: [blurred(image, 0.6) for image in matched],
+        "steady 0.3": lambda: steadied(enhanced, frames, 0.3),
         "steady 0.5": lambda: steadied(enhanced, frames, 0.5),
         "colours matched, steady 0.3": lambda: steadied(matched, frames, 0.3),
         "colours matched, steady 0.5": lambda: steadied(matched, frames, 0.5),
