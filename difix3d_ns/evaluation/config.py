@@ -19,7 +19,7 @@ class EvaluateConfig:
     output_dir: Path
     """New folder for `index.html`, `metrics.json` and the images."""
     load_config: Path | None = None
-    """The `config.yml` of a difix3d run: its held-out photos are rendered and enhanced."""
+    """The `config.yml` of a run of any of nerfstudio's methods: its held-out photos are rendered and enhanced."""
     renders: Path | None = None
     """Folder of renders."""
     photos: Path | None = None

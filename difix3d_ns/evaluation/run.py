@@ -11,34 +11,52 @@ from typing import Any
 
 import torch
 import yaml
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
+from torch import Tensor
 
 from difix3d_ns.camera_paths import read_camera_path
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation.config import EvaluateConfig
 from difix3d_ns.evaluation.paths import path_through
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
-from difix3d_ns.flicker import FrameGeometry
+from difix3d_ns.fixer import DifixConfig
+from difix3d_ns.photos import over_black
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.references import ReferenceConfig
+from difix3d_ns.rendering.geometry import frame_geometry
+from difix3d_ns.rendering.loading import RunOptions
+from difix3d_ns.rendering.loading import load_run as load_any_run
 
 
 class RunSource:
-    """The held-out photos of a difix3d run, rendered and enhanced, and frames along a camera path.
+    """The held-out photos of a run, rendered and enhanced, and frames along a camera path.
 
     Args:
-        config: names the run; its options on network and camera path apply.
+        config: names the run, of any of nerfstudio's methods; its options on network and camera path apply.
 
     Raises:
-        Difix3DError: there is no such run, it is of another kind, or it held out no photos.
+        Difix3DError: there is no such run, it cannot be loaded here, or it held out no photos.
     """
 
     def __init__(self, config: EvaluateConfig) -> None:
         assert config.load_config is not None
-        run = load_run(config.load_config, lambda trainer: _with_options(trainer, config))
-        self._pipeline = run
-        datamanager = run.datamanager
+        if _is_ours(config.load_config):
+            run = load_run(config.load_config, lambda trainer: _with_options(trainer, config))
+            self._pipeline: VanillaPipeline = run
+            self._outputs_of: Callable[[Cameras], Any] = run.difix3d_model.get_outputs_for_camera
+            fixer = run.fixer
+        else:
+            options = RunOptions(_with_given(DifixConfig(), config), ReferenceConfig(), with_photos=True)
+            other = load_any_run(config.load_config, options)
+            self._pipeline = other.pipeline
+            self._outputs_of = lambda camera: other.render([camera])[0]
+            fixer = other.enhancer.fixer
+        datamanager: Any = self._pipeline.datamanager
         if len(datamanager.eval_dataset) == 0:
             raise Difix3DError(f"the scene {datamanager.config.data} has no photos to evaluate on.")
         self._held_out = datamanager.fixed_indices_eval_dataloader
@@ -48,22 +66,21 @@ class RunSource:
         self._path = self._camera_path(config)
         folder = config.load_config.resolve().parent
         self.title = f"{folder.parent.parent.name}, {folder.parent.name}"
-        choice = run.fixer.resolve()
+        choice = fixer.resolve()
         self.facts = {
             "run": str(config.load_config.parent),
             "network": choice.name,
-            "strength": f"{run.config.difix.strength:g}",
-            "reference": "nearest photo" if run.config.difix.use_reference else "none",
+            "strength": f"{fixer.config.strength:g}",
+            "reference": "nearest photo" if fixer.config.use_reference else "none",
         }
-        self.num_views = len(self._held_out)
+        self.num_views = len(files)
         self.num_frames = 0 if self._path is None else len(self._path)
 
     def views(self) -> Iterator[View]:
         """The held-out photos with their renders."""
-        model = self._pipeline.difix3d_model
         for name, (camera, batch) in zip(self._names, self._held_out, strict=True):
             outputs = self._render(camera)
-            photo = model.composite_with_background(model.get_gt_img(batch["image"]), outputs["background"])
+            photo = _over_background(self._pipeline.model, batch["image"], outputs)
             images = {RAW: outputs["rgb"], ENHANCED: outputs["rgb_enhanced"], PHOTO: photo}
             yield View(name, {kind: image.cpu().float() for kind, image in images.items()})
 
@@ -72,15 +89,13 @@ class RunSource:
         for index in range(self.num_frames):
             assert self._path is not None
             camera = self._path[index : index + 1]
-            outputs = self._render(camera.to(self._pipeline.device))
+            outputs = self._render(camera)
             images = {RAW: outputs["rgb"].cpu(), ENHANCED: outputs["rgb_enhanced"].cpu()}
-            K = camera.get_intrinsics_matrices()[0]
-            depth, accumulation = outputs["depth"].cpu(), outputs["accumulation"].cpu()
-            yield Frame(images, FrameGeometry(camera.camera_to_worlds[0], K, depth, accumulation))
+            yield Frame(images, frame_geometry(self._pipeline.model, camera, outputs).to("cpu"))
 
     @torch.no_grad()
     def _render(self, camera: Cameras) -> Any:
-        outputs = self._pipeline.difix3d_model.get_outputs_for_camera(camera)
+        outputs = self._outputs_of(camera.to(self._pipeline.device))
         if not outputs["rgb"].isfinite().all():
             raise Difix3DError("a render holds NaN, so the training of the run has diverged: train it anew.")
         return outputs
@@ -102,16 +117,12 @@ class RunSource:
         return _at_most(path.to("cpu"), config.frame_size)
 
 
-def load_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Difix3DPipeline:
-    """The pipeline of a difix3d run at its last checkpoint, in evaluation mode.
+def _is_ours(file: Path) -> bool:
+    """Whether a file is the config of a run of ours; raises Difix3DError if it is of none."""
+    return isinstance(_config_in(file).pipeline, Difix3DPipelineConfig)
 
-    Args:
-        file: the run's `config.yml`.
-        change: gets the run's config before the pipeline is built.
 
-    Raises:
-        Difix3DError: the file cannot be read, is of another method, or the run has no checkpoint.
-    """
+def _config_in(file: Path) -> TrainerConfig:
     try:
         # As all of nerfstudio's commands read it.
         config = yaml.load(file.read_text(), Loader=yaml.Loader)
@@ -122,11 +133,22 @@ def load_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Di
         ) from error
     if not isinstance(config, TrainerConfig):
         raise Difix3DError(f"{file} is no config of a nerfstudio run: give the path of a config.yml.")
+    return config
+
+
+def load_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Difix3DPipeline:
+    """The pipeline of a difix3d run at its last checkpoint, in evaluation mode.
+
+    Args:
+        file: the run's `config.yml`.
+        change: gets the run's config before the pipeline is built.
+
+    Raises:
+        Difix3DError: the file cannot be read, is of another method, or the run has no checkpoint.
+    """
+    config = _config_in(file)
     if not isinstance(config.pipeline, Difix3DPipelineConfig):
-        raise Difix3DError(
-            f"{file} is a run of {config.method_name}, and only runs of difix3d and difix3d-mini are evaluated: render "
-            "this one by ns-render, and give the folders by --renders and --photos."
-        )
+        raise Difix3DError(f"{file} is a run of {config.method_name}, not of difix3d or difix3d-mini.")
     checkpoints = config.get_checkpoint_dir()
     if not any(checkpoints.glob("step-*.ckpt")):
         raise Difix3DError(
@@ -141,11 +163,22 @@ def load_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Di
 def _with_options(trainer: TrainerConfig, config: EvaluateConfig) -> TrainerConfig:
     pipeline = trainer.pipeline
     assert isinstance(pipeline, Difix3DPipelineConfig)
-    if config.model is not None:
-        pipeline.difix = replace(pipeline.difix, model=config.model, revision=None)
-    if config.strength is not None:
-        pipeline.difix = replace(pipeline.difix, strength=config.strength)
+    pipeline.difix = _with_given(pipeline.difix, config)
     return trainer
+
+
+def _with_given(difix: DifixConfig, config: EvaluateConfig) -> DifixConfig:
+    """The network's settings with those of the command line."""
+    if config.model is not None:
+        difix = replace(difix, model=config.model, revision=None)
+    return difix if config.strength is None else replace(difix, strength=config.strength)
+
+
+def _over_background(model: Any, photo: Tensor, outputs: Any) -> Float[Tensor, "height width 3"]:
+    """A photo in [0, 1], where it is transparent over the background that its render has."""
+    if isinstance(model, SplatfactoModel):
+        return model.composite_with_background(model.get_gt_img(photo), outputs["background"])
+    return model.renderer_rgb.blend_background(photo) if hasattr(model, "renderer_rgb") else over_black(photo)
 
 
 def _at_most(cameras: Cameras, longer_side: int) -> Cameras:

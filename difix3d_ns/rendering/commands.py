@@ -58,7 +58,7 @@ class VideoOptions(DifixOptions):
     It needs perspective cameras, and Gaussians or a ray-based method. Memory does not grow with the video."""
     previous_frame_as_reference: bool = False
     """Gives the network the enhanced frame before as reference, in place of a photo; the first one gets a photo.
-    Frames then go one by one. The small embedded network hardly looks at references: there it changes nothing."""
+    Frames then go one by one. The small embedded network makes no difference between references: there it changes nothing."""
 
 
 @dataclass

@@ -159,11 +159,7 @@ def test_options_that_make_no_sense_end_in_one_sentence(tmp_path: Path, options:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_of_another_method_is_named(tmp_path: Path) -> None:
-    import yaml
-    from nerfstudio.engine.trainer import TrainerConfig
-
-    for content, sentence in ((TrainerConfig(method_name="nerfacto"), "run of nerfacto"), ([1, 2], "no config of a")):
-        (tmp_path / "config.yml").write_text(yaml.dump(content))
-        with pytest.raises(Difix3DError, match=sentence):
-            evaluate(EvaluateConfig(tmp_path / "out", load_config=tmp_path / "config.yml"))
+def test_a_file_that_is_no_config_of_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("[1, 2]")
+    with pytest.raises(Difix3DError, match="no config of a"):
+        evaluate(EvaluateConfig(tmp_path / "out", load_config=tmp_path / "config.yml"))

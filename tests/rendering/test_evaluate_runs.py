@@ -1,0 +1,54 @@
+"""`ns-difix evaluate` on runs of other methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.report import evaluate
+from difix3d_ns.fixer import DifixFixer
+
+NUM_HELD_OUT = 5
+
+
+@pytest.fixture(autouse=True)
+def darkening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the network: halves all colours."""
+    monkeypatch.setattr(DifixFixer, "fix", lambda self, renders, references: [render / 2 for render in renders])
+
+
+@pytest.mark.parametrize("method", ["splatfacto", "nerfacto"])
+def test_a_run_of_another_method_is_measured_raw_and_enhanced(
+    method: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    config = request.getfixturevalue(f"{method}_run")
+    evaluate(EvaluateConfig(tmp_path / "out", load_config=config, model="embedded", num_frames=2, frame_size=48))
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert len(found["views"]) == NUM_HELD_OUT and found["facts"]["network"] == "embedded"
+    for view in found["views"]:
+        raw, enhanced, photo = (
+            np.asarray(Image.open(tmp_path / "out" / view["files"][kind])).astype(float) / 255
+            for kind in ("raw", "enhanced", "photo")
+        )
+        assert raw.shape == enhanced.shape == photo.shape == (31, 48, 3)
+        assert np.abs(enhanced - raw / 2).max() < 1.01 / 255
+        assert photo.std() > 0.05
+        psnr = -10 * np.log10(((raw - photo) ** 2).mean())
+        assert view["raw"]["psnr"] == pytest.approx(psnr, abs=0.05)
+    video = found["flicker"]
+    assert video is None or video["num_frames"] == 2
+
+
+def test_a_scene_that_is_gone_ends_in_one_sentence(splatfacto_run: Path, banana: Path, tmp_path: Path) -> None:
+    text = splatfacto_run.read_text()
+    assert banana.name in text
+    splatfacto_run.write_text(text.replace(banana.name, "nowhere.json"))
+    with pytest.raises(Difix3DError, match=r"cannot be loaded: .*nowhere"):
+        evaluate(EvaluateConfig(tmp_path / "out", load_config=splatfacto_run, model="embedded"))
+    assert not (tmp_path / "out").exists()
