@@ -72,6 +72,14 @@ def test_without_references_no_photo_is_read() -> None:
     assert dataset.read == []
 
 
+def test_a_given_reference_takes_the_place_of_the_photos() -> None:
+    recorder, dataset = Recorder(), Dataset()
+    given = torch.full((2, 3, 3), 0.7)
+    images = make(recorder, dataset).enhance_all(*frames(0, 2), given)
+    assert [round(float(image.mean()), 3) for image in images] == [0.7, 0.7]
+    assert dataset.read == []
+
+
 def test_a_missing_photo_is_told_once_and_its_frames_go_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

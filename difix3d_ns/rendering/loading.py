@@ -46,6 +46,8 @@ class RunOptions:
     """By which the dataparser divides the size of the photos; None for the run's own."""
     eval_num_rays_per_chunk: int | None = None
     """Rays that a ray-based model renders at a time; None for the run's own."""
+    match_colors: bool = False
+    """Whether large-scale colours of enhanced frames become those of their renders."""
     with_photos: bool = False
     """Whether the run's datamanager is to give the held-out photos."""
 
@@ -87,7 +89,7 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
             update_config_callback=prepare,
         )
         _require_whole(pipeline.model, checkpoint)
-        return Run(config, pipeline, difix, references, unit)  # type: ignore[arg-type]
+        return Run(config, pipeline, difix, references, unit, options.match_colors)  # type: ignore[arg-type]
     except Difix3DError:
         raise
     except LOADING_ERRORS as error:

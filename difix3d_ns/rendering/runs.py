@@ -18,6 +18,7 @@ from nerfstudio.scripts.render import CropData
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from difix3d_ns.color_matching import match_colors
 from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixer import DifixConfig, DifixFixer
@@ -41,6 +42,7 @@ class Run:
         difix: the network.
         references: which photo is a frame's reference.
         unit: length in scene units that counts as much as one radian; None for the radius of the run's cameras.
+        match_colors: whether large-scale colours of `rgb_enhanced` become those of `rgb`, where that is opaque.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class Run:
         difix: DifixConfig,
         references: ReferenceConfig,
         unit: float | None = None,
+        match_colors: bool = False,
     ) -> None:
         self.config = config
         self.pipeline = pipeline
+        self.match_colors = match_colors
         model = self.model
         self.train_dataset = self._dataset_or_loaded("train")
         self.unit = unit or self._radius_of_cameras()
@@ -135,7 +139,7 @@ class Run:
             For each camera the model's outputs: height x width x channels.
 
         Raises:
-            Difix3DError: the model has no output `rgb`.
+            Difix3DError: the model has no output `rgb`, or colours are to be matched and it has no `accumulation`.
             DifixError: there is no usable network, or its result is none.
         """
         frames = [self._render(camera, crop) for camera in cameras]
@@ -144,8 +148,17 @@ class Run:
                 raise Difix3DError(f"{self.config.method_name} has no output `rgb` that Difix could clean.")
             cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference)
             for frame, image in zip(frames, cleaned, strict=True):
-                frame[ENHANCED] = image
+                frame[ENHANCED] = self._matched(image, frame) if self.match_colors else image
         return frames
+
+    def _matched(self, image: Float[Tensor, "height width 3"], frame: Outputs) -> Float[Tensor, "height width 3"]:
+        """An enhanced frame with its render's large-scale colours."""
+        if "accumulation" not in frame:
+            raise Difix3DError(
+                f"{self.config.method_name} does not tell where its renders are opaque, so colours cannot be matched "
+                "to them: leave out --match-colors."
+            )
+        return match_colors(image, frame["rgb"], frame["accumulation"])
 
     def _render(self, camera: Cameras, crop: CropData | None) -> Outputs:
         if crop is None:

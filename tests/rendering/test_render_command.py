@@ -64,6 +64,30 @@ def test_a_camera_path_of_a_splatfacto_run_is_rendered_raw_and_enhanced(
     assert batches == [(3, 3)]
 
 
+def test_matched_frames_have_their_renders_large_scale_colours(
+    splatfacto_run: Path, tmp_path: Path, camera_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fix(self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+        return [render.clamp(0.2, 0.7) + torch.tensor([0.2, 0.0, -0.2]) for render in renders]
+
+    def opaque(self, camera, crop):
+        outputs = render_frame(self, camera, crop)
+        outputs["accumulation"] = torch.ones_like(outputs["accumulation"])
+        return outputs
+
+    render_frame = Run._render
+    monkeypatch.setattr(Run, "_render", opaque)
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    path = ["--camera-path-filename", camera_path(), "--output-format", "images", "--image-format", "png"]
+    names = ["--rendered-output-names", "rgb", "rgb_enhanced"]
+    for given, bound in (("False", (0.15, 1.0)), ("True", (0.0, 0.03))):
+        render("camera-path", splatfacto_run, tmp_path / given, *path, *names, "--match-colors", given)
+        for file in sorted((tmp_path / given).iterdir()):
+            raw, enhanced = np.split(pixels(file), 2, axis=1)
+            shift = np.abs((enhanced - raw).mean(axis=(0, 1))).max()
+            assert bound[0] <= shift <= bound[1]
+
+
 def test_a_batch_holds_no_more_pixels_than_configured(
     splatfacto_run: Path, tmp_path: Path, camera_path, batches: list
 ) -> None:
@@ -110,7 +134,7 @@ def test_interpolation_between_the_photos_of_a_nerfacto_run(nerfacto_run: Path, 
 def test_stereo_frames_show_the_left_eye_left_and_the_right_one_right(
     nerfacto_run: Path, tmp_path: Path, camera_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def render_eye(self, cameras, enhanced, crop):
+    def render_eye(self, cameras, enhanced, crop, reference):
         right = CameraType.VR180_R.value
         return [{"rgb_enhanced": torch.full((16, 16, 3), float(each.camera_type.item() == right))} for each in cameras]
 
