@@ -28,8 +28,8 @@ from difix3d_ns.fixer import DifixConfig
 from difix3d_ns.photos import over_black
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 from difix3d_ns.references import ReferenceConfig
-from difix3d_ns.rendering.geometry import frame_geometry
-from difix3d_ns.rendering.loading import RunOptions
+from difix3d_ns.rendering.geometry import frame_geometry, require_carriable
+from difix3d_ns.rendering.loading import RunOptions, settle_on_checkpoint
 from difix3d_ns.rendering.loading import load_run as load_any_run
 
 
@@ -106,6 +106,7 @@ class RunSource:
             return None
         if config.camera_path is not None:
             path = read_camera_path(config.camera_path).cameras
+            require_carriable(path)
             if len(path) > config.num_frames:
                 path = path[torch.arange(config.num_frames) * len(path) // config.num_frames]
         else:
@@ -149,13 +150,12 @@ def load_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Di
     config = _config_in(file)
     if not isinstance(config.pipeline, Difix3DPipelineConfig):
         raise Difix3DError(f"{file} is a run of {config.method_name}, not of difix3d or difix3d-mini.")
-    checkpoints = config.get_checkpoint_dir()
-    if not any(checkpoints.glob("step-*.ckpt")):
-        raise Difix3DError(
-            f"the run {file} has no checkpoint in {checkpoints}: let it train on, or start the command in the folder "
-            "where the run was trained."
-        )
-    _, pipeline, _, _ = eval_setup(file, test_mode="test", update_config_callback=change)
+
+    def prepare(trainer: TrainerConfig) -> TrainerConfig:
+        settle_on_checkpoint(trainer, file)
+        return change(trainer)
+
+    _, pipeline, _, _ = eval_setup(file, test_mode="test", update_config_callback=prepare)
     assert isinstance(pipeline, Difix3DPipeline)
     return pipeline
 

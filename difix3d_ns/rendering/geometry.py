@@ -27,11 +27,7 @@ def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeom
     Raises:
         Difix3DError: the camera is no perspective one, or the model renders no such depth.
     """
-    if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
-        kind = CameraType(int(camera.camera_type.flatten()[0])).name.lower()
-        raise Difix3DError(
-            f"frames of {kind} cameras cannot be carried into each other's views: only perspective ones."
-        )
+    require_carriable(camera)
     along_rays = type(model).get_outputs_for_camera is Model.get_outputs_for_camera
     if not (isinstance(model, SplatfactoModel) or along_rays) or not {"depth", "accumulation"} <= {*outputs}:
         raise Difix3DError(
@@ -42,6 +38,15 @@ def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeom
     if along_rays:
         depth = depth / ray_lengths(K, *depth.shape[:2])
     return FrameGeometry(camera.camera_to_worlds[0].to(depth), K, depth, accumulation)
+
+
+def require_carriable(cameras: Cameras) -> None:
+    """Raises Difix3DError where cameras are no perspective ones, whose frames alone can be carried."""
+    kind = CameraType(int(cameras.camera_type.flatten()[0]))
+    if kind is not CameraType.PERSPECTIVE:
+        raise Difix3DError(
+            f"frames of {kind.name.lower()} cameras cannot be carried into each other's views: only perspective ones."
+        )
 
 
 def ray_lengths(K: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         if type(config.pipeline.model) is SplatfactoModelConfig:
             config.pipeline.model = _as(Difix3DModelConfig, config.pipeline.model)
         _settle_on_scene(config, options)
-        _settle_on_checkpoint(config, load_config)
+        settle_on_checkpoint(config, load_config)
         return config
 
     try:
@@ -126,8 +126,16 @@ def _settle_on_scene(config: TrainerConfig, options: RunOptions) -> None:
         datamanager.dataparser.downscale_factor = int(factor) if factor == int(factor) else factor
 
 
-def _settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
-    """Takes the newest checkpoint, of the folder beside the config if there is one: a run may have been moved."""
+def settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
+    """Takes the newest checkpoint, of the folder beside the config if there is one: a run may have been moved.
+
+    Args:
+        config: the run's; it is changed.
+        load_config: where it was read.
+
+    Raises:
+        Difix3DError: there is no checkpoint.
+    """
     beside = load_config.absolute().parent / config.relative_model_dir
     if beside.is_dir():
         config.relative_model_dir = beside

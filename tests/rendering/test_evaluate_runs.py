@@ -12,6 +12,7 @@ from PIL import Image
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation.config import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
+from difix3d_ns.evaluation.run import RunSource
 from difix3d_ns.fixer import DifixFixer
 
 NUM_HELD_OUT = 5
@@ -43,6 +44,15 @@ def test_a_run_of_another_method_is_measured_raw_and_enhanced(
         assert view["raw"]["psnr"] == pytest.approx(psnr, abs=0.05)
     video = found["flicker"]
     assert video is None or video["num_frames"] == 2
+
+
+def test_flicker_is_measured_along_a_camera_path(difix3d_run: Path, tmp_path: Path, camera_path) -> None:
+    options = {"model": "embedded", "num_frames": 2, "camera_path": camera_path()}
+    source = RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, **options))
+    frames = list(source.frames())
+    assert [frame.images["raw"].shape for frame in frames] == [(16, 24, 3)] * source.num_frames == [(16, 24, 3)] * 2
+    # Of the path's three frames the first two are taken; the second one sees a wider field.
+    assert frames[0].geometry.K[0, 0] > frames[1].geometry.K[0, 0]
 
 
 def test_a_scene_that_is_gone_ends_in_one_sentence(splatfacto_run: Path, banana: Path, tmp_path: Path) -> None:
