@@ -56,7 +56,7 @@ class VideoOptions(DifixOptions):
 
     steadiness: float = 0.0
     """Share of each enhanced frame that is the one before it, carried along by the render's depth; to below 1.
-    0.5 took 17 to 33 % of the flicker away at the same PSNR, and 0.001 to 0.006 of the SSIM, as it softens.
+    0.5 took 17 to 33 % of the flicker away at the same PSNR, and up to 0.006 of the SSIM, as it softens.
     Off by default, as no frame then depends on another, and enhanced frames flickered less than their renders anyway.
     It needs perspective cameras, and Gaussians or a ray-based method. Memory does not grow with the video."""
     previous_frame_as_reference: bool = False
