@@ -37,6 +37,8 @@ class DifixConfig:
     the choice is printed and written into the run's config."""
     revision: str | None = None
     """Revision of a hub model: a branch, a tag or a commit."""
+    base: str | None = None
+    """For an upstream .pkl: the SD-Turbo folder or hub id that it was trained from."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the network; `auto` is bfloat16 with CUDA and float32 without."""
     max_pixels_per_batch: int = 576 * 1024
@@ -96,7 +98,7 @@ class DifixFixer:
         from difix3d_ns.difix.checkpoints import require_files
 
         try:
-            folder = require_files(choice.source, choice.revision)
+            folder = require_files(choice.source, choice.revision, self.config.base)
         except DifixError as error:
             if self.config.model != "auto":
                 raise
@@ -118,7 +120,9 @@ class DifixFixer:
                 started = time.perf_counter()
                 choice = self.resolve()
                 dtype = self.config.torch_dtype(self.device)
-                network = DifixPipeline.from_pretrained(choice.source, revision=choice.revision, torch_dtype=dtype)
+                network = DifixPipeline.from_pretrained(
+                    choice.source, revision=choice.revision, base=self.config.base, torch_dtype=dtype
+                )
                 try:
                     self._network = network.to(self.device)
                 except torch.OutOfMemoryError as error:

@@ -71,6 +71,8 @@ class EnhanceConfig:
     Else it takes the small embedded one; which, is printed."""
     revision: str | None = None
     """Revision of a hub model: a branch, a tag or a commit."""
+    base: str | None = None
+    """For an upstream .pkl: the SD-Turbo folder or hub id that it was trained from."""
     strength: float = 1.0
     """Blend between the frame (0) and the network's result (1)."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -107,6 +109,7 @@ class EnhanceConfig:
         return DifixConfig(
             model=self.model,
             revision=self.revision,
+            base=self.base,
             dtype=self.dtype,
             max_pixels_per_batch=self.max_pixels_per_batch,
             strength=self.strength,

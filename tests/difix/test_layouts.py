@@ -14,6 +14,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.fixer import DifixConfig, DifixFixer
 
 IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5))
 
@@ -194,3 +195,17 @@ def test_prefixes_that_wrappers_leave_do_not_matter(tiny: DifixPipeline, our_fol
         file = our_folder / part / WEIGHTS
         save_file({prefix + key: value.clone() for key, value in load_file(file).items()}, file)
     assert torch.equal(output(DifixPipeline.from_pretrained(our_folder)), output(tiny))
+
+
+def test_a_training_checkpoint_cleans_renders_where_its_base_is_given(training_checkpoint: tuple[Path, Path]) -> None:
+    checkpoint, base = training_checkpoint
+    render = torch.rand(16, 24, 3, generator=torch.Generator().manual_seed(0))
+    fixer = DifixFixer(DifixConfig(model=str(checkpoint), base=str(base)), "cpu")
+    assert fixer.fetch().source == str(checkpoint)
+    (fixed,) = fixer.fix([render])
+    expected = DifixPipeline.from_pretrained(checkpoint, base=base)(
+        render.permute(2, 0, 1)[None], output_type="pt"
+    ).images
+    torch.testing.assert_close(fixed, expected[0].permute(1, 2, 0))
+    with pytest.raises(DifixError, match="as base"):
+        DifixFixer(DifixConfig(model=str(checkpoint)), "cpu").fetch()

@@ -309,7 +309,8 @@ def test_every_option_of_the_network_is_offered_but_those_that_make_no_sense_her
     left_out = {"use_reference", "offload"}
     offered = {field.name for field in fields(EnhanceConfig)}
     assert {field.name for field in fields(DifixConfig)} - offered == left_out
-    changed = EnhanceConfig(Path(), Path(), model="m", revision="r", dtype="float16", strength=0.5, compile=True)
+    changed = EnhanceConfig(Path(), Path(), model="m", revision="r", base="b", dtype="float16", strength=0.5)
+    changed.compile = True
     changed.max_pixels_per_batch = 7
-    expected = DifixConfig("m", "r", "float16", max_pixels_per_batch=7, strength=0.5, compile=True)
+    expected = DifixConfig("m", "r", "b", "float16", max_pixels_per_batch=7, strength=0.5, compile=True)
     assert changed.network() == expected
