@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tyro
-
+from difix3d_ns.cli.module import run_as_module
 from difix3d_ns.curation import CurateConfig, curate
-from difix3d_ns.errors import exit_with_one_sentence
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -16,9 +14,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: the command line after the program's name; the process's own if None.
     """
-    config = tyro.cli(CurateConfig, prog="python -m difix3d_ns.cli.curate", args=args)
-    with exit_with_one_sentence():
-        curate(config)
+    run_as_module("curate", CurateConfig, curate, args)
 
 
 if __name__ == "__main__":

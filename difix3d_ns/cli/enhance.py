@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tyro
-
-from difix3d_ns.errors import exit_with_one_sentence
+from difix3d_ns.cli.module import run_as_module
 from difix3d_ns.frames.config import EnhanceConfig
 
 
@@ -27,9 +25,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: the command line after the program's name; the process's own if None.
     """
-    config = tyro.cli(EnhanceConfig, prog="python -m difix3d_ns.cli.enhance", args=args)
-    with exit_with_one_sentence():
-        enhance(config)
+    run_as_module("enhance", EnhanceConfig, enhance, args)
 
 
 if __name__ == "__main__":

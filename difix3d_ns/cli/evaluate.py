@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tyro
-
-from difix3d_ns.errors import exit_with_one_sentence
+from difix3d_ns.cli.module import run_as_module
 from difix3d_ns.evaluation import EvaluateConfig, evaluate
 
 
@@ -16,9 +14,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: the command line after the program's name; the process's own if None.
     """
-    config = tyro.cli(EvaluateConfig, prog="python -m difix3d_ns.cli.evaluate", args=args)
-    with exit_with_one_sentence():
-        evaluate(config)
+    run_as_module("evaluate", EvaluateConfig, evaluate, args)
 
 
 if __name__ == "__main__":

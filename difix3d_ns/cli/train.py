@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tyro
-
+from difix3d_ns.cli.module import run_as_module
 from difix3d_ns.difix.training.config import TrainConfig
-from difix3d_ns.errors import exit_with_one_sentence
 
 
 def train(config: TrainConfig) -> None:
@@ -28,9 +26,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: the command line after the program's name; the process's own if None.
     """
-    config = tyro.cli(TrainConfig, prog="python -m difix3d_ns.cli.train", args=args)
-    with exit_with_one_sentence():
-        train(config)
+    run_as_module("train", TrainConfig, train, args)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,10 @@ def require_files(
     """
     if _is_training_checkpoint(source):
         if base is None:
-            raise DifixError(f"{source} is a training checkpoint: give the SD-Turbo folder or hub id that it was trained from as base.")
+            raise DifixError(
+                f"{source} is a training checkpoint: give the SD-Turbo folder or hub id that it was trained from as "
+                "base."
+            )
         folder = _local_folder(base, revision)
     else:
         folder = _local_folder(source, revision)
