@@ -32,7 +32,8 @@ def train_command(scene: Path, output_dir: Path, *arguments: object) -> list[str
 def test_a_run_killed_in_the_middle_of_a_fix_is_resumed_and_makes_the_fix_again(tmp_path: Path) -> None:
     scene = BANANA / "transforms_biased3.json"
     first = [*("--timestamp", "first", "--max-num-iterations", 60, "--steps-per-save", 10)]
-    fixes = ["--pipeline.fix-steps", 5, 21]
+    many = ["--pipeline.targets.kind", "random", "--pipeline.targets.num-views", 40]  # so that a fix takes seconds
+    fixes = ["--pipeline.fix-steps", 5, 21, *many]
     (tmp_path / "log").touch()
     with (tmp_path / "log").open("w") as log:
         command = train_command(scene, tmp_path, *first, *fixes)
@@ -52,7 +53,7 @@ def test_a_run_killed_in_the_middle_of_a_fix_is_resumed_and_makes_the_fix_again(
 
     resume = ["--timestamp", "second", "--load-dir", folder / "nerfstudio_models", "--max-num-iterations", 4]
     printed = run(*train_command(scene, tmp_path, *resume, *fixes))
-    assert re.findall(r"Step (\d+): fixed 5", printed) == ["21"]
+    assert re.findall(r"Step (\d+): fixed 40", printed) == ["21"]
     second = folder.with_name("second")
     assert [path.name for path in sorted((second / "pseudo_views").glob("*step*"))] == [
         "step-000000005",
