@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e.browser import Page, button, find_chromium, open_page
+from browser import Page, find_chromium
 from e2e.commands import OFFLINE, run
+from e2e.viewer_page import button, open_viewer
 from jaxtyping import UInt8
 
 CHROMIUM = find_chromium() or ""
@@ -99,7 +100,7 @@ def test_a_trained_run_is_enhanced_in_the_browser(serve: Serve, tmp_path: Path) 
     run(*base, *SMALL, "--max-num-iterations", 60, "--pipeline.fix-novel-views", False)
     (config,) = (tmp_path / "run").rglob("config.yml")
     address, log, _ = serve("ns-viewer", "--load-config", config)
-    with open_page(CHROMIUM, address, tmp_path / "profile") as page:
+    with open_viewer(CHROMIUM, address, tmp_path / "profile") as page:
         page.wait(lambda: "Enhanced output (Difix3D+)" in page.text(), PATIENCE, "the panel")
         assert "Novel views (Difix3D)" not in page.text()
         page.zoom_out(450, 500, 3)
@@ -143,7 +144,7 @@ def test_novel_views_are_fixed_on_request_in_the_browser(serve: Serve, tmp_path:
     schedule = ["--max-num-iterations", 20_000, "--pipeline.fix-steps", 19_000, "--pipeline.planned-num-iterations", 0]
     large = ["--viewer.camera-frustum-scale", 1.0]
     address, log, process = serve(*command, *SMALL, *schedule, *large)
-    with open_page(CHROMIUM, address, tmp_path / "profile") as page:
+    with open_viewer(CHROMIUM, address, tmp_path / "profile") as page:
         page.wait(lambda: "Next fix: before step 19000" in page.text(), PATIENCE, "the panel")
         assert "Fixes done: 0 of 1" in page.text()
         page.zoom_out(450, 500, 4)

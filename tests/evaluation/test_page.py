@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation.conftest import Page, PaintFolder
+from browser import Page
+from evaluation.conftest import PaintFolder
 
 from difix3d_ns.evaluation.config import EvaluateConfig
 from difix3d_ns.evaluation.page import page_of, url_of
@@ -38,15 +39,17 @@ def make_page(paint: PaintFolder, folder: Path, names: list[str], enhanced: bool
 
 def place_of_first(page: Page) -> tuple[float, float, float, float]:
     """Left, top, width and height of the first slider in the window."""
-    page.js("document.querySelector('.view .compare').scrollIntoView({block: 'center'})")
+    page.evaluate("document.querySelector('.view .compare').scrollIntoView({block: 'center'})")
     box = "document.querySelector('.view .compare').getBoundingClientRect()"
-    left, top, width, height = page.js(f"(r => [r.x, r.y, r.width, r.height])({box})")
+    left, top, width, height = page.evaluate(f"(r => [r.x, r.y, r.width, r.height])({box})")
     return left, top, width, height
 
 
 def color_at(page: Page, along: float) -> tuple[int, ...]:
     """Colour of the first comparison at a share of its width, near its lower edge."""
-    page.wait("[...document.querySelectorAll('.view .compare')[0].querySelectorAll('img')].every(i => i.complete)")
+    page.wait_until(
+        "[...document.querySelectorAll('.view .compare')[0].querySelectorAll('img')].every(i => i.complete)"
+    )
     left, top, width, height = place_of_first(page)
     pixel = page.screenshot()[int(top + 0.85 * height), int(left + along * width)]
     return min((RED, GREEN, BLUE), key=lambda color: int(np.abs(pixel.astype(int) - color).sum()))
@@ -55,36 +58,33 @@ def color_at(page: Page, along: float) -> tuple[int, ...]:
 def drag(page: Page, start: float, end: float) -> None:
     left, top, width, height = place_of_first(page)
     y = top + 0.4 * height
-    page.mouse("mousePressed", left + start * width, y)
-    for part in (0.5, 1.0):
-        page.mouse("mouseMoved", left + (start + part * (end - start)) * width, y)
-    page.mouse("mouseReleased", left + end * width, y)
+    page.drag((left + start * width, y), (left + end * width, y))
 
 
 def test_dragging_the_slider_uncovers_the_other_image(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
     browser.complaints.clear()
-    browser.open(make_page(paint, tmp_path, ["one", "two"]))
+    browser.open(make_page(paint, tmp_path, ["one", "two"]).as_uri())
     assert [color_at(browser, along) for along in (0.1, 0.4, 0.6, 0.9)] == [RED, RED, GREEN, GREEN]
     drag(browser, 0.5, 0.2)
     assert [color_at(browser, along) for along in (0.1, 0.3, 0.6)] == [RED, GREEN, GREEN]
     drag(browser, 0.2, 0.8)
     assert [color_at(browser, along) for along in (0.3, 0.7, 0.9)] == [RED, RED, GREEN]
     second = "getComputedStyle(document.querySelectorAll('.compare')[1]).getPropertyValue('--split')"
-    assert browser.js(second).strip() == "50%"
-    browser.js("document.querySelector('[name=together]').click()")
+    assert browser.evaluate(second).strip() == "50%"
+    browser.evaluate("document.querySelector('[name=together]').click()")
     drag(browser, 0.8, 0.3)
-    assert float(browser.js(second).strip().rstrip("%")) == pytest.approx(30, abs=2)
+    assert float(browser.evaluate(second).strip().rstrip("%")) == pytest.approx(30, abs=2)
     assert browser.complaints == []
 
 
 def test_the_page_works_by_keyboard_alone(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
-    browser.open(make_page(paint, tmp_path, ["one", "two"]))
+    browser.open(make_page(paint, tmp_path, ["one", "two"]).as_uri())
     slider = "document.activeElement"
     for _ in range(20):
         browser.key("Tab", "Tab")
-        if browser.js(f"{slider}.className") == "split":
+        if browser.evaluate(f"{slider}.className") == "split":
             break
-    assert browser.js(f"{slider}.getAttribute('aria-label')").startswith("one")
+    assert browser.evaluate(f"{slider}.getAttribute('aria-label')").startswith("one")
     for _ in range(30):
         browser.key("ArrowLeft", "ArrowLeft")
     assert [color_at(browser, along) for along in (0.1, 0.4)] == [RED, GREEN]
@@ -92,29 +92,29 @@ def test_the_page_works_by_keyboard_alone(browser: Page, paint: PaintFolder, tmp
     assert [color_at(browser, along) for along in (0.1, 0.4)] == [BLUE, GREEN]
     browser.key("!", "Digit1", shift=True)
     assert [color_at(browser, along) for along in (0.1, 0.4)] == [BLUE, RED]
-    assert browser.js("document.querySelector('.view .at-left').textContent") == "photo"
+    assert browser.evaluate("document.querySelector('.view .at-left').textContent") == "photo"
 
 
 def test_names_of_files_are_text_and_nothing_more(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
     names = [HOSTILE.replace("/", ""), ODD, "in/a/folder"]
     browser.complaints.clear()
-    browser.open(make_page(paint, tmp_path, names))
-    assert browser.js("typeof hacked") == "undefined"
-    assert sorted(browser.js("[...document.querySelectorAll('h3')].map(h => h.textContent)")) == sorted(names)
-    browser.js("document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")
-    browser.wait("[...document.images].every(i => i.complete)")
-    assert browser.js("[...document.images].every(i => i.naturalWidth === 64)")
+    browser.open(make_page(paint, tmp_path, names).as_uri())
+    assert browser.evaluate("typeof hacked") == "undefined"
+    assert sorted(browser.evaluate("[...document.querySelectorAll('h3')].map(h => h.textContent)")) == sorted(names)
+    browser.evaluate("document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")
+    browser.wait_until("[...document.images].every(i => i.complete)")
+    assert browser.evaluate("[...document.images].every(i => i.naturalWidth === 64)")
     assert browser.complaints == []
 
 
 def test_of_many_views_only_those_in_sight_are_loaded(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
-    browser.open(make_page(paint, tmp_path, [f"view-{index}" for index in range(200)]))
+    browser.open(make_page(paint, tmp_path, [f"view-{index}" for index in range(200)]).as_uri())
     loaded = "[...document.images].filter(i => i.complete && i.naturalWidth > 0).length"
-    browser.wait(f"{loaded} > 3")
-    assert browser.js("document.images.length") == 400
-    assert browser.js(loaded) < 200
-    browser.js("document.getElementById('view-199').scrollIntoView()")
-    browser.wait("[...document.querySelectorAll('#view-199 img')].every(i => i.complete && i.naturalWidth > 0)")
+    browser.wait_until(f"{loaded} > 3")
+    assert browser.evaluate("document.images.length") == 400
+    assert browser.evaluate(loaded) < 200
+    browser.evaluate("document.getElementById('view-199').scrollIntoView()")
+    browser.wait_until("[...document.querySelectorAll('#view-199 img')].every(i => i.complete && i.naturalWidth > 0)")
 
 
 def test_views_are_sorted_by_what_enhancing_gains(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_views_are_sorted_by_what_enhancing_gains(browser: Page, paint: PaintFol
     renders = paint("renders", dict.fromkeys("abc", (120, 120, 120)))
     enhanced = paint("enhanced", {"a": (110, 110, 110), "b": (160, 160, 160), "c": (101, 101, 101)})
     evaluate(EvaluateConfig(tmp_path / "out", renders=renders, photos=photos, enhanced=enhanced))
-    browser.open(tmp_path / "out" / "index.html")
+    browser.open((tmp_path / "out" / "index.html").as_uri())
     order = "[...document.querySelectorAll('h3')].map(h => h.textContent).join('')"
     for value, expected in (("gain", "bac"), ("-gain", "cab"), ("index", "abc")):
-        browser.js(
+        browser.evaluate(
             f"(() => {{ const s = document.querySelector('[name=order]'); s.value = '{value}'; "
             "s.dispatchEvent(new Event('change', {bubbles: true})) })()"
         )
-        assert browser.js(order) == expected
+        assert browser.evaluate(order) == expected
 
 
 def test_frames_of_the_camera_path_are_played(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
@@ -140,16 +140,16 @@ def test_frames_of_the_camera_path_are_played(browser: Page, paint: PaintFolder,
     paint("images/enhanced", {"a": GREEN})
     (tmp_path / "index.html").write_text(page_of(report_with_frames()))
     browser.complaints.clear()
-    browser.open(tmp_path / "index.html")
+    browser.open((tmp_path / "index.html").as_uri())
     shown = "document.querySelector('.video .under').getAttribute('src')"
-    assert browser.js(shown) == "frames/raw/0000.png"
-    assert browser.js("document.querySelector('.video').textContent.includes('0.50 times')")
-    browser.js("document.querySelector('[name=play]').click()")
-    browser.wait(f"{shown} === 'frames/raw/0001.png'")
-    browser.js("document.querySelector('[name=play]').click()")
-    assert browser.js("document.querySelector('[name=play]').textContent") == "Play"
+    assert browser.evaluate(shown) == "frames/raw/0000.png"
+    assert browser.evaluate("document.querySelector('.video').textContent.includes('0.50 times')")
+    browser.evaluate("document.querySelector('[name=play]').click()")
+    browser.wait_until(f"{shown} === 'frames/raw/0001.png'")
+    browser.evaluate("document.querySelector('[name=play]').click()")
+    assert browser.evaluate("document.querySelector('[name=play]').textContent") == "Play"
     browser.key("3", "Digit3")  # frames have no photo: the render stays
-    assert browser.js(shown).startswith("frames/raw/")
+    assert browser.evaluate(shown).startswith("frames/raw/")
     assert browser.complaints == []
 
 
@@ -169,6 +169,15 @@ def report_with_frames() -> dict:
         },
         "views": [{"name": "a", "width": 64, "height": 48, "files": files, "raw": figures, "enhanced": figures}],
     }  # fmt: skip
+
+
+def test_a_script_that_is_not_the_pages_own_is_refused(browser: Page, tmp_path: Path) -> None:
+    file = tmp_path / "index.html"
+    file.write_text(page_of(report_with_frames()).replace("</body>", "<script>hacked = 1</script></body>"))
+    browser.complaints.clear()
+    browser.open(file.as_uri())
+    assert browser.evaluate("typeof hacked") == "undefined"
+    assert any("Content Security Policy" in complaint for complaint in browser.complaints)
 
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
