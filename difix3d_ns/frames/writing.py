@@ -26,7 +26,7 @@ def telling_errors(file: Path, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except (OSError, *kinds) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            reason = "no space is left on its disk: free some, and add --resume to go on"
+            reason = "no space is left on its disk: free some, and add --resume to go on where the command has it"
         else:
             reason = f"the system says: {getattr(error, 'strerror', None) or error}"
         raise Difix3DError(f"{file} cannot be written, as {reason}.") from error
