@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from torch import Tensor
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import to_image_list
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.frames.kinds import IMAGES, natural_order
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NUM_NAMED = 3
 """Files that a message names; of the others it gives the number."""
 
@@ -33,8 +32,8 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise Difix3DError(f"the folder of {what} {folder} does not exist.")
     found: dict[str, Path] = {}
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    for file in sorted(files, key=lambda file: _natural_order(str(file.relative_to(folder)))):
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+    for file in sorted(files, key=lambda file: natural_order(file.relative_to(folder))):
         name = str(file.relative_to(folder).with_suffix(""))
         if name in found:
             raise Difix3DError(
@@ -43,7 +42,7 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
             )
         found[name] = file
     if not found:
-        raise Difix3DError(f"the folder of {what} {folder} holds no pictures ({', '.join(SUFFIXES)}).")
+        raise Difix3DError(f"the folder of {what} {folder} holds no pictures ({', '.join(IMAGES)}).")
     return found
 
 
@@ -127,11 +126,6 @@ def write_picture(image: Float[Tensor, "height width 3"], file: Path) -> None:
     """Writes an image in [0, 1] as PNG."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(file)
-
-
-def _natural_order(name: str) -> list[tuple[int, str]]:
-    """A key that sorts frame_2 before frame_10."""
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.frames.kinds import IMAGES, VIDEOS
+from difix3d_ns.frames.kinds import IMAGES, VIDEOS, natural_order
 from difix3d_ns.frames.pictures import Picture, read_picture, read_size
 
 if TYPE_CHECKING:
@@ -163,12 +162,6 @@ def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, without hidden ones and those of folders in it, in natural order."""
     found = (file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith("."))
     return sorted(found, key=natural_order)
-
-
-def natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """A key that sorts frame2 before frame10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def plan_batches(source: Source, start: int, stop: int, max_pixels: int) -> list[range]:

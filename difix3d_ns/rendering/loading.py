@@ -26,7 +26,7 @@ from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.references import ReferenceConfig
 from difix3d_ns.rendering.runs import Run, reason_of
 
-LOADING_ERRORS = (*READING_ERRORS, yaml.YAMLError, pickle.UnpicklingError, ImportError, AttributeError, TypeError)
+LOADING_ERRORS = (*READING_ERRORS, yaml.YAMLError, pickle.UnpicklingError, ImportError)
 """What nerfstudio raises on a run that it cannot load."""
 
 ConfigType = TypeVar("ConfigType")

@@ -91,7 +91,7 @@ class Run:
             return dataset_type(
                 dataparser_outputs=outputs, scale_factor=getattr(config, "camera_res_scale_factor", 1.0)
             )
-        except (*READING_ERRORS, TypeError) as error:
+        except READING_ERRORS as error:
             raise Difix3DError(f"the scene {config.data} cannot be read: {reason_of(error)}.") from error
 
     def cameras(self, split: str) -> Cameras:
