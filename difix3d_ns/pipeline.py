@@ -1,7 +1,6 @@
-"""When novel views are fixed: renders them on a schedule, cleans them and hands them to training."""
+"""When novel views are fixed: on a schedule, early where the network is reliable, and on the viewer's request."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,29 +10,24 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from difix3d_ns.confidence import ConfidenceConfig
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
-from difix3d_ns.fix_report import describe, panels, progress_bars
+from difix3d_ns.fix_report import describe
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.gaussians import means_and_opacities
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
-from difix3d_ns.novel_view_renders import render_novel_views
-from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, camera_with_pose
+from difix3d_ns.progressive_update import ProgressiveUpdate, ProgressiveUpdateConfig
+from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
 from difix3d_ns.references import ReferenceConfig
-from difix3d_ns.reliability import ReliabilityConfig, error_removed, nearest_others, photos_to_test_on
 from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
 from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
 from difix3d_ns.targets import TargetConfig, target_cameras
-from difix3d_ns.trajectories import pose_distances
-from difix3d_ns.trust import TrustConfig
-from difix3d_ns.vetting import NovelViewFix, vet
 from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
 from difix3d_ns.viewer.panel import rendering_for_viewer
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
@@ -41,7 +35,7 @@ from difix3d_ns.walk import NovelViewWalk
 
 
 @dataclass
-class Difix3DPipelineConfig(VanillaPipelineConfig):
+class Difix3DPipelineConfig(ProgressiveUpdateConfig, VanillaPipelineConfig):
     """When novel views are fixed, how far they go at each fix, and with which network."""
 
     _target: type = field(default_factory=lambda: Difix3DPipeline)
@@ -75,17 +69,6 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """What `step_length` counts in.
     `scene`: 1 is the largest distance of a camera, of training or evaluation, from the middle of them all.
     `units`: scene units, as published. nerfstudio scales most cameras into [-1, 1], where the two are alike."""
-    min_accumulation: float = 0.5
-    """Pixels of a novel view whose accumulated opacity is below this do not teach."""
-    match_colors: bool = True
-    """Whether large-scale colours of a fixed view are matched to its render where that is confident; without, a
-    network's shifts of brightness add up from fix to fix."""
-    trust: TrustConfig = field(default_factory=TrustConfig)
-    """When a fixed view is rejected."""
-    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
-    """How much each pixel of a fixed view counts."""
-    reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
-    """How the network proves itself at the photos, and what for."""
     evaluate_enhanced: bool = True
     """Whether `ns-eval` also measures `rgb_enhanced`."""
 
@@ -173,6 +156,7 @@ class Difix3DPipeline(VanillaPipeline):
             self._run_folder = Path(trainer.base_dir)
             start.save(self._run_folder)
             self._walk = self._new_walk()
+            self._update = self._new_update()
             steps = self._steps_of_run(start)
             if steps:
                 self._settle_on_network(trainer)
@@ -197,6 +181,11 @@ class Difix3DPipeline(VanillaPipeline):
         photos = self.datamanager.train_dataset.cameras
         targets = target_cameras(self.config.targets, photos, self.datamanager.eval_cameras)
         return NovelViewWalk(targets, self.datamanager.train_camera_to_worlds, self.config.step_length, self._unit)
+
+    def _new_update(self) -> ProgressiveUpdate:
+        """What fixes the novel views."""
+        parts = self.difix3d_model, self.datamanager, self.enhancer, self._walk
+        return ProgressiveUpdate(self.config, *parts, self._unit, self._run_folder)
 
     def _steps_of_run(self, start: Start) -> tuple[int, ...]:
         """The run's fix steps; after a resume the bank and the walk stand where they stood at the checkpoint."""
@@ -237,7 +226,7 @@ class Difix3DPipeline(VanillaPipeline):
             raise
 
     def fix_views(self, step: int, on_request: bool = False) -> None:
-        """One progressive update: moves the novel views on, renders and cleans them, and makes them the pseudo views.
+        """One progressive update, unless it is an early one and the network is not reliable enough for it.
 
         Args:
             step: the training step that comes next.
@@ -247,66 +236,21 @@ class Difix3DPipeline(VanillaPipeline):
             Difix3DError: a render holds NaN, so training has diverged.
         """
         started = time.perf_counter()
-        reliability = self._test_network(step) if self.config.reliability.test else None
+        reliability = self._update.test_network(step) if self.config.reliability.test else None
         needed = self.config.reliability.needed_for_early_fixes
         if step in self._early_steps and not on_request and (reliability or 0.0) < needed:
             told = f"the network removes {reliability:.0%} of the error at photos, and {needed:.0%} is asked of it"
             CONSOLE.print(f"Step {step}: no early fix, as {told}.")
             return
         self._training_panel.fix_starts(step)
-        self._walk.advance()
-        cameras = self._walk.cameras()
-        nearest = self.enhancer.choose_references(cameras)
-        with progress_bars() as progress:
-            task = progress.add_task("[green]Rendering novel views", total=len(cameras))
-            renders, accumulations = render_novel_views(
-                self.difix3d_model, cameras, step, lambda: progress.advance(task)
-            )
-            rendered = time.perf_counter()
-            task = progress.add_task("[green]Fixing novel views", total=len(cameras))
-            references = self.datamanager.training_photos(nearest)
-            fixed = self._clean(cameras, renders, references, lambda count: progress.advance(task, count))
-        finished = time.perf_counter()
-
-        distances = (
-            pose_distances(self._walk.poses, self.datamanager.train_camera_to_worlds, self._unit).amin(dim=1).tolist()
-        )
-        fixes = [
-            NovelViewFix(*parts)
-            for parts in zip(cameras, renders, accumulations, fixed, nearest, distances, strict=True)
-        ]
-        config = self.config
-        how = config.trust, config.confidence, config.match_colors, config.min_accumulation
-        views = vet(step, fixes, *how, reliability or 0.0)
-        self.datamanager.pseudo_views.add(views)
-        self.datamanager.pseudo_views.save(self._run_folder / PSEUDO_VIEW_FOLDER)
-        for name, image in panels(fixes, views, references).items():
-            writer.put_image(name=name, image=image, step=step)
-        seconds = f"rendering {rendered - started:.1f} s, Difix {finished - rendered:.1f} s"
-        told = describe(views, self._walk.num_arrived, reliability)
+        testing_seconds = time.perf_counter() - started
+        done = self._update.fix(step, reliability or 0.0)
+        whole = testing_seconds + done.rendering_seconds + done.cleaning_seconds
+        seconds = f"rendering {done.rendering_seconds:.1f} s, Difix {done.cleaning_seconds:.1f} s"
+        told = describe(done.views, self._walk.num_arrived, reliability)
         when = f"Step {step}, on request" if on_request else f"Step {step}"
-        CONSOLE.print(f"{when}: {told} in {finished - started:.1f} s: {seconds}.")
-        self._training_panel.fix_ended(views, on_request, self._walk.num_arrived, finished - started)
-
-    def _clean(
-        self,
-        cameras: list[Cameras],
-        renders: list[Tensor],
-        references: list[Tensor | None],
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[Tensor]:
-        """Cleans renders of these cameras; NaN takes the place of what the network cannot make a picture of."""
-        return self.fixer.fix(renders, references, on_progress, keep_broken=True)
-
-    def _test_network(self, step: int) -> float:
-        """The network's reliability: what it removes of the error of the renders at some photos' own views."""
-        photos, poses = self.datamanager.train_dataset.cameras, self.datamanager.train_camera_to_worlds
-        indices = photos_to_test_on(len(poses), self.config.reliability.num_photos)
-        cameras = [camera_with_pose(photos[index : index + 1], poses[index]) for index in indices]
-        renders, _ = render_novel_views(self.difix3d_model, cameras, step)
-        references = self.datamanager.training_photos(nearest_others(poses, indices, self._unit))
-        fixed = self._clean(cameras, renders, references)
-        return error_removed(renders, fixed, self.datamanager.training_photos(indices))
+        CONSOLE.print(f"{when}: {told} in {whole:.1f} s: {seconds}.")
+        self._training_panel.fix_ended(done.views, on_request, self._walk.num_arrived, whole)
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a broken photo ends in one sentence."""
@@ -346,4 +290,10 @@ class Difix3DPipeline(VanillaPipeline):
         """As in nerfstudio; a checkpoint that does not fit ends in one sentence."""
         with exit_with_one_sentence():
             require_same_modules(loaded_state, self.difix3d_model.state_dict())
-            super().load_pipeline(loaded_state, step)
+            try:
+                super().load_pipeline(loaded_state, step)
+            except UNEXPECTED_CONTENT as error:
+                if isinstance(error, Difix3DError):
+                    raise
+                told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+                raise Difix3DError(f"the checkpoint of step {step} does not fit this run ({told}).") from error

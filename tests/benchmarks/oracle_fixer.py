@@ -21,6 +21,7 @@ from difix3d_ns.difix.resolve import ResolvedDifix
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixer import DifixFixer
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.progressive_update import ProgressiveUpdate
 from difix3d_ns.trajectories import nearest_poses, pose_distances
 from difix3d_ns.walk import NovelViewWalk
 
@@ -83,6 +84,28 @@ class OracleFixer(DifixFixer):
         ]
 
 
+class OracleUpdate(ProgressiveUpdate):
+    """The progressive update with the oracle in place of the network."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._starts = self.walk.poses
+
+    def clean(self, cameras: list[Cameras], renders: list[Tensor], *args: Any) -> list[Tensor]:
+        """Novel views get the photos of their targets; training views, on which it is tested, their own."""
+        fixer = self._enhancer.fixer
+        assert isinstance(fixer, OracleFixer)
+        poses = torch.cat([camera.camera_to_worlds for camera in cameras])
+        if torch.equal(poses, self.walk.poses):
+            images = [data["image"][..., :3].cpu() for data in self.datamanager.cached_eval]
+            photos = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
+            weights = photo_weights(self._starts, poses, self.walk.target_poses, self.unit)
+            return fixer.blend(renders, photos, weights)
+        trained = self.datamanager.train_camera_to_worlds
+        own = [self.datamanager.training_photo(int(i)) for i in nearest_poses(poses, trained)]
+        return fixer.blend(renders, own, torch.ones(len(own)))
+
+
 @dataclass
 class OraclePipelineConfig(Difix3DPipelineConfig):
     """The pipeline's settings; those of the network are not used."""
@@ -95,27 +118,16 @@ class OraclePipeline(Difix3DPipeline):
 
     def __init__(self, config: OraclePipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, device, *args, **kwargs)
-        self.fixer = OracleFixer(config.difix, device)
+        self.fixer = self.enhancer.fixer = OracleFixer(config.difix, device)
 
     def _new_walk(self) -> NovelViewWalk:
         if self.config.targets.kind != "eval" or self.config.targets.num_views:
             raise Difix3DError("the oracle has photos of the evaluation split alone: leave out --pipeline.targets.")
-        walk = super()._new_walk()
-        self._starts = walk.poses
-        return walk
+        return super()._new_walk()
 
-    def _clean(self, cameras: list[Cameras], renders: list[Tensor], *args: Any) -> list[Tensor]:
-        """Novel views get the photos of their targets; training views, on which it is tested, their own."""
-        poses = torch.cat([camera.camera_to_worlds for camera in cameras])
-        if torch.equal(poses, self._walk.poses):
-            images = [data["image"][..., :3].cpu() for data in self.datamanager.cached_eval]
-            photos = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
-            return self.fixer.blend(
-                renders, photos, photo_weights(self._starts, poses, self._walk.target_poses, self._unit)
-            )
-        trained = self.datamanager.train_camera_to_worlds
-        own = [self.datamanager.training_photo(int(i)) for i in nearest_poses(poses, trained)]
-        return self.fixer.blend(renders, own, torch.ones(len(own)))
+    def _new_update(self) -> OracleUpdate:
+        parts = self.difix3d_model, self.datamanager, self.enhancer, self._walk
+        return OracleUpdate(self.config, *parts, self._unit, self._run_folder)
 
     def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
         """Not to be had.
