@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,8 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
 
-from difix3d_ns.checkpoints import newest_readable_step, require_readable
+from difix3d_ns.checkpoints import checkpoint_file, newest_readable_step, require_readable, step_to_render
+from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 
 LOCK_NAME = ".lock"
@@ -30,11 +31,25 @@ class Difix3DTrainerConfig(TrainerConfig):
     """nerfstudio's settings of a training, for a trainer that outlives faults of its files."""
 
     _target: type = field(default_factory=lambda: Difix3DTrainer)
+    in_training: bool = field(default=False, init=False, repr=False)
+    """Whether a trainer works by these settings; never so in a config.yml, from which other commands read them."""
+
+    def get_checkpoint_dir(self) -> Path:
+        """As in nerfstudio; for a command that loads a run, the step that it is to load is settled as well.
+
+        The commands ask here right before they load: the only place where a plugin can look at the checkpoint before
+        they end in a traceback.
+        """
+        folder = super().get_checkpoint_dir()
+        if not self.in_training:
+            with exit_with_one_sentence():
+                self.load_step = step_to_render(folder, self.load_step)
+        return folder
 
     def save_config(self) -> None:
         """As in nerfstudio; a folder that cannot be written ends in one sentence."""
         try:
-            super().save_config()
+            TrainerConfig.save_config(replace(self))  # the copy is not in training
         except OSError as error:
             with exit_with_one_sentence():
                 reason = error.strerror or str(error)
@@ -53,6 +68,10 @@ class Difix3DTrainer(Trainer):
     """
 
     config: Difix3DTrainerConfig
+
+    def __init__(self, config: Difix3DTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        config.in_training = True
+        super().__init__(config, local_rank, world_size)
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """As in nerfstudio, once no other training writes into the run's folder."""
@@ -85,7 +104,7 @@ class Difix3DTrainer(Trainer):
             final.mkdir(parents=True, exist_ok=True)
             saved = written.replace(final / written.name)
         except (OSError, RuntimeError) as error:  # torch calls a full disk a RuntimeError
-            told = f"the checkpoint of step {step} cannot be written into {final} ({_first_line(error)})"
+            told = f"the checkpoint of step {step} cannot be written into {final} ({first_line(error)})"
             if self.training_state == "completed":
                 raise Difix3DError(f"{told}: make room and go on from the one before by --load-dir.") from error
             warn(f"{told}.", "Training goes on, and older checkpoints stay.")
@@ -109,7 +128,12 @@ class Difix3DTrainer(Trainer):
             file = config.load_checkpoint
             if config.load_dir is not None:
                 step = newest_readable_step(config.load_dir) if step is None else step
-                file = config.load_dir / f"step-{step:09d}.ckpt"
+                if step is None:
+                    raise Difix3DError(
+                        f"there is no checkpoint in {config.load_dir}: give --load-dir a run's folder "
+                        "nerfstudio_models."
+                    )
+                file = checkpoint_file(config.load_dir, step)
             if file is not None:
                 require_readable(file)
             # Left in the config, this step would be looked for among the new run's own checkpoints later.
@@ -117,7 +141,7 @@ class Difix3DTrainer(Trainer):
             try:
                 super()._load_checkpoint()
             except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise Difix3DError(f"the checkpoint {file} does not fit this run ({_first_line(error)}).") from error
+                raise Difix3DError(f"the checkpoint {file} does not fit this run ({first_line(error)}).") from error
             finally:
                 config.load_step = asked
 
@@ -138,7 +162,7 @@ def _lock_folder(folder: Path) -> FileLock | None:
         ) from error
     except (OSError, NotImplementedError) as error:
         # Some network file systems know no locks; they are no reason not to train.
-        warn(f"{folder} cannot be locked ({_first_line(error)}).", "Let no other training write into it.")
+        warn(f"{folder} cannot be locked ({first_line(error)}).", "Let no other training write into it.")
         return None
     return lock
 
@@ -161,7 +185,3 @@ def _told_of_full_disk(folder: Path) -> Iterator[None]:
             f"training stops, as the disk of {folder} is full: make room and go on from its last checkpoint by "
             "--load-dir."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

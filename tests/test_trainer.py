@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from foreign_code import Evil
 from torch import nn
 
 from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
@@ -190,16 +191,6 @@ def test_a_checkpoint_of_other_parameters_is_named(tmp_path: Path) -> None:
     torch.save({"step": 1, "pipeline": {"x": torch.ones(1)}, "optimizers": {}, "scalers": {}}, tmp_path / "a.ckpt")
     with pytest.raises(SystemExit, match=r"a\.ckpt does not fit this run"):
         make_trainer(tmp_path / "out", load_checkpoint=tmp_path / "a.ckpt")._load_checkpoint()
-
-
-class Evil:
-    """Touches a file when it is unpickled without care."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.file,)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DifixError(ValueError):
     """Something the caller can put right: the message says what is wrong, where, and what to do."""
@@ -26,3 +28,13 @@ UNEXPECTED_CONTENT = (
     ValueError,
 )
 """What reading a file raises that is missing, damaged, or laid out otherwise than expected, such as foreign JSON."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error as a part of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def abbreviated(names: Sequence[str], limit: int = 5) -> str:
+    """The first of many names, and how many there are more."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -18,6 +18,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.eval_utils import eval_setup
 
+from difix3d_ns.checkpoints import TO_RENDER, newest_readable_step
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixer import DifixConfig
 from difix3d_ns.model import Difix3DModelConfig
@@ -70,7 +71,7 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
     def prepare(config: TrainerConfig) -> TrainerConfig:
         nonlocal difix, references, unit
         if isinstance(own := config.pipeline, Difix3DPipelineConfig):
-            difix, references = _with_given(own.difix, difix), _with_given(own.references, references)
+            difix, references = _own_network(own.difix, difix), _with_given(own.references, references)
             unit = 1.0 if own.step_unit == "units" else None
             config.pipeline = VanillaPipelineConfig(
                 datamanager=_as(FullImageDatamanagerConfig, own.datamanager), model=own.model
@@ -127,23 +128,22 @@ def _settle_on_scene(config: TrainerConfig, options: RunOptions) -> None:
 
 
 def settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
-    """Takes the newest checkpoint, of the folder beside the config if there is one: a run may have been moved.
+    """Takes the newest undamaged checkpoint, of the folder beside the config if there is one: runs may be moved.
 
     Args:
         config: the run's; it is changed.
         load_config: where it was read.
 
     Raises:
-        Difix3DError: there is no checkpoint.
+        Difix3DError: there is no checkpoint, or all are damaged.
     """
     beside = load_config.absolute().parent / config.relative_model_dir
     if beside.is_dir():
         config.relative_model_dir = beside
-    folder = config.get_checkpoint_dir()
-    steps = [int(found[1]) for path in folder.glob("step-*.ckpt") if (found := re.fullmatch(r"step-(\d+)", path.stem))]
-    if not steps:
+    folder = config.get_base_dir() / config.relative_model_dir
+    config.load_step = newest_readable_step(folder, TO_RENDER)
+    if config.load_step is None:
         raise Difix3DError(f"the run {load_config} has no checkpoint in {folder}: train it, or put it there.")
-    config.load_step = max(steps)
 
 
 def _require_whole(model: Model, checkpoint: Path) -> None:
@@ -158,6 +158,13 @@ def _require_whole(model: Model, checkpoint: Path) -> None:
             f"the checkpoint {checkpoint} lacks {len(missing)} of the model's parameters, as {missing[0]}: it was "
             "trained with another implementation, such as tiny-cuda-nn, which is not installed here."
         )
+
+
+def _own_network(own: DifixConfig, given: DifixConfig) -> DifixConfig:
+    """As `_with_given`; the revision and base of a run's network are not those of another one."""
+    if given.model not in (DifixConfig().model, own.model):
+        own = replace(own, revision=None, base=None)
+    return _with_given(own, given)
 
 
 def _with_given(own: ConfigType, given: ConfigType) -> ConfigType:

@@ -90,3 +90,26 @@ def test_two_photos_in_a_read_only_folder_of_another_alphabet_train_with_fixes(t
     assert {path: path.stat().st_mtime_ns for path in [scene, *scene.rglob("*")]} == before
     (checkpoint,) = (tmp_path / "Läufe 出力").rglob("*.ckpt")
     assert os.path.commonpath([checkpoint, scene]) == str(tmp_path)
+
+
+def test_a_run_with_damaged_checkpoints_is_loaded_from_a_whole_one_or_ends_in_one_sentence(tmp_path: Path) -> None:
+    arguments = ["--max-num-iterations", 7, "--steps-per-save", 3, "--save-only-latest-checkpoint", False]
+    run(*train_command(BANANA / "transforms_biased3.json", tmp_path, *arguments, "--pipeline.fix-novel-views", False))
+    (config,) = tmp_path.rglob("config.yml")
+    older, newest = sorted((config.parent / "nerfstudio_models").iterdir())
+    os.truncate(newest, newest.stat().st_size // 2)
+    export = ["ns-export", "gaussian-splat", "--load-config", config, "--output-dir", tmp_path / "splat"]
+    printed = "".join(run(*export).split())
+    assert f"{newest.name}cannotberead" in printed and f"Doneloadingcheckpointfrom{older}" in printed
+    assert list((tmp_path / "splat").glob("*.ply"))
+
+    os.truncate(older, older.stat().st_size // 2)
+    for command in (
+        [*export[:-1], tmp_path / "none"],
+        ["ns-eval", "--load-config", config, "--output-path", tmp_path / "none" / "eval.json"],
+        ["ns-render", "dataset", "--load-config", config, "--output-path", tmp_path / "none"],
+        ["ns-viewer", "--load-config", config],
+    ):
+        printed = run(*command, expect=1)
+        assert f"difix3d: the checkpoint {older} cannot be read" in printed and "Traceback" not in printed
+    assert not (tmp_path / "none").exists()
