@@ -95,7 +95,7 @@ class DifixFixer:
         choice = self.resolve()
         if choice.name == EMBEDDED_NAME:
             return choice
-        from difix3d_ns.difix.checkpoints import require_files
+        from difix3d_ns.difix.network_files import require_files
 
         try:
             folder = require_files(choice.source, choice.revision, self.config.base)

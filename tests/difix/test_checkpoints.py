@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from difix.tiny_network import make_tiny
+from foreign_code import Evil
 from safetensors.torch import load_file, save_file
 
-from difix3d_ns.difix.checkpoints import merge_lora
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.state_dicts import merge_lora
 
 IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5))
 
@@ -121,11 +122,7 @@ def test_a_network_of_another_size_is_refused(our_folder: Path) -> None:
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, our_folder: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (tmp_path / "ran",))
-
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     with pytest.raises(DifixError, match=r"evil\.pkl"):
         DifixPipeline.from_pretrained(tmp_path / "evil.pkl", base=our_folder)
     assert not (tmp_path / "ran").exists()

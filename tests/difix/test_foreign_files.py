@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from damaged_json import ANYTHING, damaged_json
+from foreign_code import Evil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from difix3d_ns.difix.checkpoints import merge_lora
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.state_dicts import merge_lora
 from difix3d_ns.difix.training.pairs import load_pair, read_pairs
 
 FUZZ = settings(
@@ -23,16 +24,6 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-class Evil:
-    """Touches a file when it is unpickled without care."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.file,)
 
 
 def test_a_folder_that_names_code_of_its_own_in_every_config_runs_none_of_it(our_folder: Path, tmp_path: Path) -> None:
@@ -93,6 +84,46 @@ def test_settings_of_any_content_give_a_network_or_one_sentence(our_folder: Path
         assert str(error)
     finally:
         file.write_text(valid)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("vae/config.json", "block_out_channels", [10**9] * 4),
+        ("vae/config.json", "layers_per_block", 10**9),
+        ("vae/config.json", "down_block_types", ["DownEncoderBlock2D"] * 10**5),
+        ("unet/config.json", "block_out_channels", [10**400] * 4),
+        ("unet/config.json", "transformer_layers_per_block", [[10**9]] * 4),
+        ("unet/config.json", "cross_attention_dim", 10**15),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", 10**12),
+        ("text_encoder/config.json", "num_hidden_layers", 10**9),
+        ("text_encoder/config.json", "vocab_size", 10**12),
+    ],
+)
+def test_a_network_said_to_be_huge_is_refused_before_it_is_built(
+    text_encoder_folder: Path, file: str, key: str, value: object
+) -> None:
+    config = text_encoder_folder / file
+    config.write_text(json.dumps({**json.loads(config.read_text()), key: value}))
+    with pytest.raises(DifixError, match=rf"{config.name} is not read, as .*{key}.*: no Difix network"):
+        DifixPipeline.from_pretrained(text_encoder_folder)
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_a_network_larger_than_its_weights_is_refused_before_memory_is_taken(our_folder: Path, part: str) -> None:
+    config = our_folder / part / "config.json"
+    sizes = json.loads(config.read_text())
+    sizes["block_out_channels"] = [2**20] * len(sizes["block_out_channels"])
+    config.write_text(json.dumps(sizes))
+    with pytest.raises(DifixError, match=r"no Difix network|not those of a Difix network"):
+        DifixPipeline.from_pretrained(our_folder)
+
+
+def test_a_tokenizer_without_a_limit_fills_the_text_encoders_length(text_encoder_folder: Path) -> None:
+    expected = DifixPipeline.from_pretrained(text_encoder_folder).prompt_embedding
+    config = text_encoder_folder / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 10**12}))
+    assert torch.equal(DifixPipeline.from_pretrained(text_encoder_folder).prompt_embedding, expected)
 
 
 TENSORS = st.sampled_from([(), (1,), (2, 3), (2, 3, 1, 1), (0, 3), (4, 2)]).map(torch.zeros)

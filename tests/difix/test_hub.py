@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,15 +12,17 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+import torch
 from difix.tiny_network import make_tiny
 
-from difix3d_ns.difix import resolve
+from difix3d_ns.difix import download, resolve
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.resolve import PUBLISHED_MODEL
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LATER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -28,14 +31,17 @@ class Hub:
 
     Attributes:
         url: where it is.
-        fault: `none`; `half`: weights end after half their length; `stall`: they stop there without an end; `mute`:
-            nothing is answered at all; `garbage`: what is answered is no HTTP.
+        commits: folders of the repository's files by commit.
+        refs: commits by the names of branches and tags.
+        fault: `none`; `half`: weights end after half their length; `stall`: they stop there without an end; `drip`:
+            they come a byte at a time; `mute`: nothing is answered at all; `garbage`: what is answered is no HTTP;
+            `moved`: for a commit that is asked for, another one is given.
         asked: paths that were asked for.
     """
 
     def __init__(self, folder: Path) -> None:
         hub, self.fault, self.asked, self.closing = self, "none", [], Event()
-        files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        self.commits, self.refs = {COMMIT: folder}, {"main": COMMIT}
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *args: object) -> None:
@@ -46,35 +52,52 @@ class Hub:
 
             def do_GET(self) -> None:
                 hub.asked.append(self.path)
+                parts = self.path.partition("?")[0].split("/")
+                is_of_files = parts[1] != "api"
+                where = next((parts.index(word) for word in ("tree", "resolve", "revision") if word in parts), None)
+                revision = "main" if where is None else parts[where + 1]
+                commit = hub.refs.get(revision, revision)
                 if hub.fault == "mute":
                     hub.closing.wait(60)
                 elif hub.fault == "garbage":
                     self.wfile.write(b"\0no HTTP\n")
-                elif "/tree/" in self.path:
-                    sizes = {name: (folder / name).stat().st_size for name in files}
-                    tree = [{"type": "file", "path": name, "size": size, "oid": name} for name, size in sizes.items()]
-                    self._answer(json.dumps(tree).encode())
-                elif self.path.startswith("/api/"):
-                    siblings = [{"rfilename": name} for name in files]
-                    self._answer(json.dumps({"id": PUBLISHED_MODEL, "sha": COMMIT, "siblings": siblings}).encode())
+                elif commit not in hub.commits:
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "RevisionNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                elif is_of_files:
+                    assert where is not None
+                    self._answer((hub.commits[commit] / "/".join(parts[where + 2 :])).read_bytes(), commit)
                 else:
-                    self._answer((folder / self.path.split("/", 5)[-1]).read_bytes(), is_file=True)
+                    folder = hub.commits[commit]
+                    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+                    tree = [
+                        {"type": "file", "path": name, "size": path.stat().st_size, "oid": name}
+                        for name, path in files.items()
+                    ]
+                    told = hub.refs["main"] if hub.fault == "moved" else commit
+                    about = {"id": PUBLISHED_MODEL, "sha": told, "siblings": [{"rfilename": name} for name in files]}
+                    self._answer(json.dumps(tree if "tree" in parts else about).encode())
 
-            def _answer(self, body: bytes, is_file: bool = False) -> None:
+            def _answer(self, body: bytes, commit: str | None = None) -> None:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
-                self.send_header("Content-Type", "application/octet-stream" if is_file else "application/json")
-                if is_file:
+                self.send_header("Content-Type", "application/octet-stream" if commit else "application/json")
+                if commit:
                     self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-                    self.send_header("X-Repo-Commit", COMMIT)
+                    self.send_header("X-Repo-Commit", commit)
                 self.end_headers()
                 if self.command == "HEAD":
                     return
-                if is_file and hub.fault in ("half", "stall") and self.path.endswith(WEIGHTS):
+                if commit and hub.fault in ("half", "stall", "drip") and self.path.endswith(WEIGHTS):
                     self.wfile.write(body[: len(body) // 2])
                     self.wfile.flush()
                     if hub.fault == "stall":
                         hub.closing.wait(60)
+                    while hub.fault == "drip" and not hub.closing.wait(0.2):
+                        self.wfile.write(b"\0")
+                        self.wfile.flush()
                     self.close_connection = True
                     return
                 self.wfile.write(body)
@@ -142,6 +165,60 @@ def test_where_a_file_does_not_come_auto_says_so_and_takes_the_embedded_network(
     assert choice.name == "embedded" and Path(choice.source).is_dir()
     assert f"{PUBLISHED_MODEL} is no folder here and cannot be had from the hub" in choice.reason
     assert choice.reason.count("\n") == 0
+
+
+def test_a_server_that_drips_does_not_hold_the_training_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 1.0)
+    hub.fault = "drip"
+    choice = fixer("auto").fetch()
+    assert choice.name == "embedded" and "nothing came for 1 s" in choice.reason
+    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} .* cannot be had from the hub \(nothing came for 1 s"):
+        fixer(PUBLISHED_MODEL).fetch()
+
+
+def publish_another(hub: Hub, folder: Path) -> None:
+    """The branch of the published network moves on, to a network of other weights."""
+    network = make_tiny()
+    with torch.no_grad():
+        network.unet.conv_out.weight.add_(1.0)
+    network.save_pretrained(folder)
+    hub.commits[LATER_COMMIT] = folder
+    hub.refs = {"main": LATER_COMMIT, "v1": COMMIT}
+
+
+def weights_of(model: str, revision: str | None) -> torch.Tensor:
+    return DifixFixer(DifixConfig(model, revision), "cpu").network.unet.conv_out.weight
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_later_tools_take_the_commit_that_a_run_was_trained_with_though_the_branch_moved(
+    hub: Hub, tmp_path: Path, is_cached: bool
+) -> None:
+    trained = fixer("auto").fetch()
+    publish_another(hub, tmp_path / "later")
+    if not is_cached:  # as on another machine
+        shutil.rmtree(tmp_path / "cache")
+    first = make_tiny().unet.conv_out.weight
+    assert torch.equal(weights_of(trained.name, trained.revision), first)
+    assert torch.equal(weights_of(PUBLISHED_MODEL, None), first + 1)
+    assert torch.equal(weights_of(trained.name, trained.revision), first)
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "v1"])
+def test_a_revision_is_pinned_by_the_user(hub: Hub, tmp_path: Path, revision: str) -> None:
+    publish_another(hub, tmp_path / "later")
+    choice = DifixFixer(DifixConfig(PUBLISHED_MODEL, revision), "cuda").fetch()
+    assert choice.revision == COMMIT
+    assert not list((tmp_path / "cache").rglob(LATER_COMMIT))
+
+
+def test_a_revision_that_is_not_there_or_not_the_one_asked_for_is_refused(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} .* cannot be had from the hub"):
+        DifixFixer(DifixConfig(PUBLISHED_MODEL, "f" * 40), "cuda").fetch()
+    publish_another(hub, tmp_path / "later")
+    hub.fault = "moved"
+    with pytest.raises(DifixError, match=rf"it gives the commit {LATER_COMMIT} in place of {COMMIT}"):
+        DifixFixer(DifixConfig(PUBLISHED_MODEL, COMMIT), "cuda").fetch()
 
 
 def test_where_a_file_does_not_come_a_chosen_network_ends_in_one_sentence(hub: Hub) -> None:

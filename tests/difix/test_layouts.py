@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from difix.tiny_network import WEIGHTS
+from foreign_code import Evil
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -81,13 +82,9 @@ def test_weights_load_from_bin_files(tiny: DifixPipeline, our_folder: Path) -> N
 
 
 def test_a_bin_file_that_would_run_code_is_refused(our_folder: Path, tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (tmp_path / "ran",))
-
     file = our_folder / "unet" / WEIGHTS
     file.unlink()
-    file.with_suffix(".bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    file.with_suffix(".bin").write_bytes(pickle.dumps(Evil(tmp_path / "ran"), protocol=2))
     with pytest.raises(DifixError, match=r"\.bin cannot be read"):
         DifixPipeline.from_pretrained(our_folder)
     assert not (tmp_path / "ran").exists()

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difix3d_ns.difix.checkpoints import LORA_ALPHA, merge_lora
 from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.state_dicts import LORA_ALPHA, merge_lora
 
 ADAPTER = "vae_skip"
 """Published name of the decoder's LoRA."""

@@ -1,0 +1,113 @@
+"""Where the files of a Difix network are: in a folder, or on the hub, from which they are downloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+from difix3d_ns.difix import resolve
+from difix3d_ns.difix.download import download
+from difix3d_ns.difix.errors import DifixError, abbreviated, first_line
+
+WEIGHTS = "diffusion_pytorch_model"
+"""Name of the file with a part's weights, without what tells its format."""
+EMBEDDING_FILE = "prompt_embedding.safetensors"
+"""Name of the file with the prompt's embedding."""
+
+_PARTS = ["*.json", "*/merges.txt", f"*/{WEIGHTS}.safetensors", "*/model.safetensors", EMBEDDING_FILE]
+"""What is downloaded: no code, and of SD-Turbo's repository not the weights in other formats that lie beside those read
+here."""
+
+
+def require_files(
+    source: str | os.PathLike, revision: str | None = None, base: str | os.PathLike | None = None
+) -> Path:
+    """Sees to it that a network's files are here, and downloads those of a hub id; reads none of them.
+
+    Args:
+        source: a folder, a hub id or a `.pkl` file.
+        revision: revision of a hub id.
+        base: for a `.pkl`, the SD-Turbo folder or hub id below it.
+
+    Returns:
+        The folder of the network, for a `.pkl` that of its base.
+
+    Raises:
+        DifixError: files are missing and cannot be had.
+    """
+    if is_training_checkpoint(source):
+        if base is None:
+            raise DifixError(
+                f"{source} is a training checkpoint: give the SD-Turbo folder or hub id that it was trained from as "
+                "base."
+            )
+        folder = _local_folder(base, revision)
+    else:
+        folder = _local_folder(source, revision)
+    if missing := [part for part in ("vae", "unet", "scheduler") if not (folder / part).is_dir()]:
+        raise DifixError(f"{source} is no Difix network: {folder} has no folder {', '.join(missing)}.")
+    if missing := _missing_files(folder):
+        raise DifixError(f"{source} is incomplete: {folder} lacks {abbreviated(missing)}; download it again.")
+    return folder
+
+
+def is_training_checkpoint(source: str | os.PathLike) -> bool:
+    """Whether a network is given as a checkpoint of the authors' training."""
+    return str(source).endswith(".pkl")
+
+
+def _local_folder(source: str | os.PathLike, revision: str | None) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    name = str(source)
+    if folder.is_absolute() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DifixError(f"{name} is neither a folder with a Difix network nor a hub id such as nvidia/difix_ref.")
+    from huggingface_hub import HfApi, snapshot_download
+
+    out_of_reach: Exception | None = None
+    commit, files = None, []
+    try:
+        # Asked first, as snapshot_download asks the same and waits for the answer without an end.
+        told = HfApi().model_info(name, revision=revision, timeout=resolve.CONNECT_TIMEOUT_SECONDS)
+        commit, files = told.sha, [sibling.rfilename for sibling in told.siblings or []]
+    except Exception as error:  # the hub's client raises many unrelated types
+        out_of_reach = error
+    try:
+        if commit is not None:
+            if _is_commit(revision) and commit != revision:
+                raise DifixError(f"it gives the commit {commit} in place of {revision}")
+            download(name, commit, [file for file in files if any(fnmatch(file, part) for part in _PARTS)])
+        cached_only = out_of_reach is not None
+        folder = snapshot_download(name, revision=revision, allow_patterns=_PARTS, local_files_only=cached_only)
+    except Exception as error:
+        raise DifixError(
+            f"{name} is no folder here and cannot be had from the hub ({first_line(out_of_reach or error)}): check "
+            "the name and the network, or use the embedded network."
+        ) from error
+    return Path(folder)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """What a network's folder lacks, as after an interrupted download."""
+    choices = [
+        ("unet/config.json",),
+        (f"unet/{WEIGHTS}.safetensors", f"unet/{WEIGHTS}.bin"),
+        ("vae/config.json",),
+        (f"vae/{WEIGHTS}.safetensors", f"vae/{WEIGHTS}.bin"),
+        ("scheduler/scheduler_config.json",),
+    ]
+    if not (folder / EMBEDDING_FILE).is_file():
+        choices += [
+            ("text_encoder/config.json",),
+            ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
+            ("tokenizer/vocab.json", "tokenizer/tokenizer.json"),
+            ("tokenizer/merges.txt", "tokenizer/tokenizer.json"),
+        ]
+    return [names[0] for names in choices if not any((folder / name).is_file() for name in names)]
