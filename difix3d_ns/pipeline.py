@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, first_line
 from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fix_report import describe
@@ -26,7 +26,7 @@ from difix3d_ns.progressive_update import ProgressiveUpdate, ProgressiveUpdateCo
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
 from difix3d_ns.references import ReferenceConfig
 from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
-from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
+from difix3d_ns.starts import Start, require_same_frame, require_same_modules, revision_of_earlier_run, start_of_run
 from difix3d_ns.targets import TargetConfig, target_cameras
 from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
 from difix3d_ns.viewer.panel import rendering_for_viewer
@@ -159,7 +159,7 @@ class Difix3DPipeline(VanillaPipeline):
             self._update = self._new_update()
             steps = self._steps_of_run(start)
             if steps:
-                self._settle_on_network(trainer)
+                self._settle_on_network(trainer, start)
         surely = [step for step in steps if step not in self._early_steps]
         length = self._walk.step_length_to_arrive(len(surely))
         CONSOLE.print(describe_fixes(len(self._walk), surely, self._walk.num_fixes_to_arrive, length))
@@ -203,13 +203,18 @@ class Difix3DPipeline(VanillaPipeline):
         steps = sorted(self._early_steps | {start.origin + step for step in surely})
         return tuple(step for step in steps if step >= start.step)
 
-    def _settle_on_network(self, trainer: Any) -> None:
-        """Writes the network that `auto` stands for, and its commit, into the run's config, for later tools."""
+    def _settle_on_network(self, trainer: Any, start: Start) -> None:
+        """Writes the network that `auto` stands for, and its commit, into the run's config, for later tools.
+
+        A run that goes on from another one takes the commit that this one had.
+        """
+        config = self.config.difix
+        if config.revision is None and start.run_folder is not None:
+            self.fixer.config = replace(config, revision=revision_of_earlier_run(start, self.fixer.resolve().name))
         choice = self.fixer.fetch()
         CONSOLE.print(f"Difix: {choice.reason}")
-        if (choice.name, choice.revision) != (self.config.difix.model, self.config.difix.revision):
-            self.config.difix = replace(self.config.difix, model=choice.name, revision=choice.revision)
-            self.fixer.config = self.config.difix
+        if (choice.name, choice.revision) != (config.model, config.revision):
+            self.config.difix = self.fixer.config = replace(config, model=choice.name, revision=choice.revision)
             trainer.config.save_config()
 
     def _fix_at(self, step: int) -> None:
@@ -295,5 +300,6 @@ class Difix3DPipeline(VanillaPipeline):
             except UNEXPECTED_CONTENT as error:
                 if isinstance(error, Difix3DError):
                     raise
-                told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-                raise Difix3DError(f"the checkpoint of step {step} does not fit this run ({told}).") from error
+                raise Difix3DError(
+                    f"the checkpoint of step {step} does not fit this run ({first_line(error)})."
+                ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jaxtyping import Float
 from torch import Tensor
 
@@ -97,6 +98,31 @@ def _origin_of(run_folder: Path, step: int) -> int:
     except UNEXPECTED_CONTENT:
         return 0
     return origin if 0 <= origin <= step else 0
+
+
+def revision_of_earlier_run(start: Start, model: str) -> str | None:
+    """The revision of a network that the run which this one goes on from was trained with.
+
+    Args:
+        start: where the run begins.
+        model: the network's hub id.
+
+    Returns:
+        None where there is no such run, or it had another network.
+    """
+    if start.run_folder is None:
+        return None
+    try:
+        # Composed, not constructed: loading nerfstudio's YAML would run the constructors that it names.
+        node = yaml.compose((start.run_folder / "config.yml").read_text(), Loader=yaml.SafeLoader)
+        for name in ("pipeline", "difix"):
+            node = {key.value: value for key, value in node.value}[name]
+        network = {key.value: value for key, value in node.value}
+        revision = network["revision"]
+        is_given = isinstance(revision, yaml.ScalarNode) and not revision.tag.endswith(":null")
+        return revision.value if is_given and network["model"].value == model else None
+    except (*UNEXPECTED_CONTENT, yaml.YAMLError):
+        return None
 
 
 def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,10 @@ import torch
 from damaged_json import damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nerfstudio.configs.method_configs import all_methods
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.starts import START_NAME, require_same_frame, start_of_run
+from difix3d_ns.starts import START_NAME, require_same_frame, revision_of_earlier_run, start_of_run
 from difix3d_ns.targets import read_camera_path
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -55,7 +57,32 @@ def test_what_the_folder_of_an_earlier_run_holds_is_read_or_passed_over(tmp_path
 
 
 def test_the_config_of_an_earlier_run_is_not_executed(tmp_path: Path) -> None:
-    (tmp_path / "config.yml").write_text(f"method_name: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]\n")
+    evil = f"!!python/object/apply:os.mkdir [{tmp_path / 'ran'}]"
+    network = f"pipeline:\n  difix:\n    model: a/b\n    revision: {evil}\n"
+    (tmp_path / "config.yml").write_text(f"method_name: {evil}\n{network}")
     config = SimpleNamespace(load_dir=tmp_path / "nerfstudio_models", load_checkpoint=None, max_num_iterations=100)
-    assert start_of_run(SimpleNamespace(_start_step=30, config=config)).step == 30
+    start = start_of_run(SimpleNamespace(_start_step=30, config=config))
+    assert start.step == 30 and revision_of_earlier_run(start, "a/b") is None
     assert not (tmp_path / "ran").exists()
+
+
+@FUZZ
+@given(st.data())
+def test_a_scene_of_any_content_is_read_or_refused_and_nothing_is_written_beside_it(
+    banana_copy: Path, data: st.DataObject
+) -> None:
+    file = banana_copy / "transforms_biased3.json"
+    valid = file.read_text()
+    before = sorted(banana_copy.parent.rglob("*"))
+    config = deepcopy(all_methods["difix3d-mini"].pipeline.datamanager)
+    config.data = file
+    config.dataparser.downscale_factor = 1
+    try:
+        file.write_text(json.dumps(data.draw(damaged_json(json.loads(valid)))))
+        datamanager = config.setup(device="cpu", test_mode="val")
+        assert len(datamanager.train_dataset) > 1 and datamanager.train_camera_to_worlds.isfinite().all()
+    except Difix3DError as error:
+        assert str(error)
+    finally:
+        file.write_text(valid)
+    assert sorted(banana_copy.parent.rglob("*")) == before

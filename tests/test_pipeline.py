@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 from nerfstudio.engine.optimizers import Optimizers
 
 from difix3d_ns.difix.resolve import ResolvedDifix
-from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.pipeline import Difix3DPipeline
 
 
@@ -156,6 +158,32 @@ def test_the_network_that_auto_stands_for_is_in_the_runs_config(
     start_run(pipeline, tmp_path)
     assert pipeline.config.difix.model == "embedded"
     assert "Difix: embedded, as there is no GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "expected"), [("a/b", None, "3" * 40), ("a/b", "v1", "v1"), ("c/d", None, None)]
+)
+def test_a_resumed_run_asks_for_the_commit_of_the_earlier_one_unless_told_otherwise(
+    banana: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    revision: str | None,
+    expected: str | None,
+) -> None:
+    def fetch(self: DifixFixer) -> ResolvedDifix:
+        choice = self.resolve()
+        assert choice.revision == expected
+        return replace(choice, revision="4" * 40)
+
+    monkeypatch.setattr(DifixFixer, "fetch", fetch)
+    earlier = deepcopy(all_methods["difix3d-mini"])
+    earlier.pipeline.difix = DifixConfig(model="a/b", revision="3" * 40)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.yml").write_text(yaml.dump(earlier))
+    pipeline = make_pipeline(banana, difix=DifixConfig(model=model, revision=given))
+    start_run(pipeline, tmp_path / "second", start_step=30, load_dir=tmp_path / "first" / "nerfstudio_models")
+    assert pipeline.config.difix == pipeline.fixer.config == DifixConfig(model=model, revision="4" * 40)
 
 
 def test_without_fixes_there_is_no_callback_and_no_target_needed(banana: Path, tmp_path: Path) -> None:

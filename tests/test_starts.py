@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from nerfstudio.configs.method_configs import all_methods
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.starts import Start, require_same_frame, require_same_modules, start_of_run
+from difix3d_ns.fixer import DifixConfig
+from difix3d_ns.starts import Start, require_same_frame, require_same_modules, revision_of_earlier_run, start_of_run
 
 OURS = "method_name: difix3d\npipeline: !!python/object:difix3d_ns.pipeline.Difix3DPipelineConfig\n"
 SPLATFACTO = "method_name: splatfacto\npipeline: !!python/object:nerfstudio.pipelines.base_pipeline.VanillaPipeline\n"
@@ -98,3 +102,18 @@ def test_parameters_without_a_place_here_are_told_with_their_option() -> None:
         require_same_modules({"_model.module.camera_optimizer.pose_adjustment": torch.zeros(5, 6)}, {})
     with pytest.raises(Difix3DError, match=r"add --pipeline\.model\.use-bilateral-grid True"):
         require_same_modules({"_model.bil_grids.grids": torch.zeros(5, 12, 8, 16, 16)}, own)
+
+
+def config_of_a_run(revision: str | None) -> str:
+    config = deepcopy(all_methods["difix3d"])
+    config.pipeline.difix = DifixConfig(model="nvidia/difix_ref", revision=revision)
+    return yaml.dump(config)
+
+
+@pytest.mark.parametrize("revision", ["0" * 40, "1e" + "1" * 38, "v1", None])
+def test_a_resumed_run_takes_the_revision_of_the_same_network(tmp_path: Path, revision: str | None) -> None:
+    (tmp_path / "config.yml").write_text(config_of_a_run(revision))
+    start = start_of_run(trainer(tmp_path, 30))
+    assert revision_of_earlier_run(start, "nvidia/difix_ref") == revision
+    assert revision_of_earlier_run(start, "nvidia/difix") is None
+    assert revision_of_earlier_run(start_of_run(trainer(None, 0)), "nvidia/difix_ref") is None
