@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from difix3d_ns.difix.errors import first_line
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, first_line
 from difix3d_ns.errors import Difix3DError, warn
 
 TO_RENDER: dict[str, type] = {"step": int, "pipeline": Mapping}
@@ -58,6 +59,24 @@ def require_readable(file: Path, parts: Mapping[str, type] = TO_TRAIN) -> None:
     wrong = [name for name, kind in parts.items() if not isinstance(content, dict) or _is_other(content, name, kind)]
     if wrong:
         raise Difix3DError(f"{file} is no checkpoint of nerfstudio's: it lacks {', '.join(wrong)}.")
+
+
+@contextmanager
+def told_of_misfit(which: str) -> Iterator[None]:
+    """Says in one sentence that a readable checkpoint does not fit a run.
+
+    Args:
+        which: its file or step, as a part of the sentence.
+
+    Raises:
+        Difix3DError: in place of what nerfstudio raises.
+    """
+    try:
+        yield
+    except Difix3DError:
+        raise
+    except UNEXPECTED_CONTENT as error:
+        raise Difix3DError(f"the checkpoint {which} does not fit this run ({first_line(error)}).") from error
 
 
 def newest_readable_step(folder: Path, parts: Mapping[str, type] = TO_TRAIN) -> int | None:

@@ -14,8 +14,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
+from difix3d_ns.checkpoints import told_of_misfit
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, first_line
 from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fix_report import describe
@@ -295,11 +295,5 @@ class Difix3DPipeline(VanillaPipeline):
         """As in nerfstudio; a checkpoint that does not fit ends in one sentence."""
         with exit_with_one_sentence():
             require_same_modules(loaded_state, self.difix3d_model.state_dict())
-            try:
+            with told_of_misfit(f"of step {step}"):
                 super().load_pipeline(loaded_state, step)
-            except UNEXPECTED_CONTENT as error:
-                if isinstance(error, Difix3DError):
-                    raise
-                raise Difix3DError(
-                    f"the checkpoint of step {step} does not fit this run ({first_line(error)})."
-                ) from error

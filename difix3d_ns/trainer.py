@@ -16,7 +16,13 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
 
-from difix3d_ns.checkpoints import checkpoint_file, newest_readable_step, require_readable, step_to_render
+from difix3d_ns.checkpoints import (
+    checkpoint_file,
+    newest_readable_step,
+    require_readable,
+    step_to_render,
+    told_of_misfit,
+)
 from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 
@@ -139,9 +145,8 @@ class Difix3DTrainer(Trainer):
             # Left in the config, this step would be looked for among the new run's own checkpoints later.
             asked, config.load_step = config.load_step, step
             try:
-                super()._load_checkpoint()
-            except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise Difix3DError(f"the checkpoint {file} does not fit this run ({first_line(error)}).") from error
+                with told_of_misfit(str(file)):
+                    super()._load_checkpoint()
             finally:
                 config.load_step = asked
 

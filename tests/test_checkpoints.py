@@ -1,4 +1,4 @@
-"""Reading nerfstudio's checkpoints with a current torch."""
+"""Reading nerfstudio's checkpoints with a current torch, damaged ones too."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 
 import difix3d_ns.config  # noqa: F401  (allows the types, as every ns- command does)
+from difix3d_ns.checkpoints import require_readable
+from difix3d_ns.errors import Difix3DError
 
 
 def test_the_state_of_nerfstudios_schedulers_can_be_read(tmp_path: Path) -> None:
@@ -22,3 +26,20 @@ def test_the_state_of_nerfstudios_schedulers_can_be_read(tmp_path: Path) -> None
     loaded = torch.load(tmp_path / "checkpoint.ckpt", map_location="cpu")
     assert loaded["schedulers"]["_last_lr"] == scheduler.get_last_lr()
     assert loaded["x"] == 2.0
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_checkpoint_of_damaged_bytes_is_read_or_named(tmp_path: Path, data: st.DataObject) -> None:
+    file = tmp_path / "step-000000001.ckpt"
+    torch.save({"step": 1, "pipeline": {"weight": torch.ones(3)}, "optimizers": {}}, file)
+    content = bytearray(file.read_bytes())
+    start = data.draw(st.integers(0, len(content) - 1))
+    content[start : start + data.draw(st.integers(0, 64))] = data.draw(st.binary(max_size=64))
+    file.write_bytes(content)
+    try:
+        require_readable(file)
+    except Difix3DError as error:
+        assert file.name in str(error) and "\n" not in str(error)
+    else:
+        assert torch.load(file)["step"] == torch.load(file, mmap=True)["step"]

@@ -66,7 +66,7 @@ def test_the_config_of_an_earlier_run_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@FUZZ
+@settings(FUZZ, max_examples=40)
 @given(st.data())
 def test_a_scene_of_any_content_is_read_or_refused_and_nothing_is_written_beside_it(
     banana_copy: Path, data: st.DataObject
