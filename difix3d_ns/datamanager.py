@@ -62,6 +62,9 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
             raise Difix3DError(_unreadable(config.data or config.dataparser.data, error)) from error
         _require_photos(self.train_dataset, config.data, in_place=test_mode != "inference")
         _require_flat_photos(self.train_dataset.cameras, config.data)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            if dataset is not None and len(dataset) > 0:
+                _require_sound_cameras(dataset, config.data)
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
@@ -183,4 +186,22 @@ def _require_flat_photos(cameras: Cameras, scene: Path | None) -> None:
         raise Difix3DError(
             f"{len(other)} photos of {scene} are of {CameraType(other[0]).name} cameras, without parameters to "
             "undistort them by: Gaussians need perspective photos, as ns-process-data makes of panoramas."
+        )
+
+
+def _require_sound_cameras(dataset: InputDataset, scene: Path | None) -> None:
+    """JSON may hold NaN, and centring spreads it from one pose to all."""
+    cameras = dataset.cameras
+    if not cameras.camera_to_worlds.isfinite().all():
+        raise Difix3DError(
+            f"the scene {scene} cannot be trained on: a pose in it holds NaN or infinite values; leave that photo out."
+        )
+    numbers = torch.cat([cameras.fx, cameras.fy, cameras.cx, cameras.cy], dim=-1).reshape(-1, 4)
+    sound = numbers.isfinite().all(dim=-1) & (numbers[:, :2] > 0).all(dim=-1)
+    if not sound.all():
+        index = int((~sound).nonzero()[0])
+        raise Difix3DError(
+            f"the camera of the photo {dataset.image_filenames[index]} is none: its focal lengths are "
+            f"{numbers[index, 0]:g} and {numbers[index, 1]:g}, its centre is at {numbers[index, 2]:g}, "
+            f"{numbers[index, 3]:g}; correct the scene's file."
         )

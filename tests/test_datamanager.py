@@ -129,3 +129,18 @@ def test_a_photo_with_nan_is_named(banana: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(manager.train_dataset, "get_data", with_nan)
     with pytest.raises(Difix3DError, match=r"DSC_\d+\.jpg holds NaN"):
         manager.next_train(0)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_pose_that_is_none_is_refused(edit_transforms, number: float) -> None:
+    def damage(scene: dict) -> None:
+        scene["frames"][4]["transform_matrix"][0][3] = number
+
+    with pytest.raises(Difix3DError, match="a pose in it holds NaN or infinite values"):
+        datamanager(edit_transforms(damage))
+
+
+@pytest.mark.parametrize("focal", [0.0, -50.0, float("nan"), float("inf")])
+def test_a_camera_without_a_focal_length_is_named(edit_transforms, focal: float) -> None:
+    with pytest.raises(Difix3DError, match=r"DSC_0426\.jpg is none: its focal lengths are"):
+        datamanager(edit_transforms(lambda scene: scene.update(fl_x=focal)))

@@ -80,7 +80,9 @@ def test_a_scene_of_any_content_is_read_or_refused_and_nothing_is_written_beside
     try:
         file.write_text(json.dumps(data.draw(damaged_json(json.loads(valid)))))
         datamanager = config.setup(device="cpu", test_mode="val")
-        assert len(datamanager.train_dataset) > 1 and datamanager.train_camera_to_worlds.isfinite().all()
+        cameras = datamanager.train_dataset.cameras
+        assert len(cameras) > 1 and cameras.camera_to_worlds.isfinite().all()
+        assert cameras.get_intrinsics_matrices().isfinite().all() and (cameras.fx > 0).all() and (cameras.fy > 0).all()
     except Difix3DError as error:
         assert str(error)
     finally:

@@ -161,14 +161,14 @@ def test_the_network_that_auto_stands_for_is_in_the_runs_config(
 
 
 @pytest.mark.parametrize(
-    ("model", "revision", "expected"), [("a/b", None, "3" * 40), ("a/b", "v1", "v1"), ("c/d", None, None)]
+    ("model", "given", "expected"), [("a/b", None, "3" * 40), ("a/b", "v1", "v1"), ("c/d", None, None)]
 )
 def test_a_resumed_run_asks_for_the_commit_of_the_earlier_one_unless_told_otherwise(
     banana: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     model: str,
-    revision: str | None,
+    given: str | None,
     expected: str | None,
 ) -> None:
     def fetch(self: DifixFixer) -> ResolvedDifix:
