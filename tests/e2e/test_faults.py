@@ -112,4 +112,4 @@ def test_a_run_with_damaged_checkpoints_is_loaded_from_a_whole_one_or_ends_in_on
     ):
         printed = run(*command, expect=1)
         assert f"difix3d: the checkpoint {older} cannot be read" in printed and "Traceback" not in printed
-    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "none").glob("*"))  # ns-export makes the folder before it loads the run
