@@ -61,7 +61,8 @@ def _allocated(folder: Path) -> int:
     size = 0
     for path in folder.glob("blobs/*"):
         try:
-            size += path.stat().st_blocks * 512
+            about = path.stat()
         except OSError:  # it was just put into place
             continue
+        size += getattr(about, "st_blocks", about.st_size // 512) * 512  # Windows does not tell blocks
     return size
