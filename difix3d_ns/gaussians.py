@@ -6,7 +6,6 @@ import math
 
 import torch
 from jaxtyping import Float
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.nn import ParameterDict
 
@@ -52,6 +51,8 @@ def nearest_neighbours(points: Float[Tensor, "num_points 3"], k: int) -> tuple[F
 
     With fewer than `k` other points the farthest one is repeated.
     """
+    from sklearn.neighbors import NearestNeighbors  # loads for a second, which every `ns-` command would wait
+
     k_found = min(k + 1, len(points))
     found = NearestNeighbors(n_neighbors=k_found).fit(points.numpy()).kneighbors(points.numpy())
     distances, indices = (torch.from_numpy(array[:, 1:]) for array in found)

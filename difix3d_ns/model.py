@@ -20,7 +20,6 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.gaussians import fill_between_points, initial_gaussians
 from difix3d_ns.metrics import ImageMetrics
 from difix3d_ns.outputs import RenderOutputs
-from difix3d_ns.rasterization import rasterization
 from difix3d_ns.trajectories import viewmats_from_camera_to_worlds
 
 Enhancer = Callable[[Float[Tensor, "height width 3"], Cameras], Float[Tensor, "height width 3"]]
@@ -146,6 +145,9 @@ class Difix3DModel(SplatfactoModel):
             `rgb` (height, width, 3), `depth` and `accumulation` (height, width, 1), `background`; in evaluation
             also `rgb_enhanced`, computed when read. `depth` is None in training unless asked for.
         """
+        # Loaded here, not with the plugin: it loads Numba.
+        from difix3d_ns.rasterization import rasterization
+
         if not isinstance(camera, Cameras):
             return {}
         if camera.shape[0] != 1:
