@@ -243,8 +243,11 @@ class Difix3DModel(SplatfactoModel):
         """
         if "confidence" in batch:
             # Weighs each pixel's gradient, of L1 and SSIM alike; a weighted picture would give SSIM edges to learn.
-            weight = self.get_gt_img(batch["confidence"])
-            outputs = {**outputs, "rgb": torch.lerp(outputs["rgb"].detach(), outputs["rgb"], weight)}
+            confidence = self.get_gt_img(batch["confidence"])
+            rgb = outputs["rgb"].view_as(outputs["rgb"])  # the hook is for what the losses send back alone
+            if rgb.requires_grad:
+                rgb.register_hook(lambda gradient: gradient * confidence)
+            outputs = {**outputs, "rgb": rgb}
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if "pseudo_view" in batch:
             weight, reliability = self.config.pseudo_view_loss_weight, batch.get("reliability", 0.0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
+from nerfstudio.models.splatfacto import SplatfactoModel
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
@@ -155,6 +156,32 @@ def test_each_pixel_teaches_with_its_confidence(ssim_lambda: float) -> None:
     of_left, of_right = (color_gradient(model, weight) for weight in (left, 1 - left))
     assert of_left.abs().max() > 0 and of_right.abs().max() > 0
     torch.testing.assert_close(of_left + of_right, full, rtol=1e-3, atol=1e-8)
+
+
+def test_confidence_weighs_the_losses_gradient_alone_and_copies_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model().eval()
+    batch = {"image": torch.rand(HEIGHT, WIDTH, 3), "confidence": torch.rand(HEIGHT, WIDTH, 1)}
+    render = torch.rand(HEIGHT, WIDTH, 3, requires_grad=True)
+    outputs = {"rgb": render, "background": torch.zeros(3)}
+    seen: list[torch.Tensor] = []
+    get_loss_dict = SplatfactoModel.get_loss_dict
+
+    def watched(self, outputs, *args):
+        seen.append(outputs["rgb"])
+        return get_loss_dict(self, outputs, *args)
+
+    monkeypatch.setattr(SplatfactoModel, "get_loss_dict", watched)
+    loss = model.get_loss_dict(outputs, batch)["main_loss"]
+    (weighed,) = torch.autograd.grad(loss, render)
+    assert seen[0].data_ptr() == render.data_ptr()
+    plain = model.get_loss_dict(outputs, {"image": batch["image"]})["main_loss"]
+    (full,) = torch.autograd.grad(plain, render)
+    assert torch.equal(loss, plain) and torch.equal(weighed, full * batch["confidence"])
+    with torch.no_grad():
+        assert torch.equal(model.get_loss_dict(outputs, batch)["main_loss"], plain)
+    twice = model.get_loss_dict(outputs, batch)["main_loss"] + (2 * render).sum()
+    (both,) = torch.autograd.grad(twice, render)
+    assert torch.equal(both, weighed + 2)
 
 
 def test_confidence_follows_the_scheduled_resolution() -> None:
