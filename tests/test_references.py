@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import Cameras
 from scenes_of_poses import cameras_at, ring
+from torch.nn.functional import normalize
 
 from difix3d_ns import references
 from difix3d_ns.fitted_paths import looking_at
@@ -101,6 +104,24 @@ def test_blocks_give_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
     cameras, photos = views(ring(11, 1)), cameras_at(ring(7, 0))
     candidates = torch.arange(77).reshape(11, 7) % 7
     whole = view_overlaps(cameras, photos, candidates, *ball(500))
-    monkeypatch.setattr(references, "MAX_VALUES_AT_ONCE", 7 * 500 * 3)
-    assert torch.equal(view_overlaps(cameras, photos, candidates, *ball(500)), whole)
     assert whole.min() >= 0 and whole.max() <= 1 + 1e-5
+    monkeypatch.setattr(references, "MAX_VALUES_AT_ONCE", 3 * 500)
+    monkeypatch.setattr(references, "AT_ONCE", 2)
+    assert torch.equal(view_overlaps(cameras, photos, candidates, *ball(500)), whole)
+
+
+@given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 200), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_overlaps_are_those_of_the_definition(num_views: int, num_photos: int, num_points: int, seed: int) -> None:
+    novel, photos = ring(num_views, seed, jitter=0.4), ring(num_photos, seed + 1, jitter=0.4)
+    points, weights = (values[:num_points] for values in ball())
+    candidates = torch.randint(0, num_photos, (num_views, 3), generator=torch.Generator().manual_seed(seed))
+    found = view_overlaps(views(novel), cameras_at(photos), candidates, points, weights)
+    for view, camera in enumerate(views(novel)):
+        seen = seen_points(camera, points)[0]
+        for column, photo in enumerate(candidates[view].tolist()):
+            both = seen & seen_points(cameras_at(photos)[photo : photo + 1], points)[0]
+            to_points = (normalize(points - poses[:, 3], dim=-1) for poses in (novel[view], photos[photo]))
+            alike = torch.linalg.vecdot(*to_points).clamp_min(0)
+            share = (alike * weights)[both].sum() / weights[seen].sum().clamp_min(1e-12)
+            assert float(found[view, column]) == pytest.approx(float(share), abs=1e-5)
