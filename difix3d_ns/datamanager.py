@@ -17,7 +17,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.photos import READING_ERRORS, PhotoDataset, over_black, read_photo
-from difix3d_ns.pseudo_view_bank import PseudoViewBank, PseudoViewBankConfig
+from difix3d_ns.pseudo_view_bank import STEPS_AHEAD, PseudoViewBank, PseudoViewBankConfig
 from difix3d_ns.pseudo_views import PseudoView
 from difix3d_ns.trajectories import scene_radius
 
@@ -88,12 +88,18 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
         is not 0, `reliability`, the network's in [0, 1], and `pseudo_view`, its index in the bank. Which view a step
         gets depends on the seed and the step alone, so a resumed run draws as the whole run would have.
         """
-        if len(self.pseudo_views) > 0:
-            draw = random.Random(f"{self.config.train_cameras_sampling_seed}-{step}")
-            wanted = draw.random() < self.config.pseudo_view_probability
-            if wanted and (drawn := self.pseudo_views.draw(draw)) is not None:
-                return self._pseudo_view_batch(*drawn)
-        return super().next_train(step)
+        generator = self._draw_of(step)
+        drawn = None if generator is None else self.pseudo_views.draw(generator)
+        if (later := self._draw_of(step + STEPS_AHEAD)) is not None:
+            self.pseudo_views.expect(later)
+        return super().next_train(step) if drawn is None else self._pseudo_view_batch(*drawn)
+
+    def _draw_of(self, step: int) -> random.Random | None:
+        """What a step draws its pseudo view with; None for a step that gets a photo."""
+        if len(self.pseudo_views) == 0:
+            return None
+        generator = random.Random(f"{self.config.train_cameras_sampling_seed}-{step}")
+        return generator if generator.random() < self.config.pseudo_view_probability else None
 
     def _pseudo_view_batch(self, index: int, view: PseudoView) -> tuple[Cameras, dict]:
         confidence = view.confidence.to(self.device, non_blocking=True).float() / 255
@@ -123,8 +129,9 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
         return scene_radius(torch.cat([part.camera_to_worlds.cpu() for part in cameras if part is not None]))
 
     def training_photos(self, indices: Sequence[int | None]) -> list[Float[Tensor, "height width 3"] | None]:
-        """Training photos as of `training_photo`; None for None."""
-        return [None if index is None else self.training_photo(index) for index in indices]
+        """Training photos as of `training_photo`, the same tensor for the same photo; None for None."""
+        photos = {index: self.training_photo(index) for index in {*indices} if index is not None}
+        return [None if index is None else photos[index] for index in indices]
 
     def training_photo(self, index: int) -> Float[Tensor, "height width 3"]:
         """A training photo in [0, 1], on the CPU; an alpha channel is laid over black.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -19,6 +21,23 @@ NUM_NAMED_VIEWS = 3
 """Rejected views that the line about a fix gives reasons for; all reasons are in the set's JSON."""
 
 
+class PartTimer:
+    """Adds up how long the kinds of work of one fix take, which come again and again."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, work: str) -> Iterator[None]:
+        """Counts the time inside for this kind of work."""
+        started = time.perf_counter()
+        yield
+        self._seconds[work] = self._seconds.get(work, 0.0) + time.perf_counter() - started
+
+    def __str__(self) -> str:
+        return ", ".join(f"{work} {seconds:.1f} s" for work, seconds in self._seconds.items())
+
+
 def progress_bars() -> Progress:
     """Bars that vanish when the fix is done; one line stays."""
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -29,7 +48,7 @@ def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None =
     """A fix in half a sentence: how many views were fixed, which are rejected and why, and how much they count.
 
     Args:
-        views: what the fix made, with its pictures.
+        views: what the fix made.
         num_arrived: how many of the views stand at their targets.
         reliability: share of the renders' error at photos that the network removes; None if it was not tested.
     """
@@ -40,7 +59,7 @@ def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None =
         more = len(views.rejected) - len(named)
         facts.append(f"{len(views.rejected)} rejected: {', '.join(named)}{f', and {more} more' if more else ''}")
     if views.views:
-        mean = sum(view.load().mean_confidence for view in views.views) / len(views.views)
+        mean = sum(view.mean_confidence for view in views.views) / len(views.views)
         facts.append(f"mean confidence {mean:.0%}")
     if reliability is not None:
         facts.append(f"reliability {reliability:.0%}")
@@ -55,8 +74,8 @@ def panels(
     """Render, fixed view, confidence and, if it has their size, reference, side by side.
 
     Args:
-        fixes: the novel views, in the order of their targets.
-        views: what became of them, with its pictures; a rejected view has a black confidence.
+        fixes: the first novel views at least, in the order of their targets.
+        views: what became of them; a rejected view has a black confidence.
         references: the photo that the network was given for each, None where it was given none.
 
     Returns:

@@ -12,10 +12,38 @@ from torch import Tensor
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.model import Difix3DModel
 
+MAX_PIXELS_AT_ONCE = 12_000_000
+"""Pixels of novel views that are fixed together; each takes some 50 bytes: render, reference, fixed view, opacity."""
+
+
+def in_parts(cameras: Sequence[Cameras], max_pixels: int) -> list[range]:
+    """Splits cameras into runs of neighbours whose images have at most `max_pixels` together, or are one image.
+
+    Args:
+        cameras: shape (1,) each.
+        max_pixels: bound on the pixels of a part.
+
+    Returns:
+        Indices of the cameras of each part.
+    """
+    parts: list[range] = []
+    first, pixels = 0, 0
+    for index, camera in enumerate(cameras):
+        more = int(camera.width) * int(camera.height)
+        if index > first and pixels + more > max_pixels:
+            parts.append(range(first, index))
+            first, pixels = index, 0
+        pixels += more
+    return [*parts, range(first, len(cameras))] if cameras else []
+
 
 @torch.no_grad()
 def render_novel_views(
-    model: Difix3DModel, cameras: Sequence[Cameras], step: int, on_progress: Callable[[], None] = lambda: None
+    model: Difix3DModel,
+    cameras: Sequence[Cameras],
+    step: int,
+    on_progress: Callable[[], None] = lambda: None,
+    first: int = 0,
 ) -> tuple[list[Float[Tensor, "height width 3"]], list[Float[Tensor, "height width 1"]]]:
     """Renders in evaluation mode, at full size.
 
@@ -24,6 +52,7 @@ def render_novel_views(
         cameras: novel cameras, shape (1,) each.
         step: training step that comes next.
         on_progress: called after each render.
+        first: index of the first camera among all novel views.
 
     Returns:
         Images in [0, 1] and accumulated opacities in [0, 1], on the CPU.
@@ -35,7 +64,7 @@ def render_novel_views(
     model.eval()
     renders, accumulations = [], []
     try:
-        for index, camera in enumerate(cameras):
+        for index, camera in enumerate(cameras, first):
             outputs = model.get_outputs_for_camera(camera)
             rgb = outputs["rgb"].cpu()
             if not rgb.isfinite().all():

@@ -1,5 +1,7 @@
 """Sets of pseudo views in a run's folder: PNG and JSON, for people, for other tools and for a run that resumes.
 
+`pseudo_view_writer` writes them.
+
 pseudo_views/step-000000400/pseudo_views.json            cameras, references, reasons of rejection
 pseudo_views/step-000000400/view-0000.png                a fixed view that teaches
 pseudo_views/step-000000400/view-0000-confidence.png     how much each pixel counts, white is fully
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +32,8 @@ from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, RejectedView
 
 INDEX_NAME = "pseudo_views.json"
 REJECTED_FOLDER = "rejected"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last bytes of every PNG."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,17 @@ class StoredView:
     """Index of the target that this view walks to."""
     reliability: float = 0.0
     """How reliable the network was when it made this view, in [0, 1]."""
+    mean_confidence: float = 0.0
+    """Mean of the confidence of its pixels, in [0, 1]."""
+
+    def check(self) -> None:
+        """Looks at the pictures' first and last bytes, which costs little and finds most damage.
+
+        Raises:
+            Difix3DError: one is missing, cut off, or not of the camera's size.
+        """
+        for name in (self.image_name, self.confidence_name):
+            _check_image(self.folder / name, (int(self.camera.width), int(self.camera.height)))
 
     def load(self) -> PseudoView:
         """Reads the pictures.
@@ -57,41 +74,6 @@ class StoredView:
         image = _read_image(self.folder / self.image_name, "RGB", size)
         confidence = _read_image(self.folder / self.confidence_name, "L", size)[..., None]
         return PseudoView(self.camera, image, confidence, self.reference, self.target, self.reliability)
-
-
-def write_set(folder: Path, views: PseudoViewSet, sets_kept: int) -> None:
-    """Writes a set into `folder` and removes sets that are too old, and those of later steps.
-
-    Sets of later steps come from a course of training that was given up by resuming before them.
-
-    Args:
-        folder: the run's folder of pseudo views.
-        views: the set.
-        sets_kept: sets that stay, with this one.
-
-    Raises:
-        OSError: it cannot be written, as on a full disk; nothing of it is left then.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        rejected = [_write_rejected(folder, views.step, view) for view in views.rejected]
-    except OSError:
-        for picture in (folder / REJECTED_FOLDER).glob(f"{set_name(views.step)}-*.png"):
-            picture.unlink()
-        raise
-
-    def write(unfinished: Path) -> None:
-        entries = [_write_view(unfinished, drawable.load()) for drawable in views.views]
-        index = {"step": views.step, "views": entries, "rejected": rejected}
-        (unfinished / INDEX_NAME).write_text(json.dumps(index, indent=1))
-
-    final = folder / set_name(views.step)
-    _put_in_place(final, write)
-    for other in saved_sets(folder):
-        if other.name > final.name:
-            shutil.rmtree(other)
-    for outdated in saved_sets(folder)[:-sets_kept]:
-        shutil.rmtree(outdated)
 
 
 def read_set(folder: Path) -> PseudoViewSet:
@@ -112,6 +94,7 @@ def read_set(folder: Path) -> PseudoViewSet:
                 reference=None if entry["reference"] is None else int(entry["reference"]),
                 target=int(entry["target"]),
                 reliability=float(entry.get("reliability", 0.0)),  # sets of earlier versions have none
+                mean_confidence=float(entry.get("mean_confidence", 0.0)),
             )
             for entry in index["views"]
         ]
@@ -136,14 +119,38 @@ def copy_sets(source: Path, folder: Path, last_step: int) -> None:
         return
     try:
         for saved in saved_sets(source, last_step):
-            _put_in_place(folder / saved.name, lambda unfinished, saved=saved: _copy_files(saved.glob("*"), unfinished))
-            pictures = list((source / REJECTED_FOLDER).glob(f"{saved.name}-*.png"))
+            unfinished = unfinished_folder(folder / saved.name)
+            try:
+                _link_or_copy(saved.glob("*"), unfinished)
+                put_in_place(unfinished, folder / saved.name)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            pictures = rejected_pictures(source, saved.name)
             if pictures:
-                _copy_files(pictures, folder / REJECTED_FOLDER)
+                _link_or_copy(pictures, folder / REJECTED_FOLDER)
     except OSError as error:
         raise Difix3DError(
             f"the novel views of {source} cannot be copied into {folder} ({error.strerror or error}): make room."
         ) from error
+
+
+def unfinished_folder(final: Path) -> Path:
+    """An empty folder to fill beside `final`: an interrupted run leaves no half set."""
+    unfinished = final.with_name(f".{final.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def put_in_place(unfinished: Path, final: Path) -> None:
+    """Puts a folder that is filled where it belongs."""
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+
+
+def rejected_pictures(folder: Path, name: str) -> list[Path]:
+    """Pictures of the rejected views of the set `name`."""
+    return list((folder / REJECTED_FOLDER).glob(f"{name}-*.png"))
 
 
 def set_name(step: int) -> str:
@@ -157,54 +164,22 @@ def saved_sets(folder: Path, last_step: int | None = None) -> list[Path]:
     return [path for path in sets if last_step is None or path.name <= set_name(last_step)]
 
 
-def _put_in_place(final: Path, write: Callable[[Path], None]) -> None:
-    """Fills a folder beside its place and then moves it there, so that an interrupted run leaves no half set."""
-    unfinished = final.with_name(f".{final.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        write(unfinished)
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
-    except OSError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-def _copy_files(files: Iterable[Path], folder: Path) -> None:
+def _link_or_copy(files: Iterable[Path], folder: Path) -> None:
+    """Puts files into a folder, where it can be without taking up room a second time: no file of a set ever changes."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        if file.is_file():
-            shutil.copy2(file, folder)
+        if not file.is_file():
+            continue
+        copy = folder / file.name
+        try:
+            copy.unlink(missing_ok=True)
+            os.link(file, copy)
+        except OSError:  # another disk, or a file system without links
+            shutil.copy2(file, copy)
 
 
-def _write_view(folder: Path, view: PseudoView) -> dict:
-    image_name, confidence_name = (f"view-{view.target:04d}{suffix}.png" for suffix in ("", "-confidence"))
-    Image.fromarray(view.image.numpy()).save(folder / image_name)
-    Image.fromarray(view.confidence[..., 0].numpy()).save(folder / confidence_name)
-    return {
-        "image": image_name,
-        "confidence": confidence_name,
-        "mean_confidence": round(view.mean_confidence, 4),
-        "reference": view.reference,
-        "target": view.target,
-        "reliability": view.reliability,
-        **_camera_entry(view.camera),
-    }
-
-
-def _write_rejected(folder: Path, step: int, view: RejectedView) -> dict:
-    entry: dict = {"target": view.target, "reasons": list(view.reasons), **_camera_entry(view.camera)}
-    (folder / REJECTED_FOLDER).mkdir(exist_ok=True)
-    for name, picture in (("render", view.render), ("fixed", view.fixed)):
-        if picture is not None:
-            file = f"{REJECTED_FOLDER}/{set_name(step)}-view-{view.target:04d}-{name}.png"
-            Image.fromarray(picture.numpy()).save(folder / file)
-            entry[name] = f"../{file}"
-    return entry
-
-
-def _camera_entry(camera: Cameras) -> dict:
+def camera_entry(camera: Cameras) -> dict:
+    """A camera as it is told in a set's index."""
     return {
         "camera_to_world": camera.camera_to_worlds[0].tolist(),
         **{name: float(getattr(camera, name)) for name in ("fx", "fy", "cx", "cy")},
@@ -237,10 +212,23 @@ def _read_image(path: Path, mode: str, size: tuple[int, int]) -> UInt8[Tensor, "
     Raises:
         Difix3DError: it is missing, damaged or of another size.
     """
+    with _opened(path, size) as image:
+        return torch.from_numpy(np.array(image.convert(mode)))
+
+
+def _check_image(path: Path, size: tuple[int, int]) -> None:
+    with _opened(path, size), path.open("rb") as file:
+        file.seek(-len(PNG_END), os.SEEK_END)
+        if file.read() != PNG_END:
+            raise ValueError("its end is missing")
+
+
+@contextmanager
+def _opened(path: Path, size: tuple[int, int]) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             if image.size != size:
                 raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels, its camera {size[0]} x {size[1]}")
-            return torch.from_numpy(np.array(image.convert(mode)))
+            yield image
     except (*UNEXPECTED_CONTENT, SyntaxError, Image.DecompressionBombError) as error:
         raise Difix3DError(f"the saved novel view {path} cannot be read ({error}).") from error

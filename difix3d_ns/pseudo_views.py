@@ -28,6 +28,11 @@ class DrawableView(Protocol):
         """Index of the target that this view walks to."""
         ...
 
+    @property
+    def mean_confidence(self) -> float:
+        """Mean of the confidence of its pixels, in [0, 1]."""
+        ...
+
     def load(self) -> PseudoView:
         """The view with its pictures."""
         ...
@@ -55,9 +60,14 @@ class PseudoView:
         return self
 
     @property
+    def num_bytes(self) -> int:
+        """Memory that the pictures take."""
+        return self.image.numel() + self.confidence.numel()
+
+    @property
     def mean_confidence(self) -> float:
         """Mean of `confidence`, in [0, 1]."""
-        return float(self.confidence.float().mean()) / 255
+        return float(self.confidence.sum(dtype=torch.int64)) / self.confidence.numel() / 255
 
 
 @dataclass(frozen=True)

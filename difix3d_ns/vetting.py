@@ -42,6 +42,7 @@ def vet(
     match: bool = True,
     min_accumulation: float = 0.5,
     reliability: float = 0.0,
+    first_target: int = 0,
 ) -> PseudoViewSet:
     """Decides which fixed views teach, and how much.
 
@@ -53,10 +54,11 @@ def vet(
         match: whether large-scale colours are matched to the render's.
         min_accumulation: pixels whose accumulated opacity is below this do not teach.
         reliability: of the network, in [0, 1] (see `ReliabilityConfig`); the higher, the less a render has to say.
+        first_target: index of the first view's target.
     """
     views: list[PseudoView] = []
     rejected: list[RejectedView] = []
-    for target, fix in enumerate(fixes):
+    for target, fix in enumerate(fixes, first_target):
         reasons = reasons_to_reject(trust, fix.render, fix.fixed, fix.accumulation, reliability)
         if reasons:
             pictures = to_bytes(fix.fixed), to_bytes(fix.render)

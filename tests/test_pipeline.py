@@ -81,6 +81,58 @@ def test_a_fix_turns_cleaned_renders_into_pseudo_views(banana: Path, tmp_path: P
     assert (tmp_path / "pseudo_views" / "step-000000050" / "view-0004.png").exists()
 
 
+def test_views_that_do_not_fit_together_are_fixed_in_parts_to_the_same_result(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together: list[int] = []
+
+    def fix(self, renders, references=None, on_progress=None, keep_broken=False):
+        together.append(len(renders))
+        return [(render + reference[:1, :1]).clamp(0, 1) for render, reference in zip(renders, references, strict=True)]
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    banks, told = [], []
+    for name, max_pixels in (("whole", 12_000_000), ("parts", 2 * 80 * 120)):
+        monkeypatch.setattr("difix3d_ns.pipeline.MAX_PIXELS_AT_ONCE", max_pixels)
+        torch.manual_seed(0)
+        pipeline = make_pipeline(banana)
+        pipeline.config.difix.max_pixels_per_batch = 1
+        start_run(pipeline, tmp_path / name)
+        pipeline.fix_views(50)
+        banks.append(pipeline.datamanager.pseudo_views)
+        told.append(" ".join(capsys.readouterr().out.split()).partition("Step 50: fixed 5 novel views")[2][:50])
+    assert together == [5, 2, 2, 1]
+    assert told[0] == told[1] != ""
+    for view, again in zip(banks[0].views, banks[1].views, strict=True):
+        assert (view.target, view.reference) == (again.target, again.reference)
+        assert torch.equal(view.load().image, again.load().image)
+        assert torch.equal(view.load().confidence, again.load().confidence)
+
+
+def test_a_render_that_diverges_in_a_later_part_leaves_the_last_fix_as_it_was(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difix3d_ns.pipeline.MAX_PIXELS_AT_ONCE", 1)
+    pipeline = make_pipeline(banana)
+    pipeline.config.difix.max_pixels_per_batch = 1
+    start_run(pipeline, tmp_path)
+    pipeline.fix_views(20)
+    before = sorted(tmp_path.rglob("*"))
+    outputs = pipeline.model.get_outputs_for_camera
+    calls: list[int] = []
+
+    def diverging(camera):
+        calls.append(1)
+        found = outputs(camera)
+        return {"rgb": found["rgb"] * (float("nan") if len(calls) == 4 else 1.0), "accumulation": found["accumulation"]}
+
+    monkeypatch.setattr(pipeline.model, "get_outputs_for_camera", diverging)
+    with pytest.raises(SystemExit, match="render of novel view 3 at step 30 holds NaN"):
+        pipeline._fix_at(30)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert pipeline.datamanager.pseudo_views.step == 20 and len(pipeline.datamanager.pseudo_views) == 5
+
+
 def test_colours_are_matched_to_confident_renders(banana: Path, tmp_path: Path) -> None:
     pipeline = make_pipeline(banana)
     start_run(pipeline, tmp_path)
@@ -225,7 +277,7 @@ def test_novel_views_walk_to_made_targets_without_evaluation_photos(edit_transfo
     bank = pipeline.datamanager.pseudo_views
     assert torch.equal(bank.camera_to_worlds(), pipeline._walk.target_poses) and len(bank) == 2
     photo = pipeline.datamanager.train_dataset.cameras[0]
-    assert {tuple(view.image.shape[:2]) for view in bank.views} == {(int(photo.height), int(photo.width))}
+    assert {tuple(view.load().image.shape[:2]) for view in bank.views} == {(int(photo.height), int(photo.width))}
 
 
 def test_a_step_in_the_unit_of_the_scene_does_not_depend_on_its_scale(banana: Path, tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ import errno
 import json
 import os
 import random
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,10 +19,10 @@ from damaged_json import damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from PIL import Image
+from PIL import Image, ImageFile
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.pseudo_view_bank import PseudoViewBank, PseudoViewBankConfig
+from difix3d_ns.pseudo_view_bank import STEPS_AHEAD, PseudoViewBank, PseudoViewBankConfig
 from difix3d_ns.pseudo_view_files import INDEX_NAME, StoredView, read_set, saved_sets
 from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, RejectedView, camera_with_pose, to_bytes
 
@@ -51,8 +54,7 @@ def pseudo_view_set(step: int, rejected: tuple[int, ...] = ()) -> PseudoViewSet:
 def saved_bank(folder: Path, *steps: int, rejected: tuple[int, ...] = (), **settings) -> PseudoViewBank:
     bank = PseudoViewBank(PseudoViewBankConfig(**settings))
     for step in steps:
-        bank.add(pseudo_view_set(step, rejected))
-        bank.save(folder)
+        bank.add(pseudo_view_set(step, rejected), folder)
     return bank
 
 
@@ -106,8 +108,7 @@ def test_old_sets_sets_of_an_abandoned_future_and_unfinished_ones_are_cleared(tm
     assert [path.name[-1] for path in saved_sets(tmp_path)] == ["3", "4", "5"]
     (tmp_path / ".step-000000004.unfinished").mkdir()
     bank = restored_bank(tmp_path, last_step=3)
-    bank.add(pseudo_view_set(4))
-    bank.save(tmp_path)
+    bank.add(pseudo_view_set(4), tmp_path)
     assert [path.name[-1] for path in saved_sets(tmp_path)] == ["3", "4"]
     assert not list(tmp_path.glob(".*"))
 
@@ -118,15 +119,13 @@ def test_a_run_killed_while_it_saves_resumes_from_the_set_before(tmp_path: Path,
     child = os.fork()
     if child == 0:
         _exit_after(files_written)
-        bank.add(pseudo_view_set(200))
-        bank.save(tmp_path)
+        bank.add(pseudo_view_set(200), tmp_path)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     restored = restored_bank(tmp_path, last_step=250)
     assert restored.step == 100
     assert_same_views(bank, restored)
-    restored.add(pseudo_view_set(200))
-    restored.save(tmp_path)
+    restored.add(pseudo_view_set(200), tmp_path)
     assert restored_bank(tmp_path, last_step=250).step == 200
     assert not list(tmp_path.glob(".*"))
 
@@ -205,6 +204,7 @@ def test_an_index_of_any_content_gives_sound_cameras_or_one_sentence(tmp_path: P
     else:
         assert views.camera_to_worlds().isfinite().all()
         for view in views.views:
+            assert isinstance(view, StoredView)
             assert view.folder == saved and "/" not in view.image_name + view.confidence_name
 
 
@@ -214,7 +214,7 @@ def full_disk(*args: object, **kwargs: object) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"max_memory_gb": 0.0}], ids=str)
 @pytest.mark.parametrize("rejected", [(), (0,)])
-def test_on_a_full_disk_the_views_teach_all_the_same_and_nothing_half_is_left(
+def test_on_a_full_disk_views_that_fit_into_the_memory_teach_and_nothing_half_is_left(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -224,16 +224,15 @@ def test_on_a_full_disk_the_views_teach_all_the_same_and_nothing_half_is_left(
     bank = saved_bank(tmp_path, 100, **settings)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    bank.add(pseudo_view_set(200, rejected))
-    bank.save(tmp_path)
+    bank.add(pseudo_view_set(200, rejected), tmp_path)
     (told,) = [said(capsys)]
     assert "novel views of step 200 cannot be written" in told and "No space left on device" in told
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "rejected"] == before
-    assert bank.step == 200 and len(bank) == 2 - len(rejected)
-    assert bank.draw(random.Random(0)) is not None
+    num_teaching = 0 if settings else 2 - len(rejected)  # without memory for them they are nowhere
+    assert bank.step == 200 and len(bank) == num_teaching and len(bank.camera_to_worlds()) == 2
+    assert (bank.draw(random.Random(0)) is not None) == (num_teaching > 0)
     monkeypatch.undo()
-    bank.add(pseudo_view_set(300))
-    bank.save(tmp_path)
+    bank.add(pseudo_view_set(300), tmp_path)
     assert [path.name[-3:] for path in saved_sets(tmp_path)] == ["100", "300"]
 
 
@@ -241,6 +240,7 @@ def test_sets_that_cannot_be_copied_into_a_resumed_run_end_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved_bank(tmp_path / "first", 100)
+    monkeypatch.setattr("os.link", full_disk)
     monkeypatch.setattr("shutil.copy2", full_disk)
     with pytest.raises(Difix3DError, match=r"cannot be copied into .*second.*No space left"):
         restored_bank(tmp_path / "first", last_step=100, run_folder=tmp_path / "second")
@@ -271,7 +271,7 @@ def test_only_the_newest_views_are_drawn_as_published(tmp_path: Path) -> None:
     bank = saved_bank(tmp_path, 100, 200)
     generator = random.Random(0)
     drawn = [view for _, view in filter(None, (bank.draw(generator) for _ in range(50)))]
-    newest = [view.image for view in pseudo_view_set(200).views]
+    newest = [view.load().image for view in pseudo_view_set(200).views]
     assert all(torch.equal(view.image, newest[view.target]) for view in drawn)
     assert {view.target for view in drawn} == {0, 1}
 
@@ -287,8 +287,7 @@ def test_views_of_older_fixes_are_drawn_more_seldom(tmp_path: Path) -> None:
 
 def test_when_all_views_of_a_fix_are_rejected_none_is_left_to_draw(tmp_path: Path) -> None:
     bank = saved_bank(tmp_path, 100)
-    bank.add(pseudo_view_set(200, rejected=(0, 1)))
-    bank.save(tmp_path)
+    bank.add(pseudo_view_set(200, rejected=(0, 1)), tmp_path)
     assert len(bank) == 0 and bank.step == 200
     assert len(restored_bank(tmp_path, last_step=200)) == 0
 
@@ -296,8 +295,142 @@ def test_when_all_views_of_a_fix_are_rejected_none_is_left_to_draw(tmp_path: Pat
 def test_memory_is_bounded_and_the_rest_is_read_when_drawn(tmp_path: Path) -> None:
     first_view_only = (5 * 7 * 4 + 1) / 1e9
     bank = saved_bank(tmp_path, 100, 200, draw_from="kept", max_memory_gb=first_view_only)
-    assert [isinstance(view, StoredView) for view in bank.views] == [False, True, True, True]
+    assert [view.held is None for view in bank.views] == [False, True, True, True]
     assert_same_views(bank, saved_bank(tmp_path / "unbounded", 100, 200, draw_from="kept"))
+
+
+VIEW_BYTES = (5 * 7 * 4, 6 * 4 * 4)
+"""Of the two views of a set."""
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    room=st.integers(0, 800),
+    draw_from=st.sampled_from(["newest", "kept"]),
+    full_at=st.sets(st.integers(1, 8)),
+    draws=st.integers(0, 6),
+)
+def test_the_memory_is_never_exceeded(
+    tmp_path_factory: pytest.TempPathFactory,
+    room: int,
+    draw_from: Literal["newest", "kept"],
+    full_at: set[int],
+    draws: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("bank")
+    bank = PseudoViewBank(PseudoViewBankConfig(draw_from=draw_from, max_memory_gb=room / 1e9))
+    generator = random.Random(room)
+    for step in range(1, 9):
+        with pytest.MonkeyPatch.context() as patched:
+            if step in full_at:
+                patched.setattr(Image.Image, "save", full_disk)
+            bank.add(pseudo_view_set(step), folder)
+        for _ in range(draws):
+            drawn = bank.draw(generator)
+            assert drawn is None or drawn[1].target == bank.views[drawn[0]].target
+            held = sum(view.held.num_bytes for view in bank.views if view.held is not None)
+            assert held == bank.bytes_held <= room
+        assert len(bank.camera_to_worlds()) == 2
+        if step not in full_at:
+            assert len([view for view in bank.views if view.stored is not None]) >= 2
+
+
+def test_pictures_of_the_newest_fix_take_the_room_of_older_ones(tmp_path: Path) -> None:
+    bank = saved_bank(tmp_path, 1, 2, draw_from="kept", max_memory_gb=sum(VIEW_BYTES) / 1e9)
+    assert [view.held is not None for view in bank.views] == [True, True, False, False]
+
+
+def test_a_set_that_comes_in_parts_is_the_same_as_a_whole_one(tmp_path: Path) -> None:
+    whole, parts = saved_bank(tmp_path / "whole", 100, 200), saved_bank(tmp_path / "parts", 100)
+    views = pseudo_view_set(200).views
+    with parts.incoming(200, tmp_path / "parts") as add:
+        for view in views:
+            add(PseudoViewSet(200, [view]))
+        assert parts.step == 100 and [path.name[-3:] for path in saved_sets(tmp_path / "parts")] == ["100"]
+    assert_same_views(parts, whole)
+    assert_same_views(restored_bank(tmp_path / "parts", 200), whole)
+    assert (saved_sets(tmp_path / "parts")[-1] / INDEX_NAME).read_text() == (
+        saved_sets(tmp_path / "whole")[-1] / INDEX_NAME
+    ).read_text()
+
+
+def test_a_fix_that_fails_half_way_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    bank = saved_bank(tmp_path, 100, max_memory_gb=(VIEW_BYTES[0] + 1) / 1e9)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt), bank.incoming(200, tmp_path) as add:
+        add(pseudo_view_set(200))
+        raise KeyboardInterrupt
+    assert sorted(tmp_path.rglob("*")) == before and bank.step == 100
+    assert bank.bytes_held == sum(view.held.num_bytes for view in bank.views if view.held is not None)
+    assert_same_views(bank, restored_bank(tmp_path, 100))
+
+
+def test_a_resume_decodes_no_picture_before_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved_bank(tmp_path, 100, 200)
+    decoded: list[str] = []
+    load = ImageFile.ImageFile.load
+
+    def counted(self):
+        decoded.append(Path(self.filename).name)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counted)
+    bank = restored_bank(tmp_path, 200, run_folder=tmp_path / "resumed")
+    assert len(bank) == 2 and torch.equal(bank.camera_to_worlds(), pseudo_view_set(200).camera_to_worlds())
+    assert decoded == [] and bank.bytes_held == 0
+    drawn = [bank.draw(random.Random(seed)) for seed in range(30)]
+    assert {index for index, _ in filter(None, drawn)} == {0, 1}
+    assert len(set(decoded)) == 4 and bank.bytes_held == sum(VIEW_BYTES)
+    assert all(count <= 2 for count in Counter(decoded).values())  # Pillow asks once or twice for each
+
+
+def test_a_resumed_runs_copies_take_no_room_and_outlive_the_first_run(tmp_path: Path) -> None:
+    first = saved_bank(tmp_path / "first", 100)
+    restored_bank(tmp_path / "first", 100, run_folder=tmp_path / "second")
+    names = sorted(path.name for path in saved_sets(tmp_path / "second")[0].iterdir())
+    assert len(names) == 5
+    for name in names:
+        assert (tmp_path / "first/step-000000100" / name).samefile(tmp_path / "second/step-000000100" / name)
+    shutil.rmtree(tmp_path / "first")
+    assert_same_views(first, restored_bank(tmp_path / "second", 100))
+
+
+def test_pictures_of_rejected_views_go_with_their_set(tmp_path: Path) -> None:
+    saved_bank(tmp_path, 1, 2, 3, rejected=(0,), sets_kept=2)
+    steps = {path.name[5:14] for path in (tmp_path / "rejected").iterdir()}
+    assert steps == {"000000002", "000000003"}
+
+
+def test_a_view_that_is_read_ahead_is_the_one_that_is_drawn(tmp_path: Path) -> None:
+    bank = saved_bank(tmp_path, 200, max_memory_gb=0.0)
+    for seed in range(12):
+        bank.expect(random.Random(seed))
+        (coming,) = [view for view in bank.views if view.coming is not None]
+        expected = coming.coming.result()
+        drawn = bank.draw(random.Random(seed))
+        assert drawn is not None and drawn[1] is expected and coming.coming is None
+
+
+def test_few_views_are_read_ahead_however_many_are_asked_for(tmp_path: Path) -> None:
+    bank = PseudoViewBank(PseudoViewBankConfig(max_memory_gb=0.0))
+    view = pseudo_view_set(1).views[0].load()
+    bank.add(PseudoViewSet(1, [replace(view, target=target) for target in range(60)]), tmp_path)
+    for seed in range(200):
+        bank.expect(random.Random(seed))
+    assert 0 < sum(view.coming is not None for view in bank.views) <= STEPS_AHEAD
+
+
+def test_a_damaged_view_that_was_read_ahead_is_told_of_when_it_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = saved_bank(tmp_path, 200, max_memory_gb=0.0)
+    for file in saved_sets(tmp_path)[0].glob("*.png"):
+        file.write_bytes(file.read_bytes()[:50])
+    for seed in range(4):
+        bank.expect(random.Random(seed))
+    assert "without this view" not in said(capsys)
+    assert bank.draw(random.Random(0)) is None
+    assert said(capsys).count("Training goes on without this view") == 2
 
 
 def test_a_view_that_vanished_from_the_disk_is_told_of_and_others_are_drawn(
