@@ -11,12 +11,15 @@ from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from difix3d_ns.pseudo_views import PseudoViewSet
 from difix3d_ns.vetting import NovelViewFix
 
 NUM_LOGGED_VIEWS = 4
 """Before/after images that each fix sends to tensorboard."""
+LOGGED_HEIGHT = 360
+"""Their height in pixels, at most: they are kept for every fix of a run."""
 NUM_NAMED_VIEWS = 3
 """Rejected views that the line about a fix gives reasons for; all reasons are in the set's JSON."""
 
@@ -70,25 +73,35 @@ def panels(
     fixes: Sequence[NovelViewFix],
     views: PseudoViewSet,
     references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None],
-) -> dict[str, Float[Tensor, "height width_of_panels 3"]]:
+    first_target: int = 0,
+) -> dict[str, Float[Tensor, "logged_height width_of_panels 3"]]:
     """Render, fixed view, confidence and, if it has their size, reference, side by side.
 
     Args:
-        fixes: the first novel views at least, in the order of their targets.
-        views: what became of them; a rejected view has a black confidence.
+        fixes: some of the novel views, in the order of their targets.
+        views: what became of them, with its pictures; a rejected view has a black confidence.
         references: the photo that the network was given for each, None where it was given none.
+        first_target: index of the first one's target.
 
     Returns:
-        Images in [0, 1] of the first `NUM_LOGGED_VIEWS` views, by names for tensorboard.
+        Images in [0, 1] of those that are among the first `NUM_LOGGED_VIEWS` views, by names for tensorboard.
     """
     images = {}
     taught = {view.target: view.load() for view in views.views if view.target < NUM_LOGGED_VIEWS}
-    for target, (fix, reference) in enumerate(list(zip(fixes, references, strict=True))[:NUM_LOGGED_VIEWS]):
+    for target, fix, reference in zip(range(first_target, NUM_LOGGED_VIEWS), fixes, references, strict=False):
         view = taught.get(target)
         fixed = fix.fixed.nan_to_num(0.0) if view is None else view.image.float() / 255
         confidence = torch.zeros_like(fixed) if view is None else (view.confidence.float() / 255).expand_as(fixed)
         pictures = [fix.render, fixed, confidence]
         if reference is not None and reference.shape == fixed.shape:
             pictures.append(reference)
-        images[f"Novel Views/{target}: render, fixed, confidence, reference"] = torch.cat(pictures, dim=1)
+        images[f"Novel Views/{target}: render, fixed, confidence, reference"] = _small(torch.cat(pictures, dim=1))
     return images
+
+
+def _small(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "logged_height logged_width 3"]:
+    height, width = image.shape[:2]
+    if height <= LOGGED_HEIGHT:
+        return image
+    size = (LOGGED_HEIGHT, max(1, round(width * LOGGED_HEIGHT / height)))
+    return interpolate(image.permute(2, 0, 1)[None], size, mode="area")[0].permute(1, 2, 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from difix3d_ns.confidence import ConfidenceConfig
-from difix3d_ns.fix_report import describe, panels
+from difix3d_ns.fix_report import LOGGED_HEIGHT, NUM_LOGGED_VIEWS, describe, panels
 from difix3d_ns.pseudo_views import PseudoViewSet
 from difix3d_ns.trust import TrustConfig
 from difix3d_ns.vetting import NovelViewFix, vet
@@ -65,3 +67,17 @@ def test_pictures_show_what_teaches_and_black_where_nothing_does() -> None:
     assert confidence.min() > 0.9
     assert torch.equal(rejected.split(WIDTH, 1)[1], made[1].fixed) and not rejected.split(WIDTH, 1)[2].any()
     assert without_reference.shape == (HEIGHT, 3 * WIDTH, 3)
+
+
+def test_pictures_of_a_later_part_are_those_of_the_first_views_and_small() -> None:
+    made = [replace(fix, **{name: enlarged(getattr(fix, name)) for name in ("render", "fixed", "accumulation")})
+            for fix in fixes([0.1, 0.0])]  # fmt: skip
+    vetted_part = vet(400, made, TrustConfig(), ConfidenceConfig(), first_target=NUM_LOGGED_VIEWS - 1)
+    ((name, image),) = panels(made, vetted_part, [None, None], NUM_LOGGED_VIEWS - 1).items()
+    assert f"{NUM_LOGGED_VIEWS - 1}: " in name and image.shape == (LOGGED_HEIGHT, 3 * 480, 3)
+    assert image[:, -480:].min() > 0.9
+    assert panels(made, vetted_part, [None, None], NUM_LOGGED_VIEWS) == {}
+
+
+def enlarged(image: torch.Tensor) -> torch.Tensor:
+    return image.repeat_interleave(10, 0).repeat_interleave(10, 1)
