@@ -18,6 +18,7 @@ from torch import Tensor
 
 from difix3d_ns.banked_views import BankedSet, BankedView, Lottery
 from difix3d_ns.errors import Difix3DError, warn
+from difix3d_ns.held_pictures import bytes_held, to_hold
 from difix3d_ns.pseudo_view_files import StoredView, copy_sets, read_set, saved_sets
 from difix3d_ns.pseudo_view_writer import SetWriter
 from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, RejectedView
@@ -252,7 +253,7 @@ class PseudoViewBank:
 
     def _hold(self, view: BankedView, pictures: PseudoView, evictable: Sequence[BankedSet]) -> bool:
         """Keeps a view's pictures in memory if they fit, once those of `evictable`, newest set first, have gone."""
-        limit = self.config.max_memory_gb * 1e9 - pictures.num_bytes
+        limit = self.config.max_memory_gb * 1e9 - bytes_held(pictures)
         for older in reversed(evictable):
             for other in older.views:
                 if self._bytes_held > limit and other.held is not None:
@@ -264,15 +265,15 @@ class PseudoViewBank:
                         older.reject(other, NOT_SAVED)
         if self._bytes_held > limit:
             return False
-        view.held = _pinned(pictures)
-        self._bytes_held += pictures.num_bytes
+        view.held = to_hold(pictures)
+        self._bytes_held += bytes_held(pictures)
         return True
 
     def _release(self, *views: BankedView) -> None:
         """Frees the memory that views take."""
         for view in views:
             if view.held is not None:
-                self._bytes_held -= view.held.num_bytes
+                self._bytes_held -= bytes_held(view.held)
                 view.held = None
 
     def _leave_out(self, lost: BankedView, error: Difix3DError) -> None:
@@ -296,10 +297,3 @@ def _restored(views: PseudoViewSet) -> BankedSet:
             warn(str(error), "Training goes on without this view.")
             found.rejected.append(RejectedView(view.camera, view.target, ("unreadable",)))
     return found
-
-
-def _pinned(view: PseudoView) -> PseudoView:
-    """The view with its pictures in pinned memory where CUDA can be used, for copies that do not wait."""
-    if not torch.cuda.is_available() or view.image.is_pinned():
-        return view
-    return replace(view, image=view.image.pin_memory(), confidence=view.confidence.pin_memory())

@@ -60,11 +60,6 @@ class PseudoView:
         return self
 
     @property
-    def num_bytes(self) -> int:
-        """Memory that the pictures take."""
-        return self.image.numel() + self.confidence.numel()
-
-    @property
     def mean_confidence(self) -> float:
         """Mean of `confidence`, in [0, 1]."""
         return float(self.confidence.sum(dtype=torch.int64)) / self.confidence.numel() / 255

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
+import platform
 import random
 import shutil
 from collections import Counter
@@ -22,6 +24,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image, ImageFile
 
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.held_pictures import bytes_held, give_back_freed_memory
 from difix3d_ns.pseudo_view_bank import STEPS_AHEAD, PseudoViewBank, PseudoViewBankConfig
 from difix3d_ns.pseudo_view_files import INDEX_NAME, StoredView, read_set, saved_sets
 from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, RejectedView, camera_with_pose, to_bytes
@@ -328,11 +331,33 @@ def test_the_memory_is_never_exceeded(
         for _ in range(draws):
             drawn = bank.draw(generator)
             assert drawn is None or drawn[1].target == bank.views[drawn[0]].target
-            held = sum(view.held.num_bytes for view in bank.views if view.held is not None)
+            held = sum(bytes_held(view.held) for view in bank.views if view.held is not None)
             assert held == bank.bytes_held <= room
         assert len(bank.camera_to_worlds()) == 2
         if step not in full_at:
             assert len([view for view in bank.views if view.stored is not None]) >= 2
+
+
+def test_pinned_pictures_count_by_the_powers_of_two_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = pseudo_view_set(1).views[0].load()
+    assert bytes_held(view) == 5 * 7 * 4
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert bytes_held(view) == 128 + 64
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to")
+def test_freed_pictures_between_held_ones_are_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    give_back_freed_memory()
+    before, held = resident(), []
+    for _ in range(60):
+        passing = [torch.rand(2_000_000) for _ in range(3)]  # as renders and references
+        held.append(torch.zeros(2_400_000).byte())
+        del passing
+        give_back_freed_memory()
+    assert 0.9 < (resident() - before) / sum(picture.numel() for picture in held) < 1.5
 
 
 def test_pictures_of_the_newest_fix_take_the_room_of_older_ones(tmp_path: Path) -> None:
@@ -361,7 +386,7 @@ def test_a_fix_that_fails_half_way_leaves_everything_as_it_was(tmp_path: Path) -
         add(pseudo_view_set(200))
         raise KeyboardInterrupt
     assert sorted(tmp_path.rglob("*")) == before and bank.step == 100
-    assert bank.bytes_held == sum(view.held.num_bytes for view in bank.views if view.held is not None)
+    assert bank.bytes_held == sum(bytes_held(view.held) for view in bank.views if view.held is not None)
     assert_same_views(bank, restored_bank(tmp_path, 100))
 
 
