@@ -6,7 +6,8 @@ A scene of 500 photos at 1920 x 1080 (synthetic poses, real photos repeated) is 
 The bank is filled by a fix of 2000 novel views, with photos in place of the network's results, training views are
 drawn, a checkpoint is saved, and a second run goes on from it. Training steps and the network are measured at several
 numbers of Gaussians and pixels. Each measurement is a process of its own; what is measured stays when the command is
-repeated. `scale.json`, `scale.md` and `scale.png` tell the figures.
+repeated. Seconds are of processor time, so that other work on the machine does not count; OMP_NUM_THREADS=1 and
+NUMBA_NUM_THREADS=1 make them those of one core. `scale.json`, `scale.md` and `scale.png` tell the figures.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class ScaleConfig:
     """Sizes of the training steps and of the network's images, as shares of width and height; of 20 000 Gaussians."""
     max_memory_gb: float = 4.0
     """`--pipeline.datamanager.bank.max-memory-gb`."""
+    bank_share: float = 1.0
+    """Size of the photos and views where the bank is measured, as a share of width and height, for a shorter benchmark;
+    the bank's memory shrinks with their pixels."""
     only: tuple[str, ...] = ()
     """Measurements of these names, such as `bank 50`, or kinds, such as `search`; all of them if empty."""
     again: bool = False
@@ -68,7 +72,7 @@ class ScaleConfig:
 
 
 class Meter:
-    """Seconds, and the peak of the memory that this process takes, of one kind of work after the other.
+    """Seconds of processor time, and the peak of the process's memory, of one kind of work after the other.
 
     Attributes:
         figures: `NAME_s` and `NAME_gb` of what was measured.
@@ -81,9 +85,9 @@ class Meter:
     def __call__(self, name: str) -> Iterator[None]:
         """Measures what is done inside."""
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        started = time.perf_counter()
+        started = time.process_time()
         yield
-        self.figures[f"{name}_s"] = time.perf_counter() - started
+        self.figures[f"{name}_s"] = time.process_time() - started
         self.figures[f"{name}_gb"] = _memory("VmHWM")
 
 
@@ -104,7 +108,7 @@ def make_trainer(
     pipeline = trainer.pipeline
     pipeline.datamanager.data = pipeline.datamanager.dataparser.data = scene
     pipeline.datamanager.dataparser.downscale_factor = 1
-    pipeline.datamanager.bank.max_memory_gb = config.max_memory_gb
+    pipeline.datamanager.bank.max_memory_gb = config.max_memory_gb * config.bank_share**2
     pipeline.model.random_init, pipeline.model.num_random, pipeline.model.random_scale = True, num_gaussians, spread
     pipeline.model.num_downscales, pipeline.model.sh_degree_interval = 0, 1
     pipeline.difix.model = "embedded"
@@ -115,19 +119,25 @@ def make_trainer(
     return trainer
 
 
+def bank_scene(config: ScaleConfig) -> Path:
+    """The scene of all photos."""
+    size = round(config.width * config.bank_share), round(config.height * config.bank_share)
+    return make_scene(config.output_dir, config.photos, config.num_cameras, *size)
+
+
 def train(trainer: Any, steps: range) -> float:
-    """Makes training steps as nerfstudio does and returns the median of their seconds."""
+    """Makes training steps as nerfstudio does and returns the median of their seconds of processor time."""
     from nerfstudio.engine.callbacks import TrainingCallbackLocation as Location
 
     seconds = []
     for step in steps:
-        started = time.perf_counter()
+        started = time.process_time()
         for location in (Location.BEFORE_TRAIN_ITERATION, Location.AFTER_TRAIN_ITERATION):
             if location == Location.AFTER_TRAIN_ITERATION:
                 trainer.train_iteration(step)
             for callback in trainer.callbacks:
                 callback.run_callback_at_location(step, location)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     return sorted(seconds)[len(seconds) // 2]
 
 
@@ -136,7 +146,7 @@ def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
     from difix3d_ns.fixer import DifixFixer
 
     meter = Meter()
-    scene = make_scene(config.output_dir, config.photos, config.num_cameras, config.width, config.height)
+    scene = bank_scene(config)
     run = f"bank-{num_views}"
     trainer_config = make_trainer(config, scene, run, *SMALL_SPLAT)
     trainer_config.pipeline.targets.num_views = num_views
@@ -164,7 +174,9 @@ def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
     base = trainer_config.get_base_dir()
     newest = sorted((base / "pseudo_views").glob("step-*"))[-1]
     meter.figures |= {
-        "pictures_gb": num_views * config.width * config.height * 4 / 1e9,
+        "bound_gb": config.max_memory_gb * config.bank_share**2,
+        "megapixels": config.width * config.height * config.bank_share**2 / 1e6,
+        "pictures_gb": num_views * config.width * config.height * config.bank_share**2 * 4 / 1e9,
         "held_gb": bank.bytes_held / 1e9,
         "disk_gb": sum(file.stat().st_size for file in newest.iterdir()) / 1e9,
     }
@@ -189,7 +201,7 @@ def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
 def measure_resume(config: ScaleConfig, num_views: int) -> Figures:
     """Goes on from the checkpoint that `measure_bank` left."""
     meter = Meter()
-    scene = make_scene(config.output_dir, config.photos, config.num_cameras, config.width, config.height)
+    scene = bank_scene(config)
     first = make_trainer(config, scene, f"bank-{num_views}", *SMALL_SPLAT).get_base_dir()
     trainer_config = make_trainer(config, scene, f"resumed-{num_views}", *SMALL_SPLAT, first / "nerfstudio_models")
     trainer_config.pipeline.targets.num_views = num_views
@@ -226,11 +238,11 @@ def measure_search(config: ScaleConfig, num_views: int, num_photos: int) -> Figu
     photos = Cameras(poses, **{name: torch.full((num_photos, 1), value) for name, value in lens.items()}, **sides)
     means, opacities = 0.5 * torch.randn(200_000, 3, generator=generator), torch.rand(200_000, generator=generator)
     figures: Figures = {}
-    started = time.perf_counter()
+    started = time.process_time()
     walk = NovelViewWalk(with_nearest_intrinsics(random_poses(poses, num_views), photos), poses, 0.5)
     walk.advance()
     cameras = walk.cameras()
-    figures["walk_s"] = time.perf_counter() - started
+    figures["walk_s"] = time.process_time() - started
     for choice in ("pose", "overlap"):
         reference = ReferenceConfig(choice=choice)
 
@@ -277,9 +289,9 @@ def _blank(camera: Any) -> dict[str, torch.Tensor]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def measurements(config: ScaleConfig) -> dict[str, tuple]:
@@ -319,7 +331,7 @@ def main(config: ScaleConfig) -> None:
         f"| {name} | " + ", ".join(f"{k} {v:.3g}" for k, v in found.items()) + " |" for name, found in results.items()
     ]
     (config.output_dir / "scale.md").write_text("\n".join(["| measured | figures |", "|---|---|", *lines]) + "\n")
-    draw_figure(results, config.max_memory_gb, config.output_dir / "scale.png")
+    draw_figure(results, config.output_dir / "scale.png")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def _number(name: str) -> float:
     return float(first)
 
 
-def draw_figure(results: Results, max_memory_gb: float, file: Path) -> None:
+def draw_figure(results: Results, file: Path) -> None:
     """Draws what there is; panels without measurements stay empty."""
     import matplotlib
 
@@ -75,13 +75,16 @@ def draw_figure(results: Results, max_memory_gb: float, file: Path) -> None:
                         f"{values[-1]:.2g}", (numbers[-1], values[-1]), (4, 2), textcoords="offset points", fontsize=7
                     )
             axis.set_xlabel(label)
-            axis.set_ylabel(unit)
+            axis.set_ylabel("seconds, one core" if unit == "seconds" else unit)
             axis.set_xscale("log")
             axis.set_yscale("log" if unit == "seconds" else "linear")
             axis.margins(x=0.1)
             axis.spines[["top", "right"]].set_visible(False)
             axis.legend(frameon=False, fontsize=8)
-    axes[0][1].axhline(max_memory_gb, color="black", linewidth=0.8, linestyle=":")
+    banks = [figures for name, figures in results.items() if name.startswith("bank ")]
+    if banks:
+        axes[0][1].axhline(banks[0]["bound_gb"], color="black", linewidth=0.8, linestyle=":")
+        axes[0][1].set_title(f"500 photos and the views at {banks[0]['megapixels']:.2g} megapixels", fontsize=9)
     axes[0][1].set_ylim(bottom=0)
     figure.savefig(file, dpi=100)
     plt.close(figure)
