@@ -169,7 +169,7 @@ def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
         for fix in range(3 if num_views <= 50 else 1):  # nothing may grow from fix to fix
             with meter(f"fix_{fix + 1}"):
                 trainer.pipeline.fix_views(5 + fix)
-                writer.write_out_storage()
+                writer.EVENT_STORAGE.clear()  # the trainer writes these pictures out
             meter.figures[f"after_fix_{fix + 1}_gb"] = _memory("VmRSS")
     base = trainer_config.get_base_dir()
     newest = sorted((base / "pseudo_views").glob("step-*"))[-1]
