@@ -248,14 +248,12 @@ class Difix3DPipeline(VanillaPipeline):
             CONSOLE.print(f"Step {step}: no early fix, as {told}.")
             return
         self._training_panel.fix_starts(step)
-        testing_seconds = time.perf_counter() - started
-        done = self._update.fix(step, reliability or 0.0)
-        whole = testing_seconds + done.rendering_seconds + done.cleaning_seconds
-        seconds = f"rendering {done.rendering_seconds:.1f} s, Difix {done.cleaning_seconds:.1f} s"
-        told = describe(done.views, self._walk.num_arrived, reliability)
+        views, timer = self._update.fix(step, reliability or 0.0)
+        seconds = time.perf_counter() - started
+        told = describe(views, self._walk.num_arrived, reliability)
         when = f"Step {step}, on request" if on_request else f"Step {step}"
-        CONSOLE.print(f"{when}: {told} in {whole:.1f} s: {seconds}.")
-        self._training_panel.fix_ended(done.views, on_request, self._walk.num_arrived, whole)
+        CONSOLE.print(f"{when}: {told} in {seconds:.1f} s: {timer}.")
+        self._training_panel.fix_ended(views, on_request, self._walk.num_arrived, seconds)
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a broken photo ends in one sentence."""

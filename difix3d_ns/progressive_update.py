@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,13 @@ from torch import Tensor
 from difix3d_ns.confidence import ConfidenceConfig
 from difix3d_ns.datamanager import Difix3DDataManager
 from difix3d_ns.enhancer import RenderEnhancer
-from difix3d_ns.fix_report import panels, progress_bars
+from difix3d_ns.fix_report import PartTimer, panels, progress_bars
+from difix3d_ns.held_pictures import give_back_freed_memory
 from difix3d_ns.model import Difix3DModel
-from difix3d_ns.novel_view_renders import render_novel_views
+from difix3d_ns.novel_view_renders import MAX_PIXELS_AT_ONCE, in_parts, render_novel_views
 from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER, PseudoViewSet, camera_with_pose
 from difix3d_ns.reliability import ReliabilityConfig, error_removed, nearest_others, photos_to_test_on
-from difix3d_ns.trajectories import pose_distances
+from difix3d_ns.trajectories import k_nearest_poses
 from difix3d_ns.trust import TrustConfig
 from difix3d_ns.vetting import NovelViewFix, vet
 from difix3d_ns.walk import NovelViewWalk
@@ -40,18 +40,6 @@ class ProgressiveUpdateConfig:
     """How much each pixel of a fixed view counts."""
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     """How the network proves itself at the photos, and what for."""
-
-
-@dataclass(frozen=True)
-class UpdatedViews:
-    """What one update made."""
-
-    views: PseudoViewSet
-    """The fixed views, now the newest pseudo views."""
-    rendering_seconds: float
-    """How long rendering took."""
-    cleaning_seconds: float
-    """How long the network took."""
 
 
 class ProgressiveUpdate:
@@ -102,40 +90,61 @@ class ProgressiveUpdate:
         fixed = self.clean(cameras, renders, references)
         return error_removed(renders, fixed, self.datamanager.training_photos(indices))
 
-    def fix(self, step: int, reliability: float) -> UpdatedViews:
+    def fix(self, step: int, reliability: float) -> tuple[PseudoViewSet, PartTimer]:
         """Moves the novel views on, renders and cleans them, and makes those that pass the pseudo views.
 
         Args:
             step: training step that comes next.
             reliability: of the network, in [0, 1].
 
+        Returns:
+            The fixed views, now the newest pseudo views, and how long the kinds of work took.
+
         Raises:
             Difix3DError: a render holds NaN, so training has diverged.
         """
-        started = time.perf_counter()
         self.walk.advance()
         cameras = self.walk.cameras()
         nearest = self._enhancer.choose_references(cameras)
-        with progress_bars() as progress:
-            task = progress.add_task("[green]Rendering novel views", total=len(cameras))
-            renders, accumulations = render_novel_views(self._model, cameras, step, lambda: progress.advance(task))
-            rendered = time.perf_counter()
-            task = progress.add_task("[green]Fixing novel views", total=len(cameras))
-            references = self.datamanager.training_photos(nearest)
-            fixed = self.clean(cameras, renders, references, lambda count: progress.advance(task, count))
-        cleaned = time.perf_counter()
+        bank = self.datamanager.pseudo_views
+        distances = k_nearest_poses(self.walk.poses, self.datamanager.train_camera_to_worlds, 1, self.unit)[0]
+        timer = PartTimer()
+        shown: dict[str, Tensor] = {}
+        # Thousands of novel views do not fit into the memory together, so they come part by part.
+        max_pixels = max(MAX_PIXELS_AT_ONCE, self._enhancer.fixer.config.max_pixels_per_batch)
+        with progress_bars() as progress, bank.incoming(step, self._folder) as add:
+            rendering = progress.add_task("[green]Rendering novel views", total=len(cameras))
+            fixing = progress.add_task("[green]Fixing novel views", total=len(cameras))
+            for part in in_parts(cameras, max_pixels):
+                chosen = slice(part.start, part.stop)
+                with timer("rendering"):
+                    renders, accumulations = render_novel_views(
+                        self._model, cameras[chosen], step, lambda: progress.advance(rendering), part.start
+                    )
+                with timer("Difix"):
+                    references = self.datamanager.training_photos(nearest[chosen])
+                    fixed = self.clean(
+                        cameras[chosen], renders, references, lambda count: progress.advance(fixing, count), part
+                    )
+                with timer("storing"):
+                    facts = nearest[chosen], distances[chosen, 0].tolist()
+                    of_views = zip(cameras[chosen], renders, accumulations, fixed, *facts, strict=True)
+                    fixes = [NovelViewFix(*of_view) for of_view in of_views]
+                    vetted = self._vet(step, fixes, reliability, part.start)
+                    shown |= panels(fixes, vetted, references, part.start)
+                    add(vetted)
+                    del renders, accumulations, references, fixed, fixes, of_views, vetted
+                    give_back_freed_memory()
+        for name, image in shown.items():
+            writer.put_image(name=name, image=image, step=step)
+        views = bank.newest
+        assert views is not None
+        return views, timer
 
-        distances = pose_distances(self.walk.poses, self.datamanager.train_camera_to_worlds, self.unit)
-        parts = (cameras, renders, accumulations, fixed, nearest, distances.amin(dim=1).tolist())
-        fixes = [NovelViewFix(*of_view) for of_view in zip(*parts, strict=True)]
+    def _vet(self, step: int, fixes: list[NovelViewFix], reliability: float, first_target: int) -> PseudoViewSet:
         config = self.config
         how = config.trust, config.confidence, config.match_colors, config.min_accumulation
-        views = vet(step, fixes, *how, reliability)
-        self.datamanager.pseudo_views.add(views)
-        self.datamanager.pseudo_views.save(self._folder)
-        for name, image in panels(fixes, views, references).items():
-            writer.put_image(name=name, image=image, step=step)
-        return UpdatedViews(views, rendered - started, cleaned - rendered)
+        return vet(step, fixes, *how, reliability, first_target)
 
     def clean(
         self,
@@ -143,6 +152,7 @@ class ProgressiveUpdate:
         renders: list[Tensor],
         references: list[Tensor | None],
         on_progress: Callable[[int], None] | None = None,
+        targets: range | None = None,
     ) -> list[Tensor]:
         """Cleans renders; NaN takes the place of what the network cannot make a picture of.
 
@@ -151,5 +161,6 @@ class ProgressiveUpdate:
             renders: images in [0, 1].
             references: a photo in [0, 1] for each, or None.
             on_progress: called with the number of images of every finished batch.
+            targets: indices of the novel views' targets; None for renders of the photos' own views.
         """
         return self._enhancer.fixer.fix(renders, references, on_progress, keep_broken=True)

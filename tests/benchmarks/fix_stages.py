@@ -22,10 +22,10 @@ from benchmarks.step_times import ManyPointsConfig, synchronize, train_step
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
-from PIL import Image
 
-import difix3d_ns.pipeline
+import difix3d_ns.progressive_update
 import difix3d_ns.vetting
+from difix3d_ns.pseudo_view_writer import SetWriter
 
 TEST = "test at photos"
 WHOLE = (TEST, "to tensorboard")
@@ -85,9 +85,9 @@ def stages(pipeline: Any) -> list[tuple[Any, str, str]]:
     """Owner, name and stage of the functions and methods that are timed, in the order of a fix."""
     network = pipeline.fixer.network
     return [
-        (pipeline, "_test_network", TEST),
+        (pipeline._update, "test_network", TEST),
         (pipeline.enhancer, "choose_references", "reference search"),
-        (difix3d_ns.pipeline, "render_novel_views", "rendering"),
+        (difix3d_ns.progressive_update, "render_novel_views", "rendering"),
         (pipeline.datamanager, "training_photos", "reference photos"),
         (pipeline.fixer, "fix", "pictures in and out"),
         (network, "encode", "encoder, renders"),
@@ -98,8 +98,8 @@ def stages(pipeline: Any) -> list[tuple[Any, str, str]]:
         (difix3d_ns.vetting, "match_colors", "colours"),
         (difix3d_ns.vetting, "pixel_confidence", "confidence"),
         (difix3d_ns.vetting, "to_bytes", "to eight bit"),
-        (Image.Image, "save", "PNG files"),
-        (difix3d_ns.pipeline, "panels", "to tensorboard"),
+        (SetWriter, "write", "PNG files"),
+        (difix3d_ns.progressive_update, "panels", "to tensorboard"),
         (writer, "write_out_storage", "to tensorboard"),
     ]
 

@@ -91,16 +91,23 @@ class OracleUpdate(ProgressiveUpdate):
         super().__init__(*parts)
         self._starts = self.walk.poses
 
-    def clean(self, cameras: list[Cameras], renders: list[Tensor], *args: Any) -> list[Tensor]:
+    def clean(
+        self,
+        cameras: list[Cameras],
+        renders: list[Tensor],
+        references: Any,
+        on_progress: Any = None,
+        targets: range | None = None,
+    ) -> list[Tensor]:
         """Novel views get the photos of their targets; training views, on which it is tested, their own."""
         fixer = self._enhancer.fixer
         assert isinstance(fixer, OracleFixer)
         poses = torch.cat([camera.camera_to_worlds for camera in cameras])
-        if torch.equal(poses, self.walk.poses):
-            images = [data["image"][..., :3].cpu() for data in self.datamanager.cached_eval]
+        if targets is not None:
+            images = [self.datamanager.cached_eval[target]["image"][..., :3].cpu() for target in targets]
             photos = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
-            weights = photo_weights(self._starts, poses, self.walk.target_poses, self.unit)
-            return fixer.blend(renders, photos, weights)
+            start, end = self._starts[list(targets)], self.walk.target_poses[list(targets)]
+            return fixer.blend(renders, photos, photo_weights(start, poses, end, self.unit))
         trained = self.datamanager.train_camera_to_worlds
         own = [self.datamanager.training_photo(int(i)) for i in nearest_poses(poses, trained)]
         return fixer.blend(renders, own, torch.ones(len(own)))

@@ -191,7 +191,7 @@ class Contest:
             _ = trainer.pipeline.datamanager.cached_train
         views = photos_as_pseudo_views(self._trainers[PHOTO], num_views)
         folder = self._trainers[PHOTO].base_dir / "pseudo_views"
-        fill_bank(self._fixing.pseudo_views, views, folder)
+        self._fixing.pseudo_views.add(views, folder)
 
     def train_base(self, num_steps: int) -> None:
         """Trains splatfacto for a while, so that the Gaussians are those of a training."""
@@ -224,12 +224,6 @@ class Contest:
                 seconds, work = time.perf_counter() - started, time.process_time() - worked
                 measured[name] = Step(seconds, work if self.device == "cpu" else seconds, float(loss))
         return measured
-
-
-def fill_bank(bank: Any, views: PseudoViewSet, folder: Path) -> None:
-    """Makes a set the newest of a bank, saved in a run's folder."""
-    bank.add(views)
-    bank.save(folder)
 
 
 def median_with_interval(values: list[float]) -> tuple[float, float, float]:
