@@ -1,0 +1,81 @@
+"""Gaussians as rows of numbers: what the compositing reads of each, and what it leaves of gradients for each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from difix3d_ns.rasterization.compiling import cached_njit
+from difix3d_ns.rasterization.lanes import NUM_LANES, load, prefetch, spread, store
+from difix3d_ns.rasterization.tracing import untraced
+
+MIN_ALPHA = np.float32(1.0 / 255.0)
+ZERO, ONE = np.float32(0), np.float32(1)
+AHEAD = 8
+"""How many rows ahead memory is fetched: they stand in no order that a processor could foresee."""
+PART_SIZE = 1024
+"""How many Gaussians' sums share a piece of memory."""
+
+# Columns of a Gaussian's parameters. The conic is that of the falloff's exponent, over 8; REACH is its value where alpha
+# is MIN_ALPHA. Along a row of pixels the falloff is highest at x = RIDGE_X y, along a column at y = RIDGE_Y x.
+MEAN_X, MEAN_Y, CONIC_XX, CONIC_XY, CONIC_YY, OPACITY, REACH, RIDGE_X, RIDGE_Y, FIRST_COLOR = range(10)
+
+# Columns of its gradients before the colours: of the mean, the conic and the opacity, absolute ones of the mean.
+NUM_SHARED = 8
+
+
+@untraced
+@cached_njit(parallel=True)
+def pack_gaussians(means2d, conics, opacities, colors, radii, parameters, extents):
+    """Fills the rows of `parameters` (N, 9 + D or more) of Gaussians that are seen.
+
+    `extents` (N, 2) become half the sides of the box outside which alpha is below MIN_ALPHA, or -1 where it is so
+    everywhere.
+    """
+    for g in prange(len(radii)):
+        extents[g, 0] = extents[g, 1] = -ONE
+        if radii[g] <= 0 or not opacities[g] > MIN_ALPHA:
+            continue
+        a, b, c = conics[g, 0], conics[g, 1], conics[g, 2]
+        # A hair of margin, so that rounding takes no pixel away that counts.
+        reach = np.float32(2.0 * math.log(255.0 * opacities[g]) * 1.0001 + 0.02)
+        det = max(a * c - b * b, np.float32(1e-30))
+        extents[g, 0] = math.sqrt(reach * c / det) + np.float32(1e-3)
+        extents[g, 1] = math.sqrt(reach * a / det) + np.float32(1e-3)
+        parameters[g, MEAN_X], parameters[g, MEAN_Y] = means2d[g, 0], means2d[g, 1]
+        parameters[g, CONIC_XX], parameters[g, CONIC_YY] = np.float32(-1 / 16) * a, np.float32(-1 / 16) * c
+        parameters[g, CONIC_XY] = np.float32(-1 / 8) * b
+        parameters[g, OPACITY], parameters[g, REACH] = opacities[g], np.float32(-1 / 16) * reach
+        parameters[g, RIDGE_X], parameters[g, RIDGE_Y] = -b / a, -b / c
+        for channel in range(colors.shape[1]):
+            parameters[g, FIRST_COLOR + channel] = colors[g, channel]
+
+
+@untraced
+@cached_njit(parallel=True)
+def sum_gradients(
+    gradients, masks, parameters, gaussian_offsets, places,
+    v_means2d, v_conics, v_opacities, v_colors, absolute_v_means2d,
+):  # fmt: skip
+    """Sums each Gaussian's rows, and turns the sums into the gradients of what the rasterization was given."""
+    count, row_length, last = len(v_means2d), gradients.shape[1], len(places) - 1
+    for part in prange(-(-count // PART_SIZE)):
+        sums = np.empty(row_length, np.float32)
+        for g in range(part * PART_SIZE, min((part + 1) * PART_SIZE, count)):
+            start, end = gaussian_offsets[g], gaussian_offsets[g + 1]
+            for column in range(0, row_length, NUM_LANES):
+                rows = spread(ZERO)
+                for entry in range(start, end):
+                    prefetch(gradients, places[min(entry + AHEAD, last)] * row_length + column)
+                    if masks[places[entry]] != 0:
+                        rows = rows + load(gradients, places[entry] * row_length + column)
+                store(sums, column, rows)
+            opacity = parameters[g, OPACITY] if end > start else ONE
+            v_means2d[g, 0], v_means2d[g, 1] = np.float32(-8) * sums[0], np.float32(-8) * sums[1]
+            v_conics[g, 0], v_conics[g, 1] = np.float32(-0.5) * sums[2], -sums[3]
+            v_conics[g, 2], v_opacities[g] = np.float32(-0.5) * sums[4], sums[5] / opacity
+            absolute_v_means2d[g, 0], absolute_v_means2d[g, 1] = np.float32(8) * sums[6], np.float32(8) * sums[7]
+            for channel in range(v_colors.shape[1]):
+                v_colors[g, channel] = sums[NUM_SHARED + channel]
