@@ -18,8 +18,8 @@ AHEAD = 8
 PART_SIZE = 1024
 """How many Gaussians' sums share a piece of memory."""
 
-# Columns of a Gaussian's parameters. The conic is that of the falloff's exponent, over 8; REACH is its value where alpha
-# is MIN_ALPHA. Along a row of pixels the falloff is highest at x = RIDGE_X y, along a column at y = RIDGE_Y x.
+# Columns of a Gaussian's parameters. The conic is that of the falloff's exponent, over 8, and REACH the value at which
+# alpha is MIN_ALPHA. Along a row of pixels the falloff is highest at x = RIDGE_X y, along a column at y = RIDGE_Y x.
 MEAN_X, MEAN_Y, CONIC_XX, CONIC_XY, CONIC_YY, OPACITY, REACH, RIDGE_X, RIDGE_Y, FIRST_COLOR = range(10)
 
 # Columns of its gradients before the colours: of the mean, the conic and the opacity, absolute ones of the mean.

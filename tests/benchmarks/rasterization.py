@@ -1,108 +1,201 @@
-"""Milliseconds per stage of the CPU splatting, by number of Gaussians and image size. Run by hand:
+"""Milliseconds per stage of the CPU splatting and its peak memory, by number of Gaussians and image size. Run by hand:
 
 python tests/benchmarks/rasterization.py
+python tests/benchmarks/rasterization.py --load-config outputs/fox/difix3d-mini/TIME/config.yml
+
+The first takes random Gaussians, the second those of a trained run, whose sizes and opacities are others, seen by a few
+of its training cameras. `NUMBA_NUM_THREADS` and `OMP_NUM_THREADS` set the threads.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numba
+import numpy as np
 import torch
+import tyro
 
-from difix3d_ns.rasterization import compositing, rasterization
+from difix3d_ns.rasterization import rasterization
 from difix3d_ns.rasterization.arrays import as_array
+from difix3d_ns.rasterization.binning import bin_gaussians
+from difix3d_ns.rasterization.compositing import CompositeGaussians
+from difix3d_ns.rasterization.gaussian_rows import FIRST_COLOR, pack_gaussians
 from difix3d_ns.rasterization.harmonics import HarmonicColors
 from difix3d_ns.rasterization.projection import ProjectGaussians
 
-REPEATS = 5
+
+@dataclass
+class Config:
+    """What is measured."""
+
+    load_config: Path | None = None
+    """The config.yml of a trained run whose Gaussians are taken; None for random ones."""
+    num_cameras: int = 3
+    """How many of a run's training cameras are rendered, evenly over all."""
+    repeats: int = 7
+    """How many times each stage is timed, after one that is not counted; the fastest is printed."""
 
 
-def median_milliseconds(work: Callable[[], object]) -> float:
-    """Median time of a few calls, after one that is not counted."""
-    work()
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return 1000 * sorted(seconds)[REPEATS // 2]
+@dataclass
+class Scene:
+    """Gaussians, a camera, and the size of its image."""
+
+    gaussians: dict[str, torch.Tensor]
+    """Arguments of `rasterization`: means, quats, scales, opacities, colors."""
+    viewmats: torch.Tensor
+    Ks: torch.Tensor
+    width: int
+    height: int
+    sh_degree: int
 
 
-def make_scene(num_gaussians: int, width: int, height: int) -> dict[str, torch.Tensor]:
-    """Gaussians in front of a camera whose sizes shrink with their number, as after training."""
+def random_scene(num_gaussians: int, width: int, height: int) -> Scene:
+    """Gaussians in front of a camera whose sizes shrink with their number."""
     generator = torch.Generator().manual_seed(0)
     means = (torch.rand((num_gaussians, 3), generator=generator) - 0.5) * torch.tensor([4.0, 3.0, 4.0])
     means[:, 2] += 4.0
     size = 0.6 / math.sqrt(num_gaussians)
-    return {
+    gaussians = {
         "means": means,
         "quats": torch.randn((num_gaussians, 4), generator=generator),
         "scales": size * torch.exp(0.5 * torch.randn((num_gaussians, 3), generator=generator)),
         "opacities": torch.rand(num_gaussians, generator=generator),
         "colors": 0.3 * torch.randn((num_gaussians, 16, 3), generator=generator),
-        "viewmats": torch.eye(4)[None],
-        "Ks": torch.tensor([[[0.9 * width, 0.0, width / 2], [0.0, 0.9 * width, height / 2], [0.0, 0.0, 1.0]]]),
     }
+    K = torch.tensor([[[0.9 * width, 0.0, width / 2], [0.0, 0.9 * width, height / 2], [0.0, 0.0, 1.0]]])
+    return Scene(gaussians, torch.eye(4)[None], K, width, height, sh_degree=3)
 
 
-def measure(num_gaussians: int, width: int, height: int) -> dict[str, float]:
-    """Times of the stages of one image and its gradients, degree 3 harmonics."""
-    scene = make_scene(num_gaussians, width, height)
-    viewmat, K = scene["viewmats"][0], scene["Ks"][0]
+def trained_scenes(load_config: Path, num_cameras: int) -> Iterator[Scene]:
+    """The Gaussians of a run before some of its training cameras."""
+    from difix3d_ns.fixer import DifixConfig
+    from difix3d_ns.references import ReferenceConfig
+    from difix3d_ns.rendering.loading import RunOptions, load_run
+    from difix3d_ns.trajectories import viewmats_from_camera_to_worlds
+
+    run = load_run(load_config, RunOptions(DifixConfig(), ReferenceConfig(), with_photos=True))
+    parameters = {name: values.detach() for name, values in run.model.gauss_params.items()}
+    gaussians = {
+        "means": parameters["means"],
+        "quats": parameters["quats"],
+        "scales": parameters["scales"].exp(),
+        "opacities": parameters["opacities"].sigmoid().squeeze(-1),
+        "colors": torch.cat((parameters["features_dc"][:, None], parameters["features_rest"]), dim=1),
+    }
+    cameras = run.train_dataset.cameras
+    for index in np.linspace(0, len(cameras) - 1, min(num_cameras, len(cameras))).round().astype(int).tolist():
+        camera = cameras[index : index + 1].to("cpu")
+        yield Scene(
+            gaussians,
+            viewmats_from_camera_to_worlds(camera.camera_to_worlds),
+            camera.get_intrinsics_matrices(),
+            int(camera.width.item()),
+            int(camera.height.item()),
+            run.model.config.sh_degree,
+        )
+
+
+def least_milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Time of the fastest of a few calls, after one that is not counted: what others on the machine disturb least."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return 1000 * min(seconds)
+
+
+def peak_megabytes(work: Callable[[], object]) -> float:
+    """By how much the process grows at most while it works; NaN where Linux does not tell."""
+
+    def read(name: str) -> int:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines[name].split()[0])
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # gives back what is free, so that it does not hide growth
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before = read("VmRSS")
+        work()
+        return (read("VmHWM") - before) / 1024
+    except (OSError, AttributeError):
+        return math.nan
+
+
+def measure(scene: Scene, repeats: int) -> dict[str, float]:
+    """Times of the stages of one image and its gradients, in milliseconds, and the memory of both."""
+    gaussians, width, height = scene.gaussians, scene.width, scene.height
+    num_gaussians, viewmat, K = len(gaussians["means"]), scene.viewmats[0], scene.Ks[0]
+    position = torch.linalg.inv(viewmat)[:3, 3]
     limits = (width, height, 0.3, 0.01, 1e10, 0.0)
 
     def project() -> tuple:
-        return ProjectGaussians.apply(scene["means"], scene["quats"], scene["scales"], viewmat, K, *limits)
+        return ProjectGaussians.apply(gaussians["means"], gaussians["quats"], gaussians["scales"], viewmat, K, *limits)
 
     means2d, depths, conics, _, radii = project()
 
     def color() -> torch.Tensor:
-        return HarmonicColors.apply(scene["means"], scene["colors"], torch.zeros(3), radii, 3)
+        return HarmonicColors.apply(gaussians["means"], gaussians["colors"], position, radii, scene.sh_degree)
 
-    extents = torch.empty((num_gaussians, 2)).numpy()
-    compositing._tight_extents(radii.numpy(), as_array(conics), as_array(scene["opacities"]), extents)
-    arrays = as_array(means2d), radii.numpy(), as_array(depths)
-    flat = [tensor[None].detach().requires_grad_() for tensor in (means2d, conics, color(), scene["opacities"])]
+    colors = color()
+    splats = [as_array(tensor) for tensor in (means2d, conics, gaussians["opacities"], colors)]
+    extents = np.empty((num_gaussians, 2), np.float32)
+    pack_gaussians(*splats, radii.numpy(), np.empty((num_gaussians, FIRST_COLOR + 3), np.float32), extents)
+    to_bin = splats[0], radii.numpy(), as_array(depths), extents, width, height
+    flat = [tensor[None].detach().requires_grad_() for tensor in (means2d, conics, colors, gaussians["opacities"])]
 
     def composite() -> torch.Tensor:
         rest = (radii[None], depths[None], [num_gaussians], width, height, True)
-        return compositing.CompositeGaussians.apply(*flat, *rest)[0]
+        return CompositeGaussians.apply(*flat, *rest)[0]
 
     image = composite()
     gradient = torch.randn_like(image)
-    leaves = {
-        name: scene[name].clone().requires_grad_() for name in ("means", "quats", "scales", "opacities", "colors")
-    }
+    leaves = {name: values.clone().requires_grad_() for name, values in gaussians.items()}
 
     def whole() -> None:
+        for leaf in leaves.values():
+            leaf.grad = None
         render, _, _ = rasterization(
-            **{**scene, **leaves}, width=width, height=height, sh_degree=3, packed=False, absgrad=True
-        )
+            **leaves, viewmats=scene.viewmats, Ks=scene.Ks, width=width, height=height, sh_degree=scene.sh_degree,
+            packed=False, absgrad=True,
+        )  # fmt: skip
         render.backward(gradient)
 
-    binning = median_milliseconds(lambda: compositing.bin_gaussians(*arrays, extents, width, height))
+    binning = least_milliseconds(lambda: bin_gaussians(*to_bin), repeats)
     return {
-        "projection": median_milliseconds(project),
-        "harmonics": median_milliseconds(color),
+        "projection": least_milliseconds(project, repeats),
+        "harmonics": least_milliseconds(color, repeats),
         "binning": binning,
-        "compositing": median_milliseconds(composite) - binning,
-        "its backward": median_milliseconds(lambda: image.backward(gradient, retain_graph=True)),
-        "all with backward": median_milliseconds(whole),
+        "compositing": least_milliseconds(composite, repeats) - binning,
+        "its backward": least_milliseconds(lambda: image.backward(gradient, retain_graph=True), repeats),
+        "all with backward": least_milliseconds(whole, repeats),
+        "peak MB": peak_megabytes(whole),
     }
 
 
-def main() -> None:
-    """Prints the table."""
-    print(f"milliseconds, median of {REPEATS}, {numba.get_num_threads()} threads")
-    for width, height in ((320, 240), (640, 480)):
-        for num_gaussians in (5_000, 20_000, 100_000):
-            times = measure(num_gaussians, width, height)
-            cells = "  ".join(f"{name} {value:7.1f}" for name, value in times.items())
-            print(f"{width}x{height} {num_gaussians:7,} Gaussians: {cells}")
+def print_row(scene: Scene, figures: dict[str, float]) -> None:
+    cells = "  ".join(f"{name} {value:6.1f}" for name, value in figures.items())
+    print(f"{scene.width}x{scene.height} {len(scene.gaussians['means']):7,} Gaussians: {cells}", flush=True)
+
+
+def main(config: Config) -> None:
+    """Prints a row for each size, or for each camera of a run."""
+    print(f"milliseconds, fastest of {config.repeats}, {numba.get_num_threads()} threads")
+    if config.load_config is not None:
+        scenes = trained_scenes(config.load_config, config.num_cameras)
+    else:
+        sizes, counts = ((320, 240), (640, 480)), (5_000, 20_000, 100_000)
+        scenes = (random_scene(count, *size) for size in sizes for count in counts)
+    for scene in scenes:
+        print_row(scene, measure(scene, config.repeats))
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Config, description=__doc__))
