@@ -24,6 +24,8 @@ class DifixArchitecture:
     """Groups of the autoencoder's normalisations."""
     latent_channels: int = 4
     """Channels of the latents."""
+    latent_scaling: float = 0.18215
+    """Factor on the latents that brings their spread to about 1 for the UNet."""
     unet_block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     """Channels of the UNet's levels; each but the last halves the resolution."""
     unet_attention_levels: tuple[bool, ...] = (True, True, True, False)
@@ -32,12 +34,17 @@ class DifixArchitecture:
     """Residual blocks of a UNet level on the way down."""
     unet_norm_num_groups: int = 32
     """Groups of the UNet's normalisations."""
+    unet_norm_eps: float = 1e-5
+    """Added to the variance in the normalisations of the UNet's residual blocks. Far above the variance they pass on
+    how strong their input is."""
     unet_num_heads: tuple[int, ...] = (5, 10, 20, 20)
     """Attention heads of the UNet's levels."""
     cross_attention_dim: int = 1024
     """Width of the prompt embedding."""
     prompt_tokens: int = 77
     """Tokens of the prompt embedding."""
+    attention_by_places: bool = False
+    """Whether self-attention knows where in the picture its tokens are, see `difix3d_ns.difix.unet`."""
 
     @staticmethod
     def sd_turbo() -> DifixArchitecture:
@@ -46,18 +53,28 @@ class DifixArchitecture:
 
     @staticmethod
     def mini() -> DifixArchitecture:
-        """The embedded network's sizes: fast on a CPU, below 20 MB in half precision."""
+        """The embedded network's sizes: fast on a CPU, a few MB in half precision.
+
+        Its latents are the colours and the detail of places of 16 x 16 pixels, see
+        `difix3d_ns.difix.training.start_autoencoder`, and its UNet passes on how large a difference is.
+        """
         return DifixArchitecture(
-            vae_block_out_channels=(16, 32, 64, 64),
+            vae_block_out_channels=(16, 32, 48, 64, 64),
             vae_layers_per_block=1,
             # One group keeps the channels' proportions, so that brightness passes the normalisations of a small net.
             vae_norm_num_groups=1,
-            unet_block_out_channels=(64, 96, 128, 128),
+            latent_channels=7,
+            latent_scaling=1.0,
+            unet_block_out_channels=(48, 64, 64),
+            # Views meet at the finest level, where a token is one place of the latents, and in the middle.
+            unet_attention_levels=(True, False, False),
             unet_layers_per_block=1,
-            unet_norm_num_groups=16,
-            unet_num_heads=(2, 3, 4, 4),
-            cross_attention_dim=32,
-            prompt_tokens=4,
+            unet_norm_num_groups=1,
+            unet_norm_eps=1e4,
+            unet_num_heads=(1, 2, 2),
+            cross_attention_dim=8,
+            prompt_tokens=1,
+            attention_by_places=True,
         )
 
 
@@ -78,7 +95,11 @@ def build_difix(architecture: DifixArchitecture) -> DifixPipeline:
     )
     embedding = torch.zeros(1, architecture.prompt_tokens, architecture.cross_attention_dim)
     return DifixPipeline(
-        vae=build_vae(architecture), unet=build_unet(architecture), scheduler=scheduler, prompt_embedding=embedding
+        vae=build_vae(architecture),
+        unet=build_unet(architecture),
+        scheduler=scheduler,
+        prompt_embedding=embedding,
+        attention_by_places=architecture.attention_by_places,
     )
 
 
@@ -94,6 +115,7 @@ def build_vae(architecture: DifixArchitecture) -> SkipAutoencoderKL:
         layers_per_block=architecture.vae_layers_per_block,
         latent_channels=architecture.latent_channels,
         norm_num_groups=architecture.vae_norm_num_groups,
+        scaling_factor=architecture.latent_scaling,
         sample_size=768,
     )
 
@@ -112,6 +134,7 @@ def build_unet(architecture: DifixArchitecture) -> UNet2DConditionModel:
         block_out_channels=architecture.unet_block_out_channels,
         layers_per_block=architecture.unet_layers_per_block,
         norm_num_groups=architecture.unet_norm_num_groups,
+        norm_eps=architecture.unet_norm_eps,
         attention_head_dim=cast(Any, architecture.unet_num_heads),
         cross_attention_dim=architecture.cross_attention_dim,
         use_linear_projection=True,

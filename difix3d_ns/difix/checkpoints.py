@@ -53,7 +53,8 @@ def load_components(
         dtype: number format of the networks; LoRA is merged in float32 before.
 
     Returns:
-        The pipeline's arguments: `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference`.
+        The pipeline's arguments: `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference`,
+        `attention_by_places`.
 
     Raises:
         DifixError: nothing there, incomplete, or not a Difix network.
@@ -87,19 +88,24 @@ def load_components(
         "scheduler": scheduler,
         "prompt_embedding": embedding,
         "trained_with_reference": None if checkpoint is not None else _trained_with_reference(folder),
+        "attention_by_places": _read_index(folder).get("attention_by_places") is True,
     }
 
 
 def _trained_with_reference(folder: Path) -> bool | None:
     """Whether the network expects a reference; None where the folder does not tell."""
-    file = folder / "model_index.json"
-    index = read_settings(file) if file.is_file() else {}
+    index = _read_index(folder)
     if isinstance(told := index.get("trained_with_reference"), bool):
         return told
     if "trained_with_reference" in index or index.get("_class_name") != "DifixPipeline":
         return None
     # In the published folders only a network with reference mixing names code of its own for the UNet.
     return index.get("unet") == ["unet_2d_condition", "UNet2DConditionModel"]
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    file = folder / "model_index.json"
+    return read_settings(file) if file.is_file() else {}
 
 
 def _from_config(kind: type[T], config: dict[str, Any]) -> T:

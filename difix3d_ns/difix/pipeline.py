@@ -55,6 +55,7 @@ class DifixPipeline(DiffusionPipeline):
         scheduler: gives the noise level of the one step.
         prompt_embedding: embedding of the fixed prompt; zeros if None. It is a constant, so no text encoder is kept.
         trained_with_reference: whether the network expects a reference; None where it is not known.
+        attention_by_places: whether the UNet's self-attention knows where its tokens are; no published network does.
 
     Attributes:
         reference_cache: what is kept of references that were seen; `max_entries` bounds it.
@@ -73,10 +74,11 @@ class DifixPipeline(DiffusionPipeline):
         scheduler: DDPMScheduler,
         prompt_embedding: Float[Tensor, "1 prompt_tokens width"] | None = None,
         trained_with_reference: bool | None = None,
+        attention_by_places: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=mix_references(unet), scheduler=scheduler)
-        self.register_to_config(trained_with_reference=trained_with_reference)
+        self.register_to_config(trained_with_reference=trained_with_reference, attention_by_places=attention_by_places)
         self.reference_cache = ReferenceCache()
         self._dtype_follows_device = False
         self._told_of_missing_reference = False
@@ -244,7 +246,8 @@ class DifixPipeline(DiffusionPipeline):
         """
         latents, skips = self.encode(images, sample_posterior, generator, tiled)
         embedding = self.prompt_embedding if prompt_embedding is None else prompt_embedding
-        noise = predict_noise(self.unet, latents, timestep, embedding.to(latents))
+        by_places = self.config["attention_by_places"]
+        noise = predict_noise(self.unet, latents, timestep, embedding.to(latents), by_places)
         return self.decode(self.clean_latents(latents[:, 0], noise[:, 0], timestep), skips, tiled)
 
     def encode(

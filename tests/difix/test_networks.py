@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from difix.tiny_network import make_tiny
+from difix.tiny_network import TINY, make_tiny
 
-from difix3d_ns.difix.architecture import DifixArchitecture, build_unet, build_vae
+from difix3d_ns.difix.architecture import DifixArchitecture, build_difix, build_unet, build_vae
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.difix.unet import predict_noise
+from difix3d_ns.difix.unet import predict_noise, rotations
 from difix3d_ns.difix.vae import SKIP_INIT_SCALE, SkipAutoencoderKL
 
 
@@ -19,7 +23,44 @@ def num_parameters(*modules: torch.nn.Module) -> int:
 def test_mini_network_stays_below_its_size_limit() -> None:
     with torch.device("meta"):
         vae, unet = build_vae(DifixArchitecture.mini()), build_unet(DifixArchitecture.mini())
-    assert num_parameters(vae, unet) <= 9_500_000
+    assert num_parameters(vae, unet) <= 3_000_000
+
+
+def test_attention_by_places_tells_a_moved_token_from_one_that_stayed() -> None:
+    torch.manual_seed(0)
+    tiny = make_tiny()
+    size = tiny.unet.config["block_out_channels"][0]
+    attention: Any = next(m for n, m in tiny.unet.named_modules() if n.endswith("attn1"))
+    tokens = torch.randn(2, 48, size)
+    flipped = tokens.clone()
+    # As a set, the tokens of the reference are the same when they change places.
+    flipped[1] = tokens[1].unflatten(0, (6, 8)).flip(1).flatten(0, 1)
+    with torch.no_grad():
+        for latent_size, tells in ((None, False), ((6, 8), True)):
+            before = attention(tokens, num_views=2, latent_size=latent_size)[0]
+            after = attention(flipped, num_views=2, latent_size=latent_size)[0]
+            assert torch.allclose(before, after, atol=1e-5) != tells
+
+
+def test_tokens_at_the_same_place_of_two_views_are_rotated_alike_and_others_are_not() -> None:
+    cosines, sines = rotations(3, 4, 8, num_views=2, device=torch.device("cpu"))
+    assert cosines.shape == sines.shape == (24, 8)
+    torch.testing.assert_close(cosines[:12], cosines[12:])
+    assert len(torch.stack([cosines, sines], dim=1)[:12].unique(dim=0)) == 12
+
+
+def test_a_network_is_saved_with_whether_its_attention_knows_places(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_difix(replace(TINY, attention_by_places=True))
+    image, reference = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48)
+    expected = network(image, reference, output_type="pt").images
+    network.save_pretrained(tmp_path)
+    loaded = DifixPipeline.from_pretrained(tmp_path)
+    assert loaded.config["attention_by_places"]
+    torch.testing.assert_close(loaded(image, reference, output_type="pt").images, expected)
+    loaded.register_to_config(attention_by_places=False)
+    assert not torch.allclose(loaded(image, reference, output_type="pt").images, expected, atol=1e-6)
+    assert not make_tiny().config["attention_by_places"]
 
 
 def test_new_skips_start_at_the_published_value() -> None:

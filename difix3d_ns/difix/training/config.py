@@ -15,6 +15,9 @@ class LossConfig:
     """Mean squared difference, in [-1, 1]."""
     charbonnier: float = 0.0
     """Mean absolute difference, in [-1, 1], rounded off near zero; punishes large errors less than l2."""
+    psnr: float = 0.0
+    """Logarithm to base 10 of each example's mean squared difference, a tenth of its PSNR: an example that is nearly
+    right counts as much as one that is all wrong, so to spoil it is not cheap."""
     ssim: float = 0.0
     """One minus the structural similarity."""
     perceptual: float = 1.0
@@ -45,10 +48,11 @@ class TrainConfig:
     """Network to start from: a folder or a hub id of a Difix or of SD-Turbo."""
     architecture: Literal["mini", "sd-turbo"] = "mini"
     """Sizes of a network that starts from random weights, where no `base` is given."""
-    train_parts: Literal["published", "unet-decoder", "decoder", "all"] | None = None
+    train_parts: Literal["published", "unet", "unet-decoder", "decoder", "all"] | None = None
     """`published`: the UNet, a LoRA on the decoder and the skip convolutions, while the rest stays as it is;
-    `unet-decoder`: the same with the whole decoder in place of the LoRA; `decoder`: the decoder and the skip
-    convolutions alone; `all`: everything. Left open, `published` with a `base` and `all` without."""
+    `unet`: the UNet alone; `unet-decoder`: UNet, skip convolutions and the whole decoder; `decoder`: the decoder and
+    the skip convolutions; `all`: everything. Left open, `published` with a `base`; without one `unet-decoder` for the
+    `mini` architecture, whose encoder is made by hand, and `all` for the other."""
     lora_rank: int = 4
     """Rank of the decoder's LoRA."""
     steps: int = 10_000
@@ -61,6 +65,8 @@ class TrainConfig:
     """Side of the square crops, in pixels."""
     learning_rate: float = 2e-5
     """Of AdamW, after the warm-up. A small network from random weights takes 1e-3."""
+    autoencoder_learning_rate: float | None = None
+    """Of what is trained of the autoencoder, where that is to learn more slowly than the UNet; None for the same."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -109,6 +115,9 @@ class TrainConfig:
     loaded over the `base`. Needs a `base` and the published parts."""
     balance_scenes: bool = False
     """All scenes equally often, however many pairs each has; a scene is a folder of photos."""
+    balance_seen: bool = False
+    """Renders of photos that their splat was trained on equally often as others, by `how` in the pairs: the ones are
+    nearly right, the others hardly, and a network that rarely sees one kind spoils it."""
     damage_probability: float = 0.0
     """Share of the examples whose input is damaged further, by other colours, haze and blur that only the reference
     can undo; too large a share teaches to mend what real renders do not have."""

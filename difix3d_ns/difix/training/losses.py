@@ -11,6 +11,9 @@ from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.training.config import LossConfig
 from difix3d_ns.difix.training.vgg import PerceptualLoss
 
+SMALLEST_ERROR = 1e-6
+"""Added to squared differences before their logarithm: 66 dB where colours span 2."""
+
 
 class DifixLoss(nn.Module):
     """The weighted sum of the configured losses.
@@ -27,7 +30,7 @@ class DifixLoss(nn.Module):
         super().__init__()
         self.config = config
         self.perceptual = perceptual
-        self.used = [name for name in ("l2", "charbonnier", "ssim") if getattr(config, name) > 0]
+        self.used = [name for name in ("l2", "charbonnier", "psnr", "ssim") if getattr(config, name) > 0]
         of_vgg = [name for name in ("perceptual", "gram") if getattr(config, name) > 0]
         self.left_out = [] if perceptual is not None else of_vgg
         self.used += [] if perceptual is None else of_vgg
@@ -49,6 +52,9 @@ class DifixLoss(nn.Module):
             losses["l2"] = config.l2 * F.mse_loss(cleaned, photos)
         if config.charbonnier > 0:
             losses["charbonnier"] = config.charbonnier * charbonnier(cleaned, photos)
+        if config.psnr > 0:
+            errors = (cleaned - photos).square().mean(dim=(1, 2, 3))
+            losses["psnr"] = config.psnr * (errors + SMALLEST_ERROR).log10().mean()
         if config.ssim > 0:
             losses["ssim"] = config.ssim * (1 - ssim(cleaned / 2 + 0.5, photos / 2 + 0.5, data_range=1.0))
         with_distance, with_gram = config.perceptual > 0, config.gram > 0 and step >= config.gram_warmup_steps

@@ -12,8 +12,9 @@ from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.training.config import TrainConfig
-from difix3d_ns.difix.training.initialisation import start_as_identity
 from difix3d_ns.difix.training.lora import add_lora
+from difix3d_ns.difix.training.start_autoencoder import start_autoencoder
+from difix3d_ns.difix.training.start_unet import start_unet
 from difix3d_ns.difix.vae import SkipAutoencoderKL
 
 
@@ -32,12 +33,13 @@ def start_network(config: TrainConfig) -> DifixPipeline:
     if config.architecture == "sd-turbo":
         return build_difix(DifixArchitecture.sd_turbo())
     pipeline = build_difix(DifixArchitecture.mini())
-    start_as_identity(pipeline.vae)
+    start_unet(pipeline.unet)
+    start_autoencoder(pipeline)
     return pipeline
 
 
 def trainable_parameters(
-    pipeline: DifixPipeline, parts: Literal["published", "unet-decoder", "decoder", "all"], lora_rank: int = 4
+    pipeline: DifixPipeline, parts: Literal["published", "unet", "unet-decoder", "decoder", "all"], lora_rank: int = 4
 ) -> list[nn.Parameter]:
     """Freezes what is not trained, and returns the rest.
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,8 @@ class Pair:
     """The photo of the same view."""
     reference: Path | None
     """A photo of a view nearby."""
+    seen: bool = False
+    """Whether the splat was trained on the photo; False where it is not told."""
 
 
 def read_pairs(path: Path, part: Literal["train", "test"]) -> list[Pair]:
@@ -57,13 +59,14 @@ def read_pairs(path: Path, part: Literal["train", "test"]) -> list[Pair]:
         raise DifixError(f'the pairs {path} are not laid out as {{"train": {{id: {{...}}}}}}: {error}.') from error
 
 
-def _pair(name: str, entry: dict[str, str], folder: Path) -> Pair:
-    reference = entry.get("ref_image")
+def _pair(name: str, entry: dict[str, Any], folder: Path) -> Pair:
+    reference, how = entry.get("ref_image"), entry.get("how")
     return Pair(
         name=name,
         image=folder / entry["image"],
         target=folder / entry["target_image"],
         reference=folder / reference if reference else None,
+        seen=isinstance(how, dict) and how.get("trained_on_this_photo") is True,
     )
 
 

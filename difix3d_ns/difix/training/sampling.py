@@ -40,6 +40,7 @@ class PairSampler:
         color_jitter: largest change of gain and offset of each colour channel, the same for all views of a pair.
         min_scale: smallest factor by which pictures are shrunk before they are cropped.
         balance_scenes: draw a scene first, a folder of photos, and then one of its pairs.
+        balance_seen: draw first whether the splat was trained on the photo.
         damage_probability: how often the input is damaged beyond what the render lacks.
         moved_photo_probability: how often the reference is the photo itself, moved a little.
         multiple: the crops' sides are multiples of it.
@@ -59,6 +60,7 @@ class PairSampler:
         color_jitter: float = 0.0,
         min_scale: float = 1.0,
         balance_scenes: bool = False,
+        balance_seen: bool = False,
         damage_probability: float = 0.0,
         moved_photo_probability: float = 0.0,
         multiple: int = 8,
@@ -80,9 +82,10 @@ class PairSampler:
         self.multiple = multiple
         self.reader = reader or PairReader()
         references = [pair.reference is not None for pair in self.pairs]
-        self._all = self._groups(range(len(self.pairs)), balance_scenes)
-        self._with_reference = self._groups([i for i, has in enumerate(references) if has], balance_scenes)
-        self._without_reference = self._groups([i for i, has in enumerate(references) if not has], balance_scenes)
+        self._balance_scenes, self._balance_seen = balance_scenes, balance_seen
+        self._all = self._groups(range(len(self.pairs)))
+        self._with_reference = self._groups([i for i, has in enumerate(references) if has])
+        self._without_reference = self._groups([i for i, has in enumerate(references) if not has])
         self._cache: dict[int, Tensor] = {}
         self._cached_bytes = 0
 
@@ -139,11 +142,12 @@ class PairSampler:
             while ahead:
                 yield ahead.popleft().result()
 
-    def _groups(self, indices: Iterable[int], balance_scenes: bool) -> list[list[int]]:
-        """Pairs of which each group is drawn from equally often: all in one, or those of each scene."""
-        groups: dict[Path | None, list[int]] = defaultdict(list)
+    def _groups(self, indices: Iterable[int]) -> list[list[int]]:
+        """Pairs of which each group is drawn from equally often: all in one, or those of each scene and kind."""
+        groups: dict[tuple[Path | None, bool], list[int]] = defaultdict(list)
         for index in indices:
-            groups[self.pairs[index].target.parent if balance_scenes else None].append(index)
+            pair = self.pairs[index]
+            groups[pair.target.parent if self._balance_scenes else None, pair.seen and self._balance_seen].append(index)
         return list(groups.values())
 
     def _draw(self, step: int) -> tuple[list[list[int]], bool]:

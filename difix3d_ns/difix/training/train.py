@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -72,14 +72,14 @@ def train(config: TrainConfig) -> dict[str, float]:
     if not test_pairs:
         accelerator.print(f"{config.pairs} has no part test: there will be no validation.")
 
-    parts = config.train_parts or ("published" if config.base else "all")
+    parts = config.train_parts or _parts(config)
     parameters = trainable_parameters(pipeline, parts, config.lora_rank)
     network = _DenoiseModule(pipeline)
     network.to(memory_format=torch.channels_last)  # faster convolutions
     if config.gradient_checkpointing:
         pipeline.vae.enable_gradient_checkpointing()
         pipeline.unet.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(_by_learning_rate(pipeline, config), weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     network, optimizer = accelerator.prepare(network, optimizer)
     average = WeightAverage(pipeline, config.ema_decay)
@@ -99,6 +99,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         color_jitter=config.color_jitter,
         min_scale=config.min_scale,
         balance_scenes=config.balance_scenes,
+        balance_seen=config.balance_seen,
         damage_probability=config.damage_probability,
         moved_photo_probability=config.moved_photo_probability,
         multiple=pipeline.vae.downscale_factor,
@@ -154,6 +155,22 @@ def train(config: TrainConfig) -> dict[str, float]:
         accelerator.print(f"Skipped {len(skipped)} pairs that cannot be read; metrics.json names them.")
     report.close()
     return metrics if accelerator.is_main_process else {}
+
+
+def _by_learning_rate(pipeline: DifixPipeline, config: TrainConfig) -> list[dict[str, Any]]:
+    """What is trained, as AdamW takes it: the autoencoder's part and the UNet's, each with its learning rate."""
+    of_autoencoder = config.autoencoder_learning_rate or config.learning_rate
+    groups = [
+        {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": learning_rate}
+        for part, learning_rate in ((pipeline.vae, of_autoencoder), (pipeline.unet, config.learning_rate))
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _parts(config: TrainConfig) -> Literal["published", "unet-decoder", "all"]:
+    if config.base is not None:
+        return "published"
+    return "unet-decoder" if config.architecture == "mini" else "all"
 
 
 def _check(config: TrainConfig) -> None:

@@ -22,8 +22,8 @@ from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
 from difix3d_ns.difix.training.config import LossConfig, TrainConfig
-from difix3d_ns.difix.training.initialisation import start_as_identity
 from difix3d_ns.difix.training.networks import start_network, trainable_parameters
+from difix3d_ns.difix.training.start_autoencoder import start_autoencoder
 from difix3d_ns.difix.training.train import learning_rate_factor, train
 
 MakeConfig = Callable[..., TrainConfig]
@@ -53,8 +53,10 @@ def test_one_blurred_and_noisy_picture_is_cleaned_to_above_30_db(make_config: Ma
     (tmp_path / "one.json").write_text(json.dumps({"train": {"a": entry}, "test": {"a": entry}}))
 
     torch.manual_seed(0)
-    identity = build_difix(replace(TINY, vae_block_out_channels=(16, 16, 16, 16), vae_norm_num_groups=1))
-    start_as_identity(identity.vae)
+    sizes = {"vae_block_out_channels": (16, 16, 16, 16), "vae_norm_num_groups": 1, "latent_channels": 6}
+    identity = build_difix(replace(TINY, **sizes))
+    torch.nn.init.zeros_(identity.unet.conv_out.weight)
+    start_autoencoder(identity)
     identity.save_pretrained(tmp_path / "identity")
     config = make_config(
         pairs=tmp_path / "one.json",
