@@ -79,3 +79,16 @@ def test_no_loss_at_all_is_refused(perceptual: PerceptualLoss) -> None:
         DifixLoss(LossConfig(l2=0.0))
     with pytest.raises(DifixError, match="no loss is left"):  # until its warm-up is over
         DifixLoss(LossConfig(l2=0.0, perceptual=0.0), perceptual)
+
+
+def test_the_psnr_loss_counts_an_example_that_is_nearly_right_as_much_as_one_that_is_all_wrong() -> None:
+    loss = DifixLoss(LossConfig(l2=0.0, psnr=2.0, perceptual=0.0, gram=0.0), None)
+    photos = torch.zeros(2, 3, 8, 8)
+
+    def value(first: float, second: float) -> float:
+        errors = torch.tensor([first, second]).sqrt()[:, None, None, None]
+        return float(loss(photos + errors, photos, step=0)["psnr"])
+
+    before = value(0.01, 0.1)
+    assert value(0.001, 0.1) - before == pytest.approx(-1.0, abs=1e-2)
+    assert value(0.01, 0.01) - before == pytest.approx(-1.0, abs=1e-2)

@@ -184,6 +184,27 @@ def test_scenes_in_balance_are_drawn_equally_often(coordinates: list[Pair], tmp_
     assert 0.3 < share(True) < 0.7
 
 
+def test_views_that_the_splat_was_trained_on_are_drawn_as_often_as_others_on_demand(
+    coordinates: list[Pair], tmp_path: Path
+) -> None:
+    save_picture(tmp_path / "white.png", np.ones((HEIGHT, WIDTH, 3)))
+    seen = Pair("seen", coordinates[0].image, tmp_path / "white.png", coordinates[0].reference, seen=True)
+
+    def share(balance: bool) -> float:
+        sampler = PairSampler([*coordinates * 9, seen], crop_size=8, seed=0, balance_seen=balance)
+        return sum(float(sampler.batch(step, 1)[1].min()) == 1 for step in range(200)) / 200
+
+    assert share(False) < 0.2
+    assert 0.3 < share(True) < 0.7
+
+
+@pytest.mark.parametrize(("how", "seen"), [({"trained_on_this_photo": True}, True), ({}, False), ("by hand", False)])
+def test_pairs_tell_whether_the_splat_was_trained_on_the_photo(tmp_path: Path, how: object, seen: bool) -> None:
+    entry = {"image": "a.png", "target_image": "b.png", "how": how}
+    (tmp_path / "pairs.json").write_text(json.dumps({"train": {"a": entry}}))
+    assert [pair.seen for pair in read_pairs(tmp_path / "pairs.json", "train")] == [seen]
+
+
 def test_damage_changes_the_input_alone(coordinates: list[Pair]) -> None:
     plain, damaged = (
         PairSampler(coordinates, crop_size=16, seed=0, damage_probability=probability).batch(0, 1)

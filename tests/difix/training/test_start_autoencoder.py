@@ -44,7 +44,9 @@ def test_latents_are_the_colours_and_the_detail_of_their_places(started: DifixPi
     risen = latents[3:] - of_smooth[3:]
     assert float(risen[:, :, :3].abs().max()) < 0.05, "detail where there is none"
     means = risen[:, :, 5:].mean(dim=(1, 2)).tolist()
-    assert means == sorted(means, reverse=True) and means[-1] > 0.01, "noise is detail of every size, most of the finest"
+    assert means == sorted(means, reverse=True) and means[-1] > 0.01, (
+        "noise is detail of every size, most of the finest"
+    )
     assert (risen[0, :, 5:] > 0.5).all()
 
 

@@ -264,3 +264,23 @@ def test_sd_turbo_gets_skips_that_hardly_count_and_its_prompt(make_config: MakeC
     assert float(pipeline.scheduler.alphas_cumprod[199]) == pytest.approx(0.755238, abs=1e-5)
     assert pipeline.prompt_embedding.shape == (1, 8, 8)
     assert float(pipeline.prompt_embedding.abs().sum()) > 0
+
+
+def test_the_autoencoder_learns_more_slowly_on_demand(make_config: MakeConfig, tmp_path: Path) -> None:
+    options = {"steps": 1, "warmup_steps": 1, "ema_decay": 0.0, "weight_decay": 0.0, "train_parts": "all"}
+    moved = {}
+    for name, rate in (("alike", None), ("slowly", 1e-6)):
+        config = make_config(output_dir=tmp_path / name, autoencoder_learning_rate=rate, **options)
+        train(config)
+        torch.manual_seed(config.seed)
+        start = network_weights(start_network(config))
+        trained = saved_weights(config.output_dir)
+        for part in ("vae", "unet"):
+            changes = [
+                (trained[key] - value.detach()).abs().max()
+                for key, value in start.items()
+                if key.startswith(f"{part}.")
+            ]
+            moved[name, part] = float(torch.stack(changes).max())
+    assert moved["slowly", "unet"] == pytest.approx(moved["alike", "unet"], rel=1e-3)
+    assert moved["slowly", "vae"] < 0.01 * moved["alike", "vae"]
