@@ -61,7 +61,7 @@ def test_one_blurred_and_noisy_picture_is_cleaned_to_above_30_db(make_config: Ma
     config = make_config(
         pairs=tmp_path / "one.json",
         base=str(tmp_path / "identity"),
-        steps=100,
+        steps=250,
         crop_size=48,
         learning_rate=3e-3,
         warmup_steps=10,
