@@ -57,9 +57,13 @@ class Difix3DModel(SplatfactoModel):
 
         Replaces splatfacto's own, which needs CUDA for the start colours and a download for LPIPS.
         """
-        # Loaded here, not with the plugin: torchmetrics loads transformers.
+        # Loaded here, not with the plugin: torchmetrics loads transformers, and the rasterization Numba. Nor later: the
+        # viewer interrupts renders by an exception, and one amid an import leaves a broken module behind.
         from torchmetrics.image import PeakSignalNoiseRatio
 
+        from difix3d_ns.rasterization import rasterization
+
+        self.rasterization = rasterization
         self.enhancer: Enhancer | None = None
         self.evaluate_enhanced = False
         self.image_metrics = ImageMetrics()
@@ -145,9 +149,6 @@ class Difix3DModel(SplatfactoModel):
             `rgb` (height, width, 3), `depth` and `accumulation` (height, width, 1), `background`; in evaluation
             also `rgb_enhanced`, computed when read. `depth` is None in training unless asked for.
         """
-        # Loaded here, not with the plugin: it loads Numba.
-        from difix3d_ns.rasterization import rasterization
-
         if not isinstance(camera, Cameras):
             return {}
         if camera.shape[0] != 1:
@@ -175,7 +176,7 @@ class Difix3DModel(SplatfactoModel):
         else:
             colors, sh_degree = torch.sigmoid(gaussians["features_dc"]), None
 
-        render, accumulation, self.info = rasterization(
+        render, accumulation, self.info = self.rasterization(
             means=gaussians["means"],
             quats=gaussians["quats"],
             scales=torch.exp(gaussians["scales"]),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -98,6 +103,30 @@ def test_the_enhanced_output_is_offered_and_computed_only_when_read() -> None:
     assert not calls
     assert torch.equal(outputs["rgb_enhanced"], 1 - outputs["rgb"])
     assert len(calls) == 1
+
+
+def test_a_first_render_imports_nothing() -> None:
+    # nerfstudio's viewer stops a render by raising from a trace function where the camera moves. Amid an import that
+    # left half of Numba behind, and no later render of the process came through.
+    code = """
+import sys, torch
+from test_model import make_camera, make_model
+
+def trace(frame, event, argument):
+    if frame.f_code.co_name == "<module>":
+        raise RuntimeError(f"imports {frame.f_code.co_filename}")
+    return trace
+
+model, camera = make_model().eval(), make_camera()
+sys.settrace(trace)
+with torch.no_grad():
+    model.get_outputs_for_camera(camera)["rgb"]
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_enhancer_stays_out_of_checkpoints() -> None:
