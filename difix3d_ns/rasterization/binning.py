@@ -9,12 +9,9 @@ import numpy as np
 from numba import get_num_threads
 
 from difix3d_ns.rasterization.compiling import cached_njit
-from difix3d_ns.rasterization.lanes import prefetch
+from difix3d_ns.rasterization.lanes import AHEAD, prefetch
 from difix3d_ns.rasterization.tiles import TILE_SIZE
 from difix3d_ns.rasterization.tracing import untraced
-
-AHEAD = 8
-"""How many Gaussians ahead memory is fetched: in the order of depth they stand anywhere."""
 
 
 class Bins(NamedTuple):

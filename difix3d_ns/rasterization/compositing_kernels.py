@@ -11,7 +11,6 @@ from numba import njit, prange
 
 from difix3d_ns.rasterization.compiling import cached_njit
 from difix3d_ns.rasterization.gaussian_rows import (
-    AHEAD,
     CONIC_XX,
     CONIC_XY,
     CONIC_YY,
@@ -28,6 +27,7 @@ from difix3d_ns.rasterization.gaussian_rows import (
     ZERO,
 )
 from difix3d_ns.rasterization.lanes import (
+    AHEAD,
     NUM_LANES,
     absolute,
     bits,
@@ -69,6 +69,21 @@ def _falloff(t):
 
 
 @njit
+def _gaussian(parameters, row, x_start, y_start):
+    """Where a tile's first pixel is seen from a Gaussian's mean, its conic and its opacity."""
+    x_offset = x_start - number(parameters, row + MEAN_X)
+    y_offset = y_start - number(parameters, row + MEAN_Y)
+    xx, xy = number(parameters, row + CONIC_XX), number(parameters, row + CONIC_XY)
+    return x_offset, y_offset, xx, xy, number(parameters, row + CONIC_YY), number(parameters, row + OPACITY)
+
+
+@njit
+def _tile_start(tile, tiles_x):
+    """Column and row of a tile's first pixel in the image."""
+    return (tile % tiles_x) * TILE_SIZE, (tile // tiles_x) * TILE_SIZE
+
+
+@njit
 def _reached_blocks(x_offset, y_offset, xx, xy, yy, reach, ridge_x, ridge_y):
     """The blocks, as bits, in which the falloff's exponent is anywhere at least `reach`.
 
@@ -104,10 +119,7 @@ def _composite_tile(parameters, indices, start, end, x_start, y_start, tile, pla
     for k in range(start, end):
         prefetch(parameters, np.int64(indices[min(k + AHEAD, end - 1)]) * parameters.shape[1])
         row = np.int64(indices[k]) * parameters.shape[1]
-        x_offset = x_start - number(parameters, row + MEAN_X)
-        y_offset = y_start - number(parameters, row + MEAN_Y)
-        xx, xy = number(parameters, row + CONIC_XX), number(parameters, row + CONIC_XY)
-        yy, opacity = number(parameters, row + CONIC_YY), number(parameters, row + OPACITY)
+        x_offset, y_offset, xx, xy, yy, opacity = _gaussian(parameters, row, x_start, y_start)
         ridge_x, ridge_y = number(parameters, row + RIDGE_X), number(parameters, row + RIDGE_Y)
         reach = number(parameters, row + REACH)
         mask = open_blocks & _reached_blocks(x_offset, y_offset, xx, xy, yy, reach, ridge_x, ridge_y)
@@ -148,7 +160,7 @@ def composite_forward(parameters, offsets, indices, order, width, height, planes
     tiles_x = planes.shape[1]
     for position in prange(len(order)):
         tile = order[position]
-        x_start, y_start = (tile % tiles_x) * TILE_SIZE, (tile // tiles_x) * TILE_SIZE
+        x_start, y_start = _tile_start(tile, tiles_x)
         planes[tile // tiles_x, tile % tiles_x, :-1] = ZERO
         planes[tile // tiles_x, tile % tiles_x, -1] = ONE
         closing = closings[tile]
@@ -187,10 +199,7 @@ def _differentiate_tile(
         if mask == 0:
             continue
         row = np.int64(indices[k]) * parameters.shape[1]
-        x_offset = x_start - number(parameters, row + MEAN_X)
-        y_offset = y_start - number(parameters, row + MEAN_Y)
-        xx, xy = number(parameters, row + CONIC_XX), number(parameters, row + CONIC_XY)
-        yy, opacity = number(parameters, row + CONIC_YY), number(parameters, row + OPACITY)
+        x_offset, y_offset, xx, xy, yy, opacity = _gaussian(parameters, row, x_start, y_start)
         position = np.float32(k - start)
         v_mean_x, v_mean_y, v_xx, v_xy, v_yy, v_opacity = zeros, zeros, zeros, zeros, zeros, zeros
         abs_x, abs_y = zeros, zeros
@@ -244,7 +253,7 @@ def composite_backward(parameters, offsets, indices, order, planes, v_planes, cl
     tiles_x = planes.shape[1]
     for position in prange(len(order)):
         tile = order[position]
-        x_start, y_start = (tile % tiles_x) * TILE_SIZE, (tile // tiles_x) * TILE_SIZE
+        x_start, y_start = _tile_start(tile, tiles_x)
         _differentiate_tile(
             parameters, indices, offsets[tile], offsets[tile + 1], np.float32(x_start + 0.5), np.float32(y_start + 0.5),
             tile * (len(channels) + 1) * NUM_PIXELS, planes, v_planes, closings[tile], channels, masks, gradients,

@@ -8,13 +8,11 @@ import numpy as np
 from numba import prange
 
 from difix3d_ns.rasterization.compiling import cached_njit
-from difix3d_ns.rasterization.lanes import NUM_LANES, load, prefetch, spread, store
+from difix3d_ns.rasterization.lanes import AHEAD, NUM_LANES, load, prefetch, spread, store
 from difix3d_ns.rasterization.tracing import untraced
 
 MIN_ALPHA = np.float32(1.0 / 255.0)
 ZERO, ONE = np.float32(0), np.float32(1)
-AHEAD = 8
-"""How many rows ahead memory is fetched: they stand in no order that a processor could foresee."""
 PART_SIZE = 1024
 """How many Gaussians' sums share a piece of memory."""
 

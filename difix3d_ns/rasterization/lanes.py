@@ -20,6 +20,8 @@ from numba.core.imputils import lower_builtin
 from numba.extending import intrinsic, models, register_model, type_callable
 
 NUM_LANES = 16
+AHEAD = 8
+"""How many Gaussians ahead of their use memory is fetched: they stand in no order that a processor could foresee."""
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, NUM_LANES)

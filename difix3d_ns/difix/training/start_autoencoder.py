@@ -71,11 +71,11 @@ def start_autoencoder(pipeline: DifixPipeline) -> None:
     randomise_skip_convolutions(vae, scale=1.0)
     encoder: Any = vae.encoder
     decoder: Any = vae.decoder
-    _start_encoder(encoder, vae.quant_conv, vae.config["latent_channels"])
+    kept = _num_kept(vae)
+    _start_encoder(encoder, vae.quant_conv, vae.config["latent_channels"], kept)
     # The cleaned latents are the latents over this, where the estimate is zero.
     signal = math.sqrt(float(pipeline.scheduler.alphas_cumprod[TIMESTEP]))
     _start_decoder(decoder, vae.post_quant_conv, signal)
-    kept = FIRST_DETAIL_CHANNEL + len(vae.config["block_out_channels"]) - 1
     for name, module in decoder.named_children():
         if name.startswith("skip_conv_"):
             module.weight[:, kept:] /= RANDOM_SCALE
@@ -83,9 +83,14 @@ def start_autoencoder(pipeline: DifixPipeline) -> None:
             ignore(module, CONSTANTS)
 
 
+def _num_kept(vae: SkipAutoencoderKL) -> int:
+    """Channels of the encoder that are set by hand: picture, constants, and one of detail to each shrinking."""
+    return FIRST_DETAIL_CHANNEL + len(vae.config["block_out_channels"]) - 1
+
+
 def _check(vae: SkipAutoencoderKL) -> None:
     widths, groups, latents = (vae.config[key] for key in ("block_out_channels", "norm_num_groups", "latent_channels"))
-    channels = FIRST_DETAIL_CHANNEL + len(widths) - 1
+    channels = _num_kept(vae)
     if groups != 1 or len(widths) < 2 or min(widths) <= channels or latents != 3 + len(widths) - 1:
         raise DifixError(
             "the start of a small network needs an autoencoder of two levels at least, with one group in its "
@@ -94,9 +99,8 @@ def _check(vae: SkipAutoencoderKL) -> None:
         )
 
 
-def _start_encoder(encoder: Any, quant_conv: Any, latent_channels: int) -> None:
-    num_details = len(encoder.down_blocks) - 1
-    kept = FIRST_DETAIL_CHANNEL + num_details
+def _start_encoder(encoder: Any, quant_conv: Any, latent_channels: int, kept: int) -> None:
+    num_details = kept - FIRST_DETAIL_CHANNEL
     carry(encoder.conv_in, _both_signs())
     _set_constants(encoder.conv_in)
     clear(encoder.conv_in, range(FIRST_DETAIL_CHANNEL, kept))
@@ -116,7 +120,7 @@ def _start_encoder(encoder: Any, quant_conv: Any, latent_channels: int) -> None:
     encoder.mid_block.resnets[-1].conv2.bias[list(CONSTANTS)] = torch.tensor([rise, -rise])
     _undo_norm(encoder.conv_norm_out, LATENT_CONSTANT)
     encoder.conv_norm_out.weight[:NUM_PICTURE_CHANNELS] *= SMALL
-    carry(encoder.conv_out, [(colour, channel, factor / SMALL) for channel, colour, factor in _both_signs()])
+    carry(encoder.conv_out, _back_to_colours(1 / SMALL))
     # Detail is not below zero; raised by 1 and enlarged it is where the activation changes nothing.
     for level in range(num_details):
         channel, gain = FIRST_DETAIL_CHANNEL + level, DETAIL_GAIN * DETAIL_GAIN_RATIO ** (num_details - 1 - level)
@@ -133,10 +137,10 @@ def _start_encoder(encoder: Any, quant_conv: Any, latent_channels: int) -> None:
 
 def _measure_detail(resnet: Any, target: int) -> None:
     """Adds to a channel by how much brightness differs from the mean around, in absolute value."""
-    brightness = [(colour, factor * SHARPNESS / 3) for colour, _, factor in _both_signs()]
+    brightness = _back_to_colours(SHARPNESS / 3)
     carry(
         resnet.conv1,
-        [(side, channel, sign * factor) for side, sign in ((0, 1.0), (1, -1.0)) for channel, factor in brightness],
+        [(side, channel, sign * factor) for side, sign in ((0, 1.0), (1, -1.0)) for _, channel, factor in brightness],
         DIFFERENCE,
     )
     clear(resnet.conv1, (2, 3))
@@ -179,12 +183,17 @@ def _start_decoder(decoder: Any, post_quant_conv: Any, signal: float) -> None:
             carry(resnet.conv_shortcut, [*same(NUM_PICTURE_CHANNELS), *((channel, 0, 0.0) for channel in CONSTANTS)])
             _quieten(resnet.conv_shortcut, CONSTANTS[-1] + 1)
     _undo_norm(decoder.conv_norm_out)
-    carry(decoder.conv_out, [(colour, channel, factor) for channel, colour, factor in _both_signs()])
+    carry(decoder.conv_out, _back_to_colours())
 
 
 def _both_signs(factor: float = 1.0) -> list[Entry]:
     """Entries that take colours to the picture's channels."""
     return [(sign * 3 + colour, colour, factor * (-1.0) ** sign) for sign in range(2) for colour in range(3)]
+
+
+def _back_to_colours(factor: float = 1.0) -> list[Entry]:
+    """Entries that take the picture's channels, after an activation, to colours."""
+    return [(colour, channel, sign) for channel, colour, sign in _both_signs(factor)]
 
 
 def _set_constants(layer: Any) -> None:
