@@ -63,6 +63,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
+    for log in tmp_path.glob("log"):
+        print(log.read_text()[-4000:])  # pytest shows it where the test failed
 
 
 def scene(page: Page) -> UInt8[np.ndarray, "height width 3"]:
