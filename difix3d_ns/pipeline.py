@@ -18,7 +18,7 @@ from difix3d_ns.checkpoints import told_of_misfit
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
-from difix3d_ns.fix_report import describe
+from difix3d_ns.fix_report import PartTimer, describe
 from difix3d_ns.fixer import DifixConfig, DifixFixer
 from difix3d_ns.gaussians import means_and_opacities
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
@@ -241,14 +241,17 @@ class Difix3DPipeline(VanillaPipeline):
             Difix3DError: a render holds NaN, so training has diverged.
         """
         started = time.perf_counter()
-        reliability = self._update.test_network(step) if self.config.reliability.test else None
+        timer, reliability = PartTimer(), None
+        if self.config.reliability.test:
+            with timer("testing"):
+                reliability = self._update.test_network(step)
         needed = self.config.reliability.needed_for_early_fixes
         if step in self._early_steps and not on_request and (reliability or 0.0) < needed:
             told = f"the network removes {reliability:.0%} of the error at photos, and {needed:.0%} is asked of it"
             CONSOLE.print(f"Step {step}: no early fix, as {told}.")
             return
         self._training_panel.fix_starts(step)
-        views, timer = self._update.fix(step, reliability or 0.0)
+        views = self._update.fix(step, reliability or 0.0, timer)
         seconds = time.perf_counter() - started
         told = describe(views, self._walk.num_arrived, reliability)
         when = f"Step {step}, on request" if on_request else f"Step {step}"

@@ -90,15 +90,16 @@ class ProgressiveUpdate:
         fixed = self.clean(cameras, renders, references)
         return error_removed(renders, fixed, self.datamanager.training_photos(indices))
 
-    def fix(self, step: int, reliability: float) -> tuple[PseudoViewSet, PartTimer]:
+    def fix(self, step: int, reliability: float, timer: PartTimer) -> PseudoViewSet:
         """Moves the novel views on, renders and cleans them, and makes those that pass the pseudo views.
 
         Args:
             step: training step that comes next.
             reliability: of the network, in [0, 1].
+            timer: takes how long rendering, cleaning and storing took.
 
         Returns:
-            The fixed views, now the newest pseudo views, and how long the kinds of work took.
+            The fixed views, now the newest pseudo views.
 
         Raises:
             Difix3DError: a render holds NaN, so training has diverged.
@@ -108,7 +109,6 @@ class ProgressiveUpdate:
         nearest = self._enhancer.choose_references(cameras)
         bank = self.datamanager.pseudo_views
         distances = k_nearest_poses(self.walk.poses, self.datamanager.train_camera_to_worlds, 1, self.unit)[0]
-        timer = PartTimer()
         shown: dict[str, Tensor] = {}
         # Thousands of novel views do not fit into the memory together, so they come part by part.
         max_pixels = max(MAX_PIXELS_AT_ONCE, self._enhancer.fixer.config.max_pixels_per_batch)
@@ -139,7 +139,7 @@ class ProgressiveUpdate:
             writer.put_image(name=name, image=image, step=step)
         views = bank.newest
         assert views is not None
-        return views, timer
+        return views
 
     def _vet(self, step: int, fixes: list[NovelViewFix], reliability: float, first_target: int) -> PseudoViewSet:
         config = self.config

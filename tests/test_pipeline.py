@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -402,7 +403,10 @@ def test_a_reliable_network_fixes_early_is_tested_with_other_photos_and_remember
     assert pipeline.training and pipeline.model.training
     assert len(given[0]) == 3 and len(given[1]) == 5
     assert not any(torch.equal(reference, photo) for reference, photo in zip(given[0], photos, strict=True))
-    assert "reliability 100%" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "reliability 100%" in printed
+    parts = ", ".join(rf"{work} \d+\.\d s" for work in ("testing", "rendering", "Difix", "storing"))
+    assert re.search(rf"in \d+\.\d s: {parts}\.", printed)
     assert all(pipeline.datamanager.next_train(step)[1].get("reliability", 1.0) == 1.0 for step in range(30))
     resumed = make_pipeline(banana)
     assert resumed.datamanager.pseudo_views.restore(tmp_path / "pseudo_views", 20)
