@@ -12,16 +12,8 @@ import pytest
 import torch
 from benchmarks import progressive
 from benchmarks.oracle_fixer import OracleFixer, difix3d_mini_oracle, photo_weights
-from benchmarks.progressive import (
-    BenchmarkConfig,
-    broken_promises,
-    metrics_of,
-    read_results,
-    runs_of,
-    table,
-    train_and_evaluate,
-    write_report,
-)
+from benchmarks.progressive import BenchmarkConfig, metrics_of, runs_of, train_and_evaluate
+from benchmarks.progressive_report import broken_promises, means, read_results, table, write_report
 from PIL import Image
 from scenes_of_poses import ring
 from test_pipeline import start_run
@@ -77,9 +69,9 @@ def test_every_scene_is_trained_without_fixes_and_by_both_schedules_with_both_fi
     scenes = (tmp_path / "a" / "transforms_sparse3.json", tmp_path / "b" / "transforms.json")
     names = [run.name for run in runs_of(BenchmarkConfig(tmp_path, scenes))]
     assert len(names) == len(set(names)) == 10
-    assert {"a-sparse3/none", "a-sparse3/ours-oracle", "b/published-embedded"} <= set(names)
-    again = BenchmarkConfig(tmp_path, scenes, fixers=("embedded",), schedules=("ours",))
-    assert [run.name for run in runs_of(again)] == ["a-sparse3/ours-embedded", "b/ours-embedded"]
+    assert {"a-sparse3/none/seed-42", "a-sparse3/ours-oracle/seed-42", "b/published-embedded/seed-42"} <= set(names)
+    again = BenchmarkConfig(tmp_path, scenes[:1], fixers=("embedded",), schedules=("ours",), seeds=(1, 2))
+    assert [run.name for run in runs_of(again)] == ["a-sparse3/ours-embedded/seed-1", "a-sparse3/ours-embedded/seed-2"]
 
 
 def test_what_is_finished_stays_and_a_run_of_other_settings_is_not_taken_for_it(
@@ -114,15 +106,28 @@ def test_what_is_finished_stays_and_a_run_of_other_settings_is_not_taken_for_it(
 
 
 def test_the_report_can_be_read_again_and_says_what_is_missing(tmp_path: Path) -> None:
-    results = {**RESULTS, "scene biased3": {"none": {"psnr": 12.0, "ssim": 0.25}}}
+    full_row = {variant: {"42": metrics} for variant, metrics in RESULTS["scene sparse3"].items()}
+    results = {"scene sparse3": full_row, "scene biased3": {"none": {"42": {"psnr": 12.0, "ssim": 0.25}}}}
     write_report(results, tmp_path)
     assert read_results(tmp_path) == results
-    header, _, full, begun = (tmp_path / "table.md").read_text().splitlines()
+    assert means(results)["scene sparse3"] == RESULTS["scene sparse3"]
+    header, _, full, begun = (tmp_path / "table.md").read_text().splitlines()[:4]
     assert header.count("|") == full.count("|") == begun.count("|") == 7
     assert "| 15.00 / 0.500 / - |" in full and full.endswith("| 17.25 / 0.625 / 0.250 |")
     assert begun == "| scene biased3 | 12.00 / 0.250 / - |  |  |  |  |"
     with Image.open(tmp_path / "figure.png") as figure:
         assert figure.width > 1000 and len(figure.convert("RGB").getcolors(1 << 20) or []) > 4
+
+
+def test_runs_of_several_seeds_are_averaged_and_their_spread_is_told() -> None:
+    runs = {
+        "1": {"psnr": 10.0, "ssim": 0.25, "psnr_enhanced": 11.0, "ssim_enhanced": 0.5},
+        "2": {"psnr": 12.0, "ssim": 0.75, "psnr_enhanced": 14.0, "ssim_enhanced": 0.5, "lpips": 0.5},
+    }
+    mean = means({"a": {"ours-embedded": runs, "ours-oracle": {"1": {"psnr": 20.0, "ssim": 0.5}}}})
+    assert table(mean).endswith("| a | 11.00 ± 1.41 / 0.500 / - | 20.00 / 0.500 / - |\n")
+    enhanced = table(mean, "_enhanced")
+    assert "oracle" not in enhanced and enhanced.endswith("| a | 12.50 ± 2.12 / 0.500 / - |\n")
 
 
 @pytest.mark.parametrize(
