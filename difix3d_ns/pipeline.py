@@ -57,8 +57,8 @@ class Difix3DPipelineConfig(ProgressiveUpdateConfig, VanillaPipelineConfig):
     fix_every: int = 0
     """A period in steps at which novel views are fixed as well; 0 for none."""
     early_fix_steps: tuple[int, ...] = ()
-    """More training steps before which novel views are fixed, if the network has proved reliable (see `reliability`).
-    Early fixes gain most, and those of a poor network harm most."""
+    """More training steps before which novel views are fixed, from the first one on at which the network proves
+    reliable (see `reliability`). Early fixes gain most, and those of a poor network harm most."""
     planned_num_iterations: int = 30_000
     """Length of the run that these steps are made for. In a shorter run they shrink in proportion;
     0 takes them as they are."""
@@ -231,7 +231,7 @@ class Difix3DPipeline(VanillaPipeline):
             raise
 
     def fix_views(self, step: int, on_request: bool = False) -> None:
-        """One progressive update, unless it is an early one and the network is not reliable enough for it.
+        """One progressive update, unless it would be the first early one and the network is not reliable enough for it.
 
         Args:
             step: the training step that comes next.
@@ -246,7 +246,10 @@ class Difix3DPipeline(VanillaPipeline):
             with timer("testing"):
                 reliability = self._update.test_network(step)
         needed = self.config.reliability.needed_for_early_fixes
-        if step in self._early_steps and not on_request and (reliability or 0.0) < needed:
+        # Once begun they go on: what the first ones made would grow stale, and the test at photos soon says little, as
+        # the splat fits them.
+        begun = self.datamanager.pseudo_views.step in self._early_steps
+        if step in self._early_steps and not on_request and not begun and (reliability or 0.0) < needed:
             told = f"the network removes {reliability:.0%} of the error at photos, and {needed:.0%} is asked of it"
             CONSOLE.print(f"Step {step}: no early fix, as {told}.")
             return

@@ -361,8 +361,8 @@ def test_evaluation_gives_raw_and_enhanced_figures_side_by_side(
     assert in_training.keys() == {"psnr", "ssim", "lpips", "fps", "num_rays_per_sec"}
 
 
-def make_tested_pipeline(scene: Path) -> Difix3DPipeline:
-    pipeline = make_pipeline(scene, fix_steps=(50,), early_fix_steps=(20, 50), planned_num_iterations=0)
+def make_tested_pipeline(scene: Path, early_fix_steps: tuple[int, ...] = (20, 50)) -> Difix3DPipeline:
+    pipeline = make_pipeline(scene, fix_steps=(50,), early_fix_steps=early_fix_steps, planned_num_iterations=0)
     pipeline.config.reliability.test = True
     return pipeline
 
@@ -383,6 +383,31 @@ def test_an_unreliable_network_fixes_at_the_usual_steps_alone(
     assert [view.load().reliability for view in pipeline.datamanager.pseudo_views.views] == [0.0] * 5
     pipeline.config.reliability.test = False
     assert start_run(pipeline, tmp_path) == [(50,)]
+
+
+def test_a_network_that_removes_a_little_of_the_error_fixes_early_from_then_on(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = make_tested_pipeline(banana, (10, 20, 30))
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+    share = 0.0
+
+    def fix(self, renders, references=None, on_progress=None, keep_broken=False):
+        if len(renders) != len(photos):
+            return list(renders)
+        return [torch.lerp(render, photo, share) for render, photo in zip(renders, photos, strict=True)]
+
+    monkeypatch.setattr(DifixFixer, "fix", fix)
+    start_run(pipeline, tmp_path)
+    bank = pipeline.datamanager.pseudo_views
+    pipeline.fix_views(10)
+    assert len(bank) == 0
+    share = 0.01
+    pipeline.fix_views(20)
+    assert [round(view.reliability, 3) for view in bank.views] == [0.020] * 5
+    share = 0.0
+    pipeline.fix_views(30)
+    assert bank.step == 30 and [view.reliability for view in bank.views] == [0.0] * 5
 
 
 def test_a_reliable_network_fixes_early_is_tested_with_other_photos_and_remembered(

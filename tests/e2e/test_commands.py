@@ -37,7 +37,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return train(
         tmp_path_factory.mktemp("trained"),
         *("--max-num-iterations", 120, "--pipeline.planned-num-iterations", 0, "--steps-per-save", 60),
-        *("--save-only-latest-checkpoint", False, "--pipeline.fix-steps", 50, 90, "--pipeline.model.warmup-length", 10),
+        *("--save-only-latest-checkpoint", False, "--pipeline.fix-steps", 50, 90, "--pipeline.early-fix-steps"),
+        *("--pipeline.model.warmup-length", 10),
     )
 
 
@@ -133,7 +134,7 @@ def test_an_interrupted_run_resumes_with_its_pseudo_views_and_goes_on_learning(
     folder, printed = train(
         tmp_path / "resumed",
         *("--load-dir", checkpoints, "--max-num-iterations", 59, "--pipeline.planned-num-iterations", 0),
-        *("--pipeline.fix-steps", 50, 90, "--pipeline.model.stop-split-at", 0),
+        *("--pipeline.fix-steps", 50, 90, "--pipeline.early-fix-steps", "--pipeline.model.stop-split-at", 0),
     )
     assert "Resumed with 5 pseudo views fixed at step 50" in printed
     assert re.findall(r"Step (\d+): fixed 5", printed) == ["90"]

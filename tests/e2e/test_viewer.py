@@ -144,6 +144,7 @@ def test_a_trained_run_is_enhanced_in_the_browser(serve: Serve, tmp_path: Path) 
 def test_novel_views_are_fixed_on_request_in_the_browser(serve: Serve, tmp_path: Path) -> None:
     command = ["ns-train", "difix3d-mini", "--data", BANANA, "--output-dir", tmp_path / "run", "--vis", "viewer"]
     schedule = ["--max-num-iterations", 20_000, "--pipeline.fix-steps", 19_000, "--pipeline.planned-num-iterations", 0]
+    schedule += ["--pipeline.early-fix-steps"]
     large = ["--viewer.camera-frustum-scale", 1.0]
     address, log, process = serve(*command, *SMALL, *schedule, *large)
     with open_viewer(CHROMIUM, address, tmp_path / "profile") as page:
