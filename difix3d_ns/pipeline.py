@@ -162,7 +162,8 @@ class Difix3DPipeline(VanillaPipeline):
                 self._settle_on_network(trainer, start)
         surely = [step for step in steps if step not in self._early_steps]
         length = self._walk.step_length_to_arrive(len(surely))
-        CONSOLE.print(describe_fixes(len(self._walk), surely, self._walk.num_fixes_to_arrive, length))
+        early = [step for step in steps if step in self._early_steps]
+        CONSOLE.print(describe_fixes(len(self._walk), surely, self._walk.num_fixes_to_arrive, length, early))
         if steps:
             callbacks.append(
                 TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._fix_at, iters=steps)

@@ -39,7 +39,13 @@ def fix_steps_of_run(
     return tuple(sorted(step for step in steps if 0 < step < num_iterations))
 
 
-def describe_fixes(num_views: int, steps: Sequence[int], num_fixes_to_arrive: int, step_length_to_arrive: float) -> str:
+def describe_fixes(
+    num_views: int,
+    steps: Sequence[int],
+    num_fixes_to_arrive: int,
+    step_length_to_arrive: float,
+    early_steps: Sequence[int] = (),
+) -> str:
     """What is told before training: when novel views are fixed, and what to set if they do not arrive.
 
     Args:
@@ -47,17 +53,24 @@ def describe_fixes(num_views: int, steps: Sequence[int], num_fixes_to_arrive: in
         steps: the run's fix steps.
         num_fixes_to_arrive: fixes that the farthest view needs.
         step_length_to_arrive: `step_length` with which these fixes are enough.
+        early_steps: steps at which only a network that proves reliable fixes.
     """
     if not steps:
         return "No fix of novel views falls into this run: see --pipeline.fix-steps and --pipeline.fix-every."
-    listed = ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")
     fixes = f"{len(steps)} fix{'es' if len(steps) > 1 else ''}"
-    told = f"{num_views} novel views are fixed before steps {listed} ({fixes}; "
+    told = f"{num_views} novel views are fixed before steps {_listed(steps)} ({fixes}; "
     told += f"they reach their targets after {num_fixes_to_arrive})."
-    if num_fixes_to_arrive <= len(steps):
-        return told
-    step_length = math.ceil(step_length_to_arrive * 100) / 100
-    return (
-        f"{told} That is too few to arrive: lengthen the steps by --pipeline.step-length {step_length:g}, or fix "
-        "more often by --pipeline.fix-every or more --pipeline.fix-steps."
-    )
+    if num_fixes_to_arrive > len(steps):
+        step_length = math.ceil(step_length_to_arrive * 100) / 100
+        told += (
+            f" That is too few to arrive: lengthen the steps by --pipeline.step-length {step_length:g}, or fix "
+            "more often by --pipeline.fix-every or more --pipeline.fix-steps."
+        )
+    if early_steps:
+        told += f" If the network proves reliable at photos, also before steps {_listed(early_steps)}."
+    return told
+
+
+def _listed(steps: Sequence[int]) -> str:
+    """The first of them."""
+    return ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")

@@ -50,5 +50,11 @@ def test_too_few_fixes_to_arrive_are_told_with_a_step_length_that_does() -> None
     assert "too few to arrive: lengthen the steps by --pipeline.step-length 0.41" in told
 
 
+def test_fixes_that_only_a_reliable_network_makes_are_told() -> None:
+    told = describe_fixes(5, (400, 550, 700), 3, 0.4, (80, 160))
+    assert told.startswith(describe_fixes(5, (400, 550, 700), 3, 0.4))
+    assert told.endswith(" If the network proves reliable at photos, also before steps 80, 160.")
+
+
 def test_a_run_without_fixes_is_told() -> None:
     assert "--pipeline.fix-every" in describe_fixes(5, (), 3, 0.4)
