@@ -70,8 +70,10 @@ def test_every_scene_is_trained_without_fixes_and_by_both_schedules_with_both_fi
     names = [run.name for run in runs_of(BenchmarkConfig(tmp_path, scenes))]
     assert len(names) == len(set(names)) == 10
     assert {"a-sparse3/none/seed-42", "a-sparse3/ours-oracle/seed-42", "b/published-embedded/seed-42"} <= set(names)
-    again = BenchmarkConfig(tmp_path, scenes[:1], fixers=("embedded",), schedules=("ours",), seeds=(1, 2))
-    assert [run.name for run in runs_of(again)] == ["a-sparse3/ours-embedded/seed-1", "a-sparse3/ours-embedded/seed-2"]
+    again = BenchmarkConfig(tmp_path, scenes, fixers=("embedded",), schedules=("ours",))
+    assert [run.name for run in runs_of(again)] == ["a-sparse3/ours-embedded/seed-42", "b/ours-embedded/seed-42"]
+    seeds = [run.seed for run in runs_of(replace(again, seeds=(1, 2)))]
+    assert seeds == [1, 1, 2, 2]
 
 
 def test_what_is_finished_stays_and_a_run_of_other_settings_is_not_taken_for_it(
