@@ -9,11 +9,11 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from difix3d_ns.checkpoints import allow_nerfstudio_checkpoints
 from difix3d_ns.datamanager import Difix3DDataManagerConfig
-from difix3d_ns.fixer import DifixConfig
+from difix3d_ns.fixing.difix_fixer import DifixConfig
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
+from difix3d_ns.resuming.checkpoints import allow_nerfstudio_checkpoints
 from difix3d_ns.trainer import Difix3DTrainerConfig
 
 allow_nerfstudio_checkpoints()

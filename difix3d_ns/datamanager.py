@@ -15,11 +15,11 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
+from difix3d_ns.cameras.poses import scene_radius
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.photos import READING_ERRORS, PhotoDataset, over_black, read_photo
-from difix3d_ns.pseudo_view_bank import STEPS_AHEAD, PseudoViewBank, PseudoViewBankConfig
-from difix3d_ns.pseudo_views import PseudoView
-from difix3d_ns.trajectories import scene_radius
+from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over_black, read_photo
+from difix3d_ns.pseudo_views.bank import STEPS_AHEAD, PseudoViewBank, PseudoViewBankConfig
+from difix3d_ns.pseudo_views.views import PseudoView
 
 
 @dataclass

@@ -15,12 +15,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import SSIM
 from torch import Tensor
 
-from difix3d_ns.densification import CappedStrategy
+from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.gaussians import fill_between_points, initial_gaussians
-from difix3d_ns.metrics import ImageMetrics
-from difix3d_ns.outputs import RenderOutputs
-from difix3d_ns.trajectories import viewmats_from_camera_to_worlds
+from difix3d_ns.images.metrics import ImageMetrics
+from difix3d_ns.splats.densification import CappedStrategy
+from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians
+from difix3d_ns.splats.render_outputs import RenderOutputs
 
 Enhancer = Callable[[Float[Tensor, "height width 3"], Cameras], Float[Tensor, "height width 3"]]
 

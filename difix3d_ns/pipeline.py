@@ -14,24 +14,30 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from difix3d_ns.checkpoints import told_of_misfit
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
-from difix3d_ns.enhancer import RenderEnhancer
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
-from difix3d_ns.fix_report import PartTimer, describe
-from difix3d_ns.fixer import DifixConfig, DifixFixer
-from difix3d_ns.gaussians import means_and_opacities
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.enhancer import RenderEnhancer
+from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
-from difix3d_ns.progressive_update import ProgressiveUpdate, ProgressiveUpdateConfig
-from difix3d_ns.pseudo_views import PSEUDO_VIEW_FOLDER
-from difix3d_ns.references import ReferenceConfig
-from difix3d_ns.schedule import describe_fixes, fix_steps_of_run
-from difix3d_ns.starts import Start, require_same_frame, require_same_modules, revision_of_earlier_run, start_of_run
-from difix3d_ns.targets import TargetConfig, target_cameras
+from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate, ProgressiveUpdateConfig
+from difix3d_ns.novel_views.report import PartTimer, describe
+from difix3d_ns.novel_views.schedule import describe_fixes, fix_steps_of_run
+from difix3d_ns.novel_views.targets import TargetConfig, target_cameras
+from difix3d_ns.novel_views.walk import NovelViewWalk
+from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER
+from difix3d_ns.resuming.checkpoints import told_of_misfit
+from difix3d_ns.resuming.starts import (
+    Start,
+    require_same_frame,
+    require_same_modules,
+    revision_of_earlier_run,
+    start_of_run,
+)
+from difix3d_ns.splats.gaussians import means_and_opacities
 from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
 from difix3d_ns.viewer.panel import rendering_for_viewer
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
-from difix3d_ns.walk import NovelViewWalk
 
 
 @dataclass

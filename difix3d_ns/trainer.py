@@ -16,15 +16,15 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
 
-from difix3d_ns.checkpoints import (
+from difix3d_ns.difix.errors import first_line
+from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
+from difix3d_ns.resuming.checkpoints import (
     checkpoint_file,
     newest_readable_step,
     require_readable,
     step_to_render,
     told_of_misfit,
 )
-from difix3d_ns.difix.errors import first_line
-from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 
 LOCK_NAME = ".lock"
 UNFINISHED_NAME = ".unfinished_checkpoint"

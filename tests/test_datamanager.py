@@ -10,9 +10,10 @@ import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from difix3d_ns.cameras.poses import camera_with_pose
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, camera_with_pose
+from difix3d_ns.pseudo_views.views import PseudoView, PseudoViewSet
 
 
 def datamanager(scene: Path, **settings) -> Difix3DDataManager:

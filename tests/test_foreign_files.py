@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from nerfstudio.configs.method_configs import all_methods
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.starts import START_NAME, require_same_frame, revision_of_earlier_run, start_of_run
-from difix3d_ns.targets import read_camera_path
+from difix3d_ns.novel_views.targets import read_camera_path
+from difix3d_ns.resuming.starts import START_NAME, require_same_frame, revision_of_earlier_run, start_of_run
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

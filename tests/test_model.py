@@ -15,7 +15,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
-from difix3d_ns.outputs import RenderOutputs
+from difix3d_ns.splats.render_outputs import RenderOutputs
 
 WIDTH, HEIGHT = 48, 32
 
@@ -273,7 +273,7 @@ def test_an_empty_crop_box_gives_an_empty_image() -> None:
 
 
 def test_evaluation_reports_raw_and_enhanced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.metrics.load_lpips", lambda backbone: None)
+    monkeypatch.setattr("difix3d_ns.images.metrics.load_lpips", lambda backbone: None)
     model = make_model().eval()
     model.enhancer, model.evaluate_enhanced = (lambda rgb, camera: rgb * 0.5), True
     outputs = model.get_outputs_for_camera(make_camera())

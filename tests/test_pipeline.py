@@ -16,7 +16,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 from nerfstudio.engine.optimizers import Optimizers
 
 from difix3d_ns.difix.resolve import ResolvedDifix
-from difix3d_ns.fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
 from difix3d_ns.pipeline import Difix3DPipeline
 
 
@@ -94,7 +94,7 @@ def test_views_that_do_not_fit_together_are_fixed_in_parts_to_the_same_result(
     monkeypatch.setattr(DifixFixer, "fix", fix)
     banks, told = [], []
     for name, max_pixels in (("whole", 12_000_000), ("parts", 2 * 80 * 120)):
-        monkeypatch.setattr("difix3d_ns.progressive_update.MAX_PIXELS_AT_ONCE", max_pixels)
+        monkeypatch.setattr("difix3d_ns.novel_views.progressive_update.MAX_PIXELS_AT_ONCE", max_pixels)
         torch.manual_seed(0)
         pipeline = make_pipeline(banana)
         pipeline.config.difix.max_pixels_per_batch = 1
@@ -113,7 +113,7 @@ def test_views_that_do_not_fit_together_are_fixed_in_parts_to_the_same_result(
 def test_a_render_that_diverges_in_a_later_part_leaves_the_last_fix_as_it_was(
     banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("difix3d_ns.progressive_update.MAX_PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("difix3d_ns.novel_views.progressive_update.MAX_PIXELS_AT_ONCE", 1)
     pipeline = make_pipeline(banana)
     pipeline.config.difix.max_pixels_per_batch = 1
     start_run(pipeline, tmp_path)

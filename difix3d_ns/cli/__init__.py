@@ -11,10 +11,10 @@ import tyro
 from difix3d_ns.cli.render import RenderCommand
 from difix3d_ns.cli.render import main as render
 from difix3d_ns.curation import CurateConfig, curate
-from difix3d_ns.difix.training.config import TrainConfig
+from difix3d_ns.difix.training.train_options import TrainConfig
 from difix3d_ns.errors import exit_with_one_sentence
 from difix3d_ns.evaluation import EvaluateConfig, evaluate
-from difix3d_ns.frames.config import EnhanceConfig
+from difix3d_ns.frames.enhance_options import EnhanceConfig
 
 
 def _train(config: TrainConfig) -> None:

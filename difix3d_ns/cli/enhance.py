@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from difix3d_ns.cli.module import run_as_module
-from difix3d_ns.frames.config import EnhanceConfig
+from difix3d_ns.frames.enhance_options import EnhanceConfig
 
 
 def enhance(config: EnhanceConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from difix3d_ns.cli.module import run_as_module
-from difix3d_ns.difix.training.config import TrainConfig
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 
 def train(config: TrainConfig) -> None:

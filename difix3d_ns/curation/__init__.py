@@ -1,6 +1,6 @@
 """Curation: pairs of degraded renders and photos for training Difix, from nerfstudio scenes."""
 
-from difix3d_ns.curation.config import CurateConfig
+from difix3d_ns.curation.curate_options import CurateConfig
 
 
 def curate(config: CurateConfig) -> None:

@@ -15,7 +15,7 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from uuid import uuid4
 
-from difix3d_ns.curation.config import CurateConfig, StrategyName
+from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, read_json, with_moved_pictures, write_json
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.splits import NotApplicableError

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns.curation.naming import distinct_names, photo_names
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.paths import without_parent_steps
+from difix3d_ns.files import distinct_names, photo_names, without_parent_steps
 
 PATHS_IN_FRAME = ("file_path", "mask_path", "depth_file_path")
 SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from difix3d_ns.curation.config import StrategyName
+from difix3d_ns.curation.curate_options import StrategyName
 from difix3d_ns.curation.rigs import photos_by_camera
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT

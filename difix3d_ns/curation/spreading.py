@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from difix3d_ns.curation.config import CurateConfig
 from difix3d_ns.curation.contact_sheet import draw_contact_sheet
+from difix3d_ns.curation.curate_options import CurateConfig
 from difix3d_ns.curation.jobs import Job, Outcome, run_jobs_of_scene
 from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, write_json
 from difix3d_ns.curation.scenes import Scene, read_scene, with_distinct_names

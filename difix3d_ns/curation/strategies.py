@@ -10,7 +10,7 @@ from pathlib import Path
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.curation.config import CurateConfig, StrategyName
+from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import Pairs, pair_entry
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.shifted_paths import photographed_from_aside

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import save_image
 
+from difix3d_ns.cameras.poses import pose_distances
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.trajectories import pose_distances
 
 
 @dataclass(frozen=True)

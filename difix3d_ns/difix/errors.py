@@ -38,3 +38,8 @@ def first_line(error: BaseException) -> str:
 def abbreviated(names: Sequence[str], limit: int = 5) -> str:
     """The first of many names, and how many there are more."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def reason_of(error: BaseException) -> str:
+    """An error as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

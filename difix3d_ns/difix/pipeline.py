@@ -20,9 +20,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from difix3d_ns.difix.checks import check_options, check_result
 from difix3d_ns.difix.errors import DifixError
-from difix3d_ns.difix.images import ImageInput, OutputType, pad_to_multiple, resize, to_image_list, to_output
+from difix3d_ns.difix.images import (
+    ImageInput,
+    OutputType,
+    check_options,
+    check_result,
+    pad_to_multiple,
+    resize,
+    to_image_list,
+    to_output,
+)
 from difix3d_ns.difix.reference_cache import ReferenceCache
 from difix3d_ns.difix.unet import mix_references, predict_noise
 from difix3d_ns.difix.vae import SkipAutoencoderKL

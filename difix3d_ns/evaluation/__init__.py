@@ -1,6 +1,6 @@
 """Evaluation: renders and enhanced renders against photos, in figures and on a page."""
 
-from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 
 
 def evaluate(config: EvaluateConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from difix3d_ns.evaluation.pictures import matched, pictures_in, read_picture, require_one_size
+from difix3d_ns.evaluation.picture_folders import matched, pictures_in, read_picture, require_one_size
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
 
 SMALLEST_SIDE = 32

@@ -15,14 +15,14 @@ from PIL import Image
 from rich.table import Table
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.folders import FolderSource
 from difix3d_ns.evaluation.page import METRICS, page_of
-from difix3d_ns.evaluation.pictures import write_picture
+from difix3d_ns.evaluation.picture_folders import write_picture
 from difix3d_ns.evaluation.views import ENHANCED, KINDS, PHOTO, RAW, Source, View
-from difix3d_ns.fix_report import progress_bars
-from difix3d_ns.flicker import FlickerMeter
-from difix3d_ns.metrics import ImageMetrics
+from difix3d_ns.images.metrics import ImageMetrics
+from difix3d_ns.progress import progress_bars
+from difix3d_ns.videos.flicker import FlickerMeter
 
 PAGE_FILE = "index.html"
 METRICS_FILE = "metrics.json"

@@ -19,15 +19,15 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
 from torch import Tensor
 
-from difix3d_ns.camera_paths import read_camera_path
+from difix3d_ns.cameras.path_files import read_camera_path
+from difix3d_ns.cameras.path_through_photos import path_through
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.evaluation.config import EvaluateConfig
-from difix3d_ns.evaluation.paths import path_through
+from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
-from difix3d_ns.fixer import DifixConfig
-from difix3d_ns.photos import over_black
+from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.images.photos import over_black
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
-from difix3d_ns.references import ReferenceConfig
 from difix3d_ns.rendering.geometry import frame_geometry, require_carriable
 from difix3d_ns.rendering.loading import RunOptions, settle_on_checkpoint
 from difix3d_ns.rendering.loading import load_run as load_any_run

@@ -10,7 +10,7 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from difix3d_ns.flicker import FrameGeometry
+from difix3d_ns.videos.flicker import FrameGeometry
 
 RAW, ENHANCED, PHOTO = KINDS = ("raw", "enhanced", "photo")
 """What a view's images are called: in files, on the page and in `metrics.json`."""

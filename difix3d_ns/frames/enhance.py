@@ -19,11 +19,11 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixFixer
-from difix3d_ns.frames.config import EnhanceConfig
-from difix3d_ns.frames.outputs import open_sink
+from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.frames.destinations import open_sink
+from difix3d_ns.frames.enhance_options import EnhanceConfig
+from difix3d_ns.frames.given_references import References, find_references
 from difix3d_ns.frames.overlapping import WriteBehind, read_ahead
-from difix3d_ns.frames.references import References, find_references
 from difix3d_ns.frames.sinks import Sink
 from difix3d_ns.frames.sources import Frame, Source, open_source
 

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.frames.pictures import Picture, encode_picture, read_picture
+from difix3d_ns.files import telling_errors, write_whole
+from difix3d_ns.frames.picture_files import Picture, encode_picture, read_picture
 from difix3d_ns.frames.sources import Source, VideoSource, plan_batches
-from difix3d_ns.frames.writing import telling_errors, write_whole
 
 if TYPE_CHECKING:
-    from difix3d_ns.frames.videos import VideoWriter
+    from difix3d_ns.videos.writer import VideoWriter
 
 SETTINGS_FILE = "settings.json"
 PIECE_FORMAT = "nut"
@@ -222,7 +222,7 @@ class VideoSink:
 
     def finish(self) -> None:
         """See `Sink`."""
-        from difix3d_ns.frames.joining import Timing, join_pieces
+        from difix3d_ns.videos.joining import Timing, join_pieces
 
         count = len(self.source)
         coded = Timing(range(count), [1] * count, 1 / self.fps)
@@ -242,7 +242,7 @@ class VideoSink:
 
     def _start_piece(self, start: int) -> VideoWriter:
         # Loads the video libraries: only for videos.
-        from difix3d_ns.frames.videos import VideoWriter
+        from difix3d_ns.videos.writer import VideoWriter
 
         video = self._video
         options = {} if video is None else {"pixel_aspect": video.pixel_aspect, "colors": video.colors}

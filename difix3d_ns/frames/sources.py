@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.frames.kinds import IMAGES, VIDEOS, natural_order
-from difix3d_ns.frames.pictures import Picture, read_picture, read_size
+from difix3d_ns.files import IMAGES, VIDEOS, natural_order
+from difix3d_ns.frames.picture_files import Picture, read_picture, read_size
 
 if TYPE_CHECKING:
-    from difix3d_ns.frames.videos import VideoReader
+    from difix3d_ns.videos.reader import VideoReader
 
 OnBad = Callable[[str], None]
 """Called with a sentence for each frame that cannot be read."""
@@ -150,7 +150,7 @@ def open_source(path: Path) -> Source:
         return PictureSource([path])
     if path.suffix.lower() in VIDEOS:
         # Loads the video libraries: only for videos.
-        from difix3d_ns.frames.videos import VideoReader
+        from difix3d_ns.videos.reader import VideoReader
 
         return VideoSource(VideoReader(path))
     raise Difix3DError(

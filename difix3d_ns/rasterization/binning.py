@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads
 
-from difix3d_ns.rasterization.compiling import cached_njit
+from difix3d_ns.rasterization.compiling import cached_njit, untraced
 from difix3d_ns.rasterization.lanes import AHEAD, prefetch
 from difix3d_ns.rasterization.tiles import TILE_SIZE
-from difix3d_ns.rasterization.tracing import untraced
 
 
 class Bins(NamedTuple):

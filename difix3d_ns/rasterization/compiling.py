@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,3 +34,41 @@ def cached_njit(**options: Any) -> Callable[[F], F]:
             return njit(**options)(function)  # type: ignore[return-value]
 
     return compile_kernel
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def untraced(kernel: Callable[P, R]) -> Callable[P, R]:
+    """A Numba kernel during whose calls Python's tracing rests.
+
+    nerfstudio's viewer interrupts a render by raising from a trace function. Raised inside Numba's dispatch, which is
+    C calling back to Python, the exception turns into a SystemError that ends the viewer's thread.
+
+    Args:
+        kernel: a compiled function; kernels that call each other use the inner one.
+    """
+
+    @functools.wraps(kernel)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        trace = sys.gettrace()
+        if trace is None:
+            return kernel(*args, **kwargs)
+        sys.settrace(None)
+        try:
+            return kernel(*args, **kwargs)
+        finally:
+            sys.settrace(trace)
+
+    return call
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor's values as a contiguous float32 array, sharing memory where it can."""
+    return tensor.detach().to(torch.float32).contiguous().numpy()
+
+
+def empty_array(*shape: int) -> np.ndarray:
+    """A float32 array that begins where a cache line does, which NumPy's own do not, with any values."""
+    return torch.empty(shape, dtype=torch.float32).numpy()

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from difix3d_ns.rasterization.arrays import as_array, empty_array
 from difix3d_ns.rasterization.binning import bin_gaussians
+from difix3d_ns.rasterization.compiling import as_array, empty_array
 from difix3d_ns.rasterization.compositing_kernels import composite_backward, composite_forward
 from difix3d_ns.rasterization.gaussian_rows import FIRST_COLOR, NUM_SHARED, pack_gaussians, sum_gradients
 from difix3d_ns.rasterization.lanes import NUM_LANES

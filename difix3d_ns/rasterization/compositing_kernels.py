@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from difix3d_ns.rasterization.compiling import cached_njit
+from difix3d_ns.rasterization.compiling import cached_njit, untraced
 from difix3d_ns.rasterization.gaussian_rows import (
     CONIC_XX,
     CONIC_XY,
@@ -44,7 +44,6 @@ from difix3d_ns.rasterization.lanes import (
     where,
 )
 from difix3d_ns.rasterization.tiles import BLOCK_SIZE, BLOCK_X, BLOCK_Y, NUM_PIXELS, PIXEL_X, PIXEL_Y, TILE_SIZE
-from difix3d_ns.rasterization.tracing import untraced
 
 ALL_BLOCKS = (1 << NUM_LANES) - 1
 MAX_ALPHA = np.float32(0.999)

@@ -7,9 +7,8 @@ import math
 import numpy as np
 from numba import prange
 
-from difix3d_ns.rasterization.compiling import cached_njit
+from difix3d_ns.rasterization.compiling import cached_njit, untraced
 from difix3d_ns.rasterization.lanes import AHEAD, NUM_LANES, load, prefetch, spread, store
-from difix3d_ns.rasterization.tracing import untraced
 
 MIN_ALPHA = np.float32(1.0 / 255.0)
 ZERO, ONE = np.float32(0), np.float32(1)

@@ -11,9 +11,7 @@ from jaxtyping import Float, Int
 from numba import njit, prange
 from torch import Tensor
 
-from difix3d_ns.rasterization.arrays import as_array
-from difix3d_ns.rasterization.compiling import cached_njit
-from difix3d_ns.rasterization.tracing import untraced
+from difix3d_ns.rasterization.compiling import as_array, cached_njit, untraced
 
 MAX_DEGREE = 3
 NUM_BASES = (MAX_DEGREE + 1) ** 2

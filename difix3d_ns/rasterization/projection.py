@@ -15,9 +15,7 @@ from jaxtyping import Float, Int
 from numba import njit, prange
 from torch import Tensor
 
-from difix3d_ns.rasterization.arrays import as_array
-from difix3d_ns.rasterization.compiling import cached_njit
-from difix3d_ns.rasterization.tracing import untraced
+from difix3d_ns.rasterization.compiling import as_array, cached_njit, untraced
 
 DETERMINANT_FLOOR = 1e-10
 EIGENVALUE_FLOOR = 0.01

@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from difix3d_ns.rasterization.compiling import cached_njit
+from difix3d_ns.rasterization.compiling import cached_njit, untraced
 from difix3d_ns.rasterization.lanes import NUM_LANES
-from difix3d_ns.rasterization.tracing import untraced
 
 TILE_SIZE = 16
 BLOCK_SIZE = 4

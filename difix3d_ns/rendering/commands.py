@@ -20,13 +20,13 @@ from nerfstudio.scripts.render import (
 )
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.camera_paths import read_camera_path, require_perspective, spiral_around
+from difix3d_ns.cameras.path_files import read_camera_path, require_perspective, spiral_around
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixConfig
-from difix3d_ns.references import ReferenceConfig
+from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.dataset import DatasetOptions, render_dataset, require_free_folders
 from difix3d_ns.rendering.loading import RunOptions, load_run
-from difix3d_ns.rendering.pictures import PictureOptions
+from difix3d_ns.rendering.output_pictures import PictureOptions
 from difix3d_ns.rendering.runs import ENHANCED, Run
 from difix3d_ns.rendering.trajectory import TrajectoryOptions, render_trajectory, require_free_destination
 

@@ -15,12 +15,13 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fix_report import progress_bars
-from difix3d_ns.frames.writing import telling_errors
-from difix3d_ns.photos import READING_ERRORS, over_black
-from difix3d_ns.rendering.pictures import PictureOptions, picture, require_names
-from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run, reason_of
+from difix3d_ns.files import telling_errors
+from difix3d_ns.images.photos import READING_ERRORS, over_black
+from difix3d_ns.progress import progress_bars
+from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names
+from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
 from difix3d_ns.rendering.trajectory import ImageFormat, require_free, write_picture
 
 

@@ -8,8 +8,8 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.flicker import FrameGeometry
 from difix3d_ns.rendering.runs import Outputs
+from difix3d_ns.videos.flicker import FrameGeometry
 
 
 def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeometry:

@@ -18,14 +18,15 @@ from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.eval_utils import eval_setup
 
-from difix3d_ns.checkpoints import TO_RENDER, newest_readable_step
+from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixConfig
+from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.model import Difix3DModelConfig
-from difix3d_ns.photos import READING_ERRORS
 from difix3d_ns.pipeline import Difix3DPipelineConfig
-from difix3d_ns.references import ReferenceConfig
-from difix3d_ns.rendering.runs import Run, reason_of
+from difix3d_ns.rendering.runs import Run
+from difix3d_ns.resuming.checkpoints import TO_RENDER, newest_readable_step
 
 LOADING_ERRORS = (*READING_ERRORS, yaml.YAMLError, pickle.UnpicklingError, ImportError)
 """What nerfstudio raises on a run that it cannot load."""

@@ -8,11 +8,12 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from difix3d_ns.cameras.generated_paths import looking_at
+from difix3d_ns.cameras.poses import k_nearest_poses
+from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fitted_paths import looking_at
-from difix3d_ns.photos import READING_ERRORS, read_photo
-from difix3d_ns.rendering.runs import Run, reason_of
-from difix3d_ns.trajectories import k_nearest_poses
+from difix3d_ns.images.photos import READING_ERRORS, read_photo
+from difix3d_ns.rendering.runs import Run
 
 PROBE_SIZE = 16
 """Side in pixels of the image by which a line of sight is probed."""

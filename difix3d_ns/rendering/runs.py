@@ -18,14 +18,15 @@ from nerfstudio.scripts.render import CropData
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from difix3d_ns.color_matching import match_colors
-from difix3d_ns.enhancer import RenderEnhancer
+from difix3d_ns.cameras.poses import scene_radius
+from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixConfig, DifixFixer
-from difix3d_ns.gaussians import means_and_opacities
-from difix3d_ns.photos import READING_ERRORS
-from difix3d_ns.references import ReferenceConfig
-from difix3d_ns.trajectories import scene_radius
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.enhancer import RenderEnhancer
+from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.images.photos import READING_ERRORS
+from difix3d_ns.splats.gaussians import means_and_opacities
+from difix3d_ns.vetting.color_matching import match_colors
 
 ENHANCED = "rgb_enhanced"
 """Name of the output that Difix makes of `rgb`."""
@@ -176,8 +177,3 @@ class Run:
             return self.model.get_rgba_image(outputs=outputs, output_name="rgb")  # type: ignore[arg-type]
         except (NotImplementedError, AttributeError) as error:
             raise Difix3DError(f"{self.config.method_name} does not render rgba.") from error
-
-
-def reason_of(error: BaseException) -> str:
-    """An error as a part of a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

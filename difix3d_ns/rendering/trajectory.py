@@ -19,14 +19,14 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fix_report import progress_bars
-from difix3d_ns.frames.writing import telling_errors
+from difix3d_ns.files import telling_errors
+from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.geometry import frame_geometry
 from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
-from difix3d_ns.rendering.pictures import PictureOptions, picture, require_names
+from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names
 from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
-from difix3d_ns.rendering.spherical import mark_as_spherical
-from difix3d_ns.steady import SteadyFrames
+from difix3d_ns.videos.spherical import mark_as_spherical
+from difix3d_ns.videos.steady import SteadyFrames
 
 ImageFormat = Literal["jpeg", "png"]
 Picture = Float[Tensor, "height width channels"]
@@ -193,7 +193,7 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
     """Gives what a frame after the other is written by."""
     if options.output_format == "video":
         # Loaded here: pictures need no video coding.
-        from difix3d_ns.frames.videos import VideoWriter
+        from difix3d_ns.videos.writer import VideoWriter
 
         with VideoWriter(options.destination, fps) as video:
             yield video.append

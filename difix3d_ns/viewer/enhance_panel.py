@@ -17,8 +17,8 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError, DifixMemoryError
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixFixer
-from difix3d_ns.stopping import FixStopped
+from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.stopping import FixStopped
 from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, camera_wants_to_move, plain
 
 ENHANCE_PANEL = "Enhanced output (Difix3D+)"

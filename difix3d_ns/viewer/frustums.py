@@ -13,7 +13,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from torch import Tensor
 from viser import CameraFrustumHandle, ViserServer
 
-from difix3d_ns.pseudo_views import PseudoViewSet
+from difix3d_ns.pseudo_views.views import PseudoViewSet
 
 PICTURE_HEIGHT = 100
 """Of a picture in a frustum, in pixels; as the viewer's of training photos."""

@@ -13,7 +13,7 @@ from difix3d_ns.datamanager import Difix3DDataManagerConfig
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.model import Difix3DModelConfig
-from difix3d_ns.pseudo_views import PseudoViewSet
+from difix3d_ns.pseudo_views.views import PseudoViewSet
 from difix3d_ns.viewer.frustums import PseudoViewFrustums
 from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, plain
 

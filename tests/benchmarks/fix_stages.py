@@ -23,9 +23,9 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 
-import difix3d_ns.progressive_update
-import difix3d_ns.vetting
-from difix3d_ns.pseudo_view_writer import SetWriter
+import difix3d_ns.novel_views.progressive_update
+import difix3d_ns.vetting.vet
+from difix3d_ns.pseudo_views.writer import SetWriter
 
 TEST = "test at photos"
 WHOLE = (TEST, "to tensorboard")
@@ -87,19 +87,19 @@ def stages(pipeline: Any) -> list[tuple[Any, str, str]]:
     return [
         (pipeline._update, "test_network", TEST),
         (pipeline.enhancer, "choose_references", "reference search"),
-        (difix3d_ns.progressive_update, "render_novel_views", "rendering"),
+        (difix3d_ns.novel_views.progressive_update, "render_novel_views", "rendering"),
         (pipeline.datamanager, "training_photos", "reference photos"),
         (pipeline.fixer, "fix", "pictures in and out"),
         (network, "encode", "encoder, renders"),
         (network, "_encode_references", "encoder, references"),
         (network.unet, "forward", "UNet"),
         (network, "decode", "decoder"),
-        (difix3d_ns.vetting, "reasons_to_reject", "trust"),
-        (difix3d_ns.vetting, "match_colors", "colours"),
-        (difix3d_ns.vetting, "pixel_confidence", "confidence"),
-        (difix3d_ns.vetting, "to_bytes", "to eight bit"),
+        (difix3d_ns.vetting.vet, "reasons_to_reject", "trust"),
+        (difix3d_ns.vetting.vet, "match_colors", "colours"),
+        (difix3d_ns.vetting.vet, "pixel_confidence", "confidence"),
+        (difix3d_ns.vetting.vet, "to_bytes", "to eight bit"),
         (SetWriter, "write", "PNG files"),
-        (difix3d_ns.progressive_update, "panels", "to tensorboard"),
+        (difix3d_ns.novel_views.progressive_update, "panels", "to tensorboard"),
         (writer, "write_out_storage", "to tensorboard"),
     ]
 

@@ -20,12 +20,12 @@ from pytorch_msssim import ssim
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from difix3d_ns.color_matching import match_colors
-from difix3d_ns.evaluation.paths import visiting_order
+from difix3d_ns.cameras.path_through_photos import visiting_order
 from difix3d_ns.evaluation.run import load_run
-from difix3d_ns.flicker import FrameGeometry, flicker
 from difix3d_ns.pipeline import Difix3DPipeline
-from difix3d_ns.steady import SteadyFrames
+from difix3d_ns.vetting.color_matching import match_colors
+from difix3d_ns.videos.flicker import FrameGeometry, flicker
+from difix3d_ns.videos.steady import SteadyFrames
 
 Images = list[Tensor]
 

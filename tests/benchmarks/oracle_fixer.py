@@ -16,14 +16,14 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.plugins.types import MethodSpecification
 from torch import Tensor
 
+from difix3d_ns.cameras.poses import nearest_poses, pose_distances
 from difix3d_ns.config import difix3d_mini
 from difix3d_ns.difix.resolve import ResolvedDifix
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
+from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
-from difix3d_ns.progressive_update import ProgressiveUpdate
-from difix3d_ns.trajectories import nearest_poses, pose_distances
-from difix3d_ns.walk import NovelViewWalk
 
 
 def photo_weights(

@@ -22,8 +22,8 @@ import torch
 import tyro
 
 from difix3d_ns.rasterization import rasterization
-from difix3d_ns.rasterization.arrays import as_array
 from difix3d_ns.rasterization.binning import bin_gaussians
+from difix3d_ns.rasterization.compiling import as_array
 from difix3d_ns.rasterization.compositing import CompositeGaussians
 from difix3d_ns.rasterization.gaussian_rows import FIRST_COLOR, pack_gaussians
 from difix3d_ns.rasterization.harmonics import HarmonicColors
@@ -74,10 +74,10 @@ def random_scene(num_gaussians: int, width: int, height: int) -> Scene:
 
 def trained_scenes(load_config: Path, num_cameras: int) -> Iterator[Scene]:
     """The Gaussians of a run before some of its training cameras."""
-    from difix3d_ns.fixer import DifixConfig
-    from difix3d_ns.references import ReferenceConfig
+    from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
+    from difix3d_ns.fixing.difix_fixer import DifixConfig
+    from difix3d_ns.fixing.references import ReferenceConfig
     from difix3d_ns.rendering.loading import RunOptions, load_run
-    from difix3d_ns.trajectories import viewmats_from_camera_to_worlds
 
     run = load_run(load_config, RunOptions(DifixConfig(), ReferenceConfig(), with_photos=True))
     parameters = {name: values.detach() for name, values in run.model.gauss_params.items()}

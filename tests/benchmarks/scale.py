@@ -143,7 +143,7 @@ def train(trainer: Any, steps: range) -> float:
 
 def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
     """Opens the scene, fixes novel views, draws from the bank, trains, saves and goes on from there."""
-    from difix3d_ns.fixer import DifixFixer
+    from difix3d_ns.fixing.difix_fixer import DifixFixer
 
     meter = Meter()
     scene = bank_scene(config)
@@ -209,7 +209,7 @@ def measure_resume(config: ScaleConfig, num_views: int) -> Figures:
         trainer = trainer_config.setup(local_rank=0, world_size=1)
         trainer.setup()
     bank = trainer.pipeline.datamanager.pseudo_views
-    from difix3d_ns.pseudo_view_bank import PseudoViewBank
+    from difix3d_ns.pseudo_views.bank import PseudoViewBank
 
     with meter("restore"):
         PseudoViewBank(bank.config).restore(first / "pseudo_views", 70)
@@ -224,10 +224,10 @@ def measure_search(config: ScaleConfig, num_views: int, num_photos: int) -> Figu
     """Chooses references for novel views among photos; the best of three."""
     from nerfstudio.cameras.cameras import Cameras
 
-    from difix3d_ns.fitted_paths import looking_at, random_poses
-    from difix3d_ns.references import ReferenceConfig, choose_references
-    from difix3d_ns.targets import with_nearest_intrinsics
-    from difix3d_ns.walk import NovelViewWalk
+    from difix3d_ns.cameras.generated_paths import looking_at, random_poses
+    from difix3d_ns.cameras.poses import with_nearest_intrinsics
+    from difix3d_ns.fixing.references import ReferenceConfig, choose_references
+    from difix3d_ns.novel_views.walk import NovelViewWalk
 
     generator = torch.Generator().manual_seed(0)
     angles = 2 * math.pi * torch.arange(num_photos) / num_photos
@@ -272,7 +272,7 @@ def measure_training(config: ScaleConfig, num_gaussians: int, width: int, height
 
 def measure_network(config: ScaleConfig, width: int, height: int) -> Figures:
     """The embedded network on one view with its reference, at default settings; the reference new each time."""
-    from difix3d_ns.fixer import DifixConfig, DifixFixer
+    from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
 
     fixer = DifixFixer(DifixConfig(model="embedded"), "cpu")
     pictures = torch.rand((3, 2, height, width, 3), generator=torch.Generator().manual_seed(0))

@@ -29,9 +29,10 @@ from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models import splatfacto
 
-from difix3d_ns.gaussians import fill_between_points
-from difix3d_ns.pseudo_views import PseudoView, PseudoViewSet, camera_with_pose
+from difix3d_ns.cameras.poses import camera_with_pose
+from difix3d_ns.pseudo_views.views import PseudoView, PseudoViewSet
 from difix3d_ns.rasterization import rasterization
+from difix3d_ns.splats.gaussians import fill_between_points
 
 BASE = "splatfacto"
 WITHOUT_FIXES = "difix3d, no fixes"

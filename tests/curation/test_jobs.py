@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from difix3d_ns.curation import strategies
-from difix3d_ns.curation.config import CurateConfig
+from difix3d_ns.curation.curate_options import CurateConfig
 from difix3d_ns.curation.jobs import Job, run_job, run_jobs_of_scene
 from difix3d_ns.curation.pairs import pair_entry
 from difix3d_ns.curation.splits import NotApplicableError

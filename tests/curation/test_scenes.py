@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from difix3d_ns.curation.naming import photo_names
 from difix3d_ns.curation.scenes import read_scene, with_distinct_names
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import photo_names
 
 
 def test_all_paths_of_a_scene_become_absolute(banana: Path) -> None:

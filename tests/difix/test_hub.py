@@ -19,7 +19,7 @@ from difix3d_ns.difix import download, resolve
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.resolve import PUBLISHED_MODEL
-from difix3d_ns.fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LATER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"

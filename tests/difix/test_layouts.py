@@ -15,7 +15,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
 
 IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5))
 

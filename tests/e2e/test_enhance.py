@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from e2e.commands import OFFLINE, run
-from frames.footage import packets
 from PIL import Image, ImageFilter
+from videos.footage import packets
 
-from difix3d_ns.frames.videos import VideoReader
+from difix3d_ns.videos.reader import VideoReader
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ import pytest
 from browser import Page
 from evaluation.conftest import PaintFolder
 
-from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.page import page_of, url_of
 from difix3d_ns.evaluation.report import evaluate
 
@@ -21,7 +21,7 @@ ODD = "50% #1 a?b 'é'"
 
 @pytest.fixture(autouse=True)
 def no_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.metrics.load_lpips", lambda backbone: None)
+    monkeypatch.setattr("difix3d_ns.images.metrics.load_lpips", lambda backbone: None)
 
 
 def make_page(paint: PaintFolder, folder: Path, names: list[str], enhanced: bool = True) -> Path:

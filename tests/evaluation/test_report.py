@@ -14,17 +14,17 @@ from PIL import Image
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation import report
-from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.evaluation.views import Frame, View
-from difix3d_ns.flicker import FrameGeometry
+from difix3d_ns.videos.flicker import FrameGeometry
 
 GRAY, LIGHTER, LIGHTEST = (100, 100, 100), (110, 110, 110), (151, 151, 151)
 
 
 @pytest.fixture(autouse=True)
 def no_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.metrics.load_lpips", lambda backbone: None)
+    monkeypatch.setattr("difix3d_ns.images.metrics.load_lpips", lambda backbone: None)
 
 
 def metrics_of(folder: Path) -> dict:

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 from difix.tiny_network import make_tiny
-from frames.footage import make_pictures, make_video, packets, pixels
 from PIL import Image
 from torch import Tensor
+from videos.footage import make_pictures, make_video, packets, pixels
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixConfig, DifixFixer
-from difix3d_ns.frames.config import EnhanceConfig
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
 from difix3d_ns.frames.enhance import enhance
-from difix3d_ns.frames.pictures import read_picture
-from difix3d_ns.frames.videos import VideoReader
+from difix3d_ns.frames.enhance_options import EnhanceConfig
+from difix3d_ns.frames.picture_files import read_picture
+from difix3d_ns.videos.reader import VideoReader
 
 Run = Callable[..., str]
 Interrupt = Callable[[int], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from frames.footage import make_pictures, make_video
+from videos.footage import make_pictures, make_video
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.frames.sources import PictureSource, Source, open_source, plan_batches

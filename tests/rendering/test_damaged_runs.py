@@ -13,8 +13,8 @@ import yaml
 from foreign_code import Evil
 from nerfstudio.utils.eval_utils import eval_setup
 
-from difix3d_ns.fixer import DifixConfig
-from difix3d_ns.references import ReferenceConfig
+from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
 

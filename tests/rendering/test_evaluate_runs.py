@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.evaluation.config import EvaluateConfig
+from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.evaluation.run import RunSource
-from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixFixer
 
 NUM_HELD_OUT = 5
 

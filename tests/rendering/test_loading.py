@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from difix3d_ns.fixer import DifixConfig
-from difix3d_ns.references import ReferenceConfig
+from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
 COMMIT = "3" * 40

@@ -14,9 +14,9 @@ from nerfstudio.cameras.cameras import CameraType
 from PIL import Image
 
 from difix3d_ns.cli.render import main
-from difix3d_ns.fixer import DifixFixer
-from difix3d_ns.frames.videos import VideoReader
+from difix3d_ns.fixing.difix_fixer import DifixFixer
 from difix3d_ns.rendering.runs import Run
+from difix3d_ns.videos.reader import VideoReader
 
 FRAME_SIZE = (31, 48)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from difix3d_ns.cli.render import main
-from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixFixer
 from difix3d_ns.rendering.runs import Run
 
 Calls = list[tuple[list[torch.Tensor], list[torch.Tensor | None]]]

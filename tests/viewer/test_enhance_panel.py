@@ -12,8 +12,8 @@ import torch
 from difix.tiny_network import make_tiny
 
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.fixer import DifixConfig, DifixFixer
-from difix3d_ns.stopping import FixStopped
+from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.stopping import FixStopped
 from difix3d_ns.viewer.enhance_panel import EnhancePanel
 from difix3d_ns.viewer.panel import plain
 

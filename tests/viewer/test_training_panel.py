@@ -19,7 +19,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from test_pipeline import make_pipeline
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixer import DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixFixer
 from difix3d_ns.pipeline import Difix3DPipeline
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, Progress
 

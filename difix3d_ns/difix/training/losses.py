@@ -8,7 +8,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError
-from difix3d_ns.difix.training.config import LossConfig
+from difix3d_ns.difix.training.train_options import LossConfig
 from difix3d_ns.difix.training.vgg import PerceptualLoss
 
 SMALLEST_ERROR = 1e-6

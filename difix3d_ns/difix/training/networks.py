@@ -11,10 +11,10 @@ from difix3d_ns.difix.architecture import DifixArchitecture, build_difix
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.prompt import PROMPT
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.lora import add_lora
 from difix3d_ns.difix.training.start_autoencoder import start_autoencoder
 from difix3d_ns.difix.training.start_unet import start_unet
+from difix3d_ns.difix.training.train_options import TrainConfig
 from difix3d_ns.difix.vae import SkipAutoencoderKL
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.lora import LoraLayer
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 PUBLISHED_CHECKPOINT = "model.pkl"
 """Its name in the output folder."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from difix3d_ns.difix.errors import DifixError
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.evaluation import Evaluation
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 STEPS_PER_LOG = 10
 

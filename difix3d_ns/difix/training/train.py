@@ -19,7 +19,6 @@ from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage
 from difix3d_ns.difix.training.checkpoint import TrainingState
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.evaluation import Evaluation, evaluate, mean_metrics
 from difix3d_ns.difix.training.lora import fold_lora
 from difix3d_ns.difix.training.losses import DifixLoss
@@ -32,6 +31,7 @@ from difix3d_ns.difix.training.published_checkpoint import (
 )
 from difix3d_ns.difix.training.sampling import Batch, PairSampler
 from difix3d_ns.difix.training.tracking import Report, check_tracker
+from difix3d_ns.difix.training.train_options import TrainConfig
 from difix3d_ns.difix.training.vgg import load_perceptual
 
 TRAINING_FOLDER = "training"

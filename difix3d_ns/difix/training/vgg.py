@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.lpips import load_lpips
-from difix3d_ns.difix.training.config import LossConfig
+from difix3d_ns.difix.training.train_options import LossConfig
 
 VGG_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Convolutions of VGG-16, by stage; each stage but the first starts with a 2x2 maximum."""

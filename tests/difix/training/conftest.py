@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from difix3d_ns.difix.training.config import LossConfig, TrainConfig
+from difix3d_ns.difix.training.train_options import LossConfig, TrainConfig
 from difix3d_ns.difix.training.vgg import VGG_CHANNELS
 
 HEIGHT, WIDTH = 40, 48

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from difix.training.test_training import distance, saved_weights
 
-from difix3d_ns.difix.training.config import LossConfig, TrainConfig
 from difix3d_ns.difix.training.train import train
+from difix3d_ns.difix.training.train_options import LossConfig, TrainConfig
 
 
 def launch_two_processes(config: TrainConfig) -> None:

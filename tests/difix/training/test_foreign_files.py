@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.training.average import WeightAverage
 from difix3d_ns.difix.training.checkpoint import TrainingState
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.train import train
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 
 def test_names_of_pairs_cannot_lead_out_of_the_output_folder(

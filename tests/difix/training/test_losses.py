@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
-from difix3d_ns.difix.training.config import LossConfig
 from difix3d_ns.difix.training.losses import DifixLoss
+from difix3d_ns.difix.training.train_options import LossConfig
 from difix3d_ns.difix.training.vgg import PerceptualLoss, VggFeatures
 
 ALL = LossConfig(charbonnier=1.0, ssim=1.0, gram_warmup_steps=0)

@@ -10,8 +10,8 @@ import torch
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.train import train
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5))
 

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.training import tracking
-from difix3d_ns.difix.training.config import TrainConfig
 from difix3d_ns.difix.training.train import train
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 
 def test_tensorboard_gets_losses_metrics_and_panels(make_config: Callable[..., TrainConfig]) -> None:

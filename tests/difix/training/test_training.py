@@ -21,10 +21,10 @@ from difix3d_ns.difix.architecture import build_difix
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
-from difix3d_ns.difix.training.config import LossConfig, TrainConfig
 from difix3d_ns.difix.training.networks import start_network, trainable_parameters
 from difix3d_ns.difix.training.start_autoencoder import start_autoencoder
 from difix3d_ns.difix.training.train import learning_rate_factor, train
+from difix3d_ns.difix.training.train_options import LossConfig, TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.training import vgg
-from difix3d_ns.difix.training.config import LossConfig
+from difix3d_ns.difix.training.train_options import LossConfig
 from difix3d_ns.difix.training.vgg import PerceptualLoss, VggFeatures, gram_matrix, load_perceptual
 
 

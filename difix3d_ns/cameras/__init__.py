@@ -1,0 +1,1 @@
+"""Cameras: poses, paths made from them, and files that hold paths."""

@@ -1,0 +1,168 @@
+"""Pure pose mathematics: poses between and around the training cameras, and paths fitted to them.
+
+All of it moves with the scene: training poses that are turned, shifted or scaled give the same poses turned, shifted
+and scaled.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation, Slerp
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from difix3d_ns.cameras.poses import k_nearest_poses, scene_radius
+
+NUM_NEIGHBOURS = 2
+"""Neighbours of a photo that `interpolated_poses` goes to."""
+NUM_SPIRAL_TURNS = 2
+
+
+def look_at_point(poses: Float[Tensor, "num_poses 3 4"]) -> Float[Tensor, "3"]:
+    """The point nearest to all optical axes.
+
+    Cameras that look in parallel or apart have none; for them it lies ahead of their middle, twice as far as they
+    spread.
+    """
+    origins, directions = poses[:, :, 3].double(), normalize(-poses[:, :, 2].double(), dim=-1)
+    across = torch.eye(3, dtype=torch.float64) - directions[:, :, None] * directions[:, None, :]
+    middle = origins.mean(dim=0)
+    right_side = torch.einsum("nij,nj->i", across, origins - middle)
+    point = middle + torch.linalg.pinv(across.sum(dim=0), rtol=1e-4, hermitian=True) @ right_side
+    ahead = ((point - origins) * directions).sum(dim=-1)
+    radius = scene_radius(poses)
+    if not bool(ahead.median() > 0.1 * radius):
+        mean_direction = directions.mean(dim=0)
+        forward = normalize(mean_direction if mean_direction.norm() > 1e-3 else directions[0], dim=0)
+        point = middle + 2.0 * radius * forward
+    return point.to(poses)
+
+
+def looking_at(
+    centers: Float[Tensor, "num_poses 3"], points: Float[Tensor, "#num_poses 3"], up: Float[Tensor, "3"]
+) -> Float[Tensor, "num_poses 3 4"]:
+    """Poses at `centers` that look at `points`, as upright as they can be.
+
+    Raises:
+        ValueError: a camera would stand on its point or look straight up or down.
+    """
+    back = centers.double() - points.double()
+    right = torch.linalg.cross(up.double().expand_as(back), back)
+    if bool((right.norm(dim=-1) <= 1e-6 * back.norm(dim=-1)).any()):
+        raise ValueError("a camera stands on the point it is to look at, or above or below it")
+    back, right = normalize(back, dim=-1), normalize(right, dim=-1)
+    columns = (right, torch.linalg.cross(back, right), back, centers.double())
+    return torch.stack(columns, dim=-1).to(centers.dtype)
+
+
+def interpolated_poses(poses: Float[Tensor, "num_photos 3 4"], num_poses: int) -> Float[Tensor, "num_poses 3 4"]:
+    """Poses between neighbouring photos, spread evenly over all pairs of neighbours.
+
+    Neighbours are nearest by pose distance. With more poses than pairs, each pair gets several, evenly spaced.
+    """
+    _, neighbours = k_nearest_poses(poses, poses, NUM_NEIGHBOURS + 1, scene_radius(poses))
+    pairs = sorted({tuple(sorted((i, j))) for i, row in enumerate(neighbours.tolist()) for j in row if i != j})
+    rotations = poses[:, :, :3].double().numpy()
+    found = []
+    # Pose number n of the whole path lies in the middle of the n-th of `num_poses` equal parts.
+    for place in (np.arange(num_poses) + 0.5) / num_poses * len(pairs):
+        first, second = pairs[int(place)]
+        along = place - int(place)
+        if num_poses <= len(pairs):
+            along = 0.5
+        rotation = Slerp([0.0, 1.0], Rotation.from_matrix(rotations[[first, second]]))(along).as_matrix()
+        center = torch.lerp(poses[first, :, 3], poses[second, :, 3], along)
+        found.append(torch.cat([torch.from_numpy(rotation).to(poses), center[:, None]], dim=-1))
+    return torch.stack(found)
+
+
+def orbit_poses(
+    poses: Float[Tensor, "num_photos 3 4"], num_poses: int, size: float = 1.0
+) -> Float[Tensor, "num_poses 3 4"]:
+    """Poses on a full circle around the point that the training cameras look at, all looking at it.
+
+    Height and radius are the training cameras' mean ones, times `size`; the circle starts at the camera farthest from
+    the axis.
+
+    Raises:
+        ValueError: the cameras have no common up direction, or stand above or below their point.
+    """
+    point, up = look_at_point(poses), _mean_up(poses)
+    offsets = poses[:, :, 3] - point
+    heights = offsets @ up
+    outwards = offsets - heights[:, None] * up
+    distances = outwards.norm(dim=-1)
+    first = normalize(outwards[distances.argmax()], dim=0)
+    radius, height = distances.mean() * size, heights.mean() * size
+    angles = _turns(num_poses, 1).to(poses)[:, None]
+    centers = point + height * up + radius * (angles.cos() * first + angles.sin() * torch.linalg.cross(up, first))
+    return looking_at(centers, point[None], up)
+
+
+def spiral_poses(
+    poses: Float[Tensor, "num_photos 3 4"], num_poses: int, size: float = 1.0
+) -> Float[Tensor, "num_poses 3 4"]:
+    """Poses on a spiral around the mean training camera, for scenes seen from one side.
+
+    It turns twice across the image plane and goes forward and back once; `size` 1 reaches as far as the training
+    cameras do in each of these directions. All poses look at the point that the training cameras look at.
+
+    Raises:
+        ValueError: the cameras have no common up direction, or stand above or below their point.
+    """
+    axes = Rotation.from_matrix(poses[:, :, :3].double().numpy()).mean().as_matrix()
+    axes = torch.from_numpy(axes).to(poses)
+    middle = poses[:, :, 3].mean(dim=0)
+    reach = ((poses[:, :, 3] - middle) @ axes).abs().amax(dim=0) * size
+    angles = _turns(num_poses, NUM_SPIRAL_TURNS).to(poses)
+    along = torch.stack([angles.cos(), angles.sin(), (angles / NUM_SPIRAL_TURNS).sin()], dim=-1) * reach
+    return looking_at(middle + along @ axes.T, look_at_point(poses)[None], _mean_up(poses))
+
+
+def random_poses(
+    poses: Float[Tensor, "num_photos 3 4"], num_poses: int, reach: float = 1.0, seed: int = 0
+) -> Float[Tensor, "num_poses 3 4"]:
+    """Poses around the photos, at random but the same for the same seed; every photo gets its turn.
+
+    Each camera is moved by up to `reach` times the typical distance of neighbouring photos, in any direction, and
+    turned so that the point its photo looks at stays in the middle.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rounds = math.ceil(num_poses / len(poses))
+    photos = torch.cat([torch.randperm(len(poses), generator=generator) for _ in range(rounds)])[:num_poses]
+    direction = normalize(torch.randn((num_poses, 3), generator=generator, dtype=torch.float64), dim=-1)
+    # The cube root spreads them evenly over the ball.
+    length = torch.rand((num_poses, 1), generator=generator, dtype=torch.float64) ** (1 / 3)
+    axes, old_centers = poses[photos, :, :3].double(), poses[photos, :, 3].double()
+    moved = reach * _neighbour_distance(poses) * length * direction
+    forward = -axes[:, :, 2]
+    depth = ((look_at_point(poses).double() - old_centers) * forward).sum(dim=-1, keepdim=True)
+    depth = depth.clamp_min(2.0 * reach * _neighbour_distance(poses))
+    centers = old_centers + torch.einsum("nij,nj->ni", axes, moved)
+    wanted = normalize(old_centers + depth * forward - centers, dim=-1)
+    axis = torch.linalg.cross(forward, wanted)
+    angle = torch.atan2(axis.norm(dim=-1, keepdim=True), (forward * wanted).sum(dim=-1, keepdim=True))
+    turn = Rotation.from_rotvec((normalize(axis, dim=-1) * angle).numpy()).as_matrix()
+    return torch.cat([torch.from_numpy(turn) @ axes, centers[:, :, None]], dim=-1).to(poses)
+
+
+def _mean_up(poses: Float[Tensor, "num_photos 3 4"]) -> Float[Tensor, "3"]:
+    up = poses[:, :, 1].mean(dim=0)
+    if up.norm() < 1e-3:
+        raise ValueError("they have no common up direction")
+    return normalize(up, dim=0)
+
+
+def _turns(num_poses: int, num_turns: int) -> Float[Tensor, "num_poses"]:
+    return torch.arange(num_poses, dtype=torch.float64) * (2 * math.pi * num_turns / num_poses)
+
+
+def _neighbour_distance(poses: Float[Tensor, "num_photos 3 4"]) -> float:
+    """Median distance of a photo's camera to the nearest other one; of cameras in one place, a tenth of a unit."""
+    without_turns = torch.cat([torch.eye(3).expand(len(poses), 3, 3).to(poses), poses[:, :, 3:]], dim=-1)
+    distances, _ = k_nearest_poses(without_turns, without_turns, 2)
+    return float(distances[:, -1].median()) or 0.1

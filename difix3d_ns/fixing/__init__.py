@@ -1,0 +1,1 @@
+"""Fixing a render: the fixer protocol, Difix as a fixer, and the photo that it is given as reference."""

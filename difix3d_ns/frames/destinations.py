@@ -1,0 +1,107 @@
+"""What the OUTPUT of a command line stands for, and what it must not be."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import IMAGES, VIDEO_OUTPUTS, distinct_names
+from difix3d_ns.frames.enhance_options import EnhanceConfig
+from difix3d_ns.frames.sinks import PictureSink, Sink, VideoSink
+from difix3d_ns.frames.sources import PictureSource, Source, VideoSource, frame_rate
+
+
+def open_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -> Sink:
+    """The sink of the configured output; nothing is written yet.
+
+    Args:
+        config: the command's options.
+        source: the frames.
+        settings: what pieces of one video must have in common.
+
+    Raises:
+        Difix3DError: the output does not fit the frames, or would lie among them.
+    """
+    output = config.output
+    suffix = output.suffix.lower()
+    one_picture = isinstance(source, PictureSource) and source.files == [config.input]
+    _require_apart(config.input, output)
+    if output.is_dir() or not suffix:
+        files = [output / name for name in _file_names(source, config.image_format)]
+        _require_no_input(source, files)
+        return PictureSink(source, files, output)
+    if suffix in VIDEO_OUTPUTS and not one_picture:
+        return _video_sink(config, source, settings)
+    if suffix in IMAGES and one_picture:
+        _require_no_input(source, [output])
+        return PictureSink(source, [output], None)
+    if suffix in (*IMAGES, *VIDEO_OUTPUTS):
+        fitting = "a picture or a folder" if one_picture else "a folder or a video"
+        raise Difix3DError(f"{config.input} cannot become {output}: give {fitting} as output.")
+    raise Difix3DError(
+        f"{output} has an unknown extension: pictures are written as {', '.join(IMAGES)}, videos as "
+        f"{', '.join(VIDEO_OUTPUTS)}, and a folder has none."
+    )
+
+
+def _video_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -> VideoSink:
+    rate = frame_rate(source, config.fps)
+    is_video = isinstance(source, VideoSource)
+    if rate is None:
+        raise Difix3DError("pictures have no frame rate: add --fps, such as --fps 30, to make a video of them.")
+    if is_video and config.fps is not None:
+        raise Difix3DError(f"--fps is for videos made of pictures: {config.input} keeps its own frame times.")
+    first = next((index for index in range(len(source)) if source.size(index) is not None), 0)
+    for index in range(len(source)):
+        size, expected = source.size(index), source.size(first)
+        if size is not None and expected is not None and size != expected:
+            raise Difix3DError(
+                f"a video needs frames of one size: {source.name(first)} has {expected[1]} x {expected[0]} pixels and "
+                f"{source.name(index)} {size[1]} x {size[0]}."
+            )
+    if is_video and config.audio:
+        from difix3d_ns.videos.joining import require_audio_fits
+
+        require_audio_fits(config.input, config.output)
+    return VideoSink(
+        source,
+        config.output,
+        rate,
+        config.crf,
+        config.frames_per_piece,
+        settings,
+        audio=is_video and config.audio,
+        keep_last_frames=config.previous_frame_as_reference,
+    )
+
+
+def _file_names(source: Source, image_format: str) -> list[Path]:
+    names = [source.name(index) for index in range(len(source))]
+    if isinstance(source, PictureSource) and len(set(names)) < len(names):  # a pattern over several folders
+        bare = distinct_names([Path(os.path.abspath(file)).with_suffix("") for file in source.files])
+        names = [Path(f"{stem}{name.suffix}") for stem, name in zip(bare, names, strict=True)]
+    if image_format != "same":
+        names = [name.with_suffix(f".{image_format}") for name in names]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise Difix3DError(f"{count} frames would be written as {name}: rename them, or leave out --image-format.")
+    return names
+
+
+def _require_apart(given: Path, output: Path) -> None:
+    if not given.is_dir():
+        return
+    inside, folder = Path(os.path.realpath(output)), Path(os.path.realpath(given))
+    if inside == folder or folder in inside.parents:
+        raise Difix3DError(f"the output {output} lies inside the input folder {given}: choose a place outside of it.")
+
+
+def _require_no_input(source: Source, files: list[Path]) -> None:
+    if not isinstance(source, PictureSource):
+        return
+    inputs = {os.path.realpath(file) for file in source.files}
+    for file in files:
+        if os.path.realpath(file) in inputs:
+            raise Difix3DError(f"the output {file} is an input as well: choose another place for it.")

@@ -1,0 +1,95 @@
+"""Which reference each frame gets: one photo, a photo of a folder, or a scene's photo nearest by pose."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import IMAGES, match_by_name_or_order
+from difix3d_ns.frames.picture_files import read_picture
+from difix3d_ns.frames.sources import pictures_in
+
+MAX_PHOTOS = 4
+"""Photos that are kept in memory as pixels; what the network makes of them is remembered longer."""
+
+
+class References:
+    """The reference of each frame.
+
+    Args:
+        photos: the photo of each frame; None for frames without one.
+        how: one sentence for the user; empty without references.
+    """
+
+    def __init__(self, photos: Sequence[Path | None], how: str) -> None:
+        self.photos = photos
+        self.how = how
+        self._pixels: OrderedDict[Path, Tensor] = OrderedDict()
+
+    def __getitem__(self, index: int) -> Float[Tensor, "height width 3"] | None:
+        """Values in [0, 1]; Difix3DError if the photo cannot be read."""
+        photo = self.photos[index]
+        if photo is None:
+            return None
+        if photo not in self._pixels:
+            self._pixels[photo] = read_picture(photo).over_black()
+            if len(self._pixels) > MAX_PHOTOS:
+                self._pixels.popitem(last=False)
+        self._pixels.move_to_end(photo)
+        return self._pixels[photo]
+
+
+def find_references(reference: Path | None, camera_path: Path | None, names: Sequence[Path]) -> References:
+    """The references of all frames.
+
+    Args:
+        reference: a photo, a folder of photos, a scene, or None.
+        camera_path: for a scene, the cameras of the frames.
+        names: the file names of the frames.
+
+    Raises:
+        Difix3DError: there is no such reference, or it does not fit the frames.
+    """
+    if reference is None:
+        return References([None] * len(names), "")
+    if not reference.exists():
+        raise Difix3DError(f"the reference {reference} is missing: give a photo, a folder of photos or a scene.")
+    is_scene = reference.suffix.lower() == ".json" or (reference / "transforms.json").exists()
+    if camera_path is not None:
+        if not is_scene:
+            raise Difix3DError(
+                f"--camera-path needs a scene with cameras as --reference, and {reference} has no transforms.json: "
+                "leave --camera-path out, or give the scene's folder or transforms JSON."
+            )
+        # Loads nerfstudio's dataparsers: only for scenes.
+        from difix3d_ns.frames.photos_by_pose import nearest_photos
+
+        return References(nearest_photos(reference, camera_path, names), f"photos of {reference} nearest by pose.")
+    if is_scene and not (reference.is_dir() and _matches(names, pictures_in(reference))):
+        raise Difix3DError(
+            f"the scene {reference} does not tell where the frames were rendered from: add their cameras by "
+            "--camera-path, or give one photo or a folder with a photo for each frame."
+        )
+    if reference.is_file():
+        if reference.suffix.lower() not in IMAGES:
+            raise Difix3DError(f"the reference {reference} has an unknown extension: photos are {', '.join(IMAGES)}.")
+        return References([reference] * len(names), f"{reference} for all frames.")
+    photos = pictures_in(reference)
+    if not photos:
+        raise Difix3DError(f"the reference folder {reference} holds no pictures ({', '.join(IMAGES)}).")
+    order, how = match_by_name_or_order(names, photos, f"the reference folder {reference}", "photos")
+    return References([photos[index] for index in order], f"photos of {reference}, matched by {how}.")
+
+
+def _matches(names: Sequence[Path], photos: Sequence[Path]) -> bool:
+    """Whether there is a photo for each frame."""
+    try:
+        match_by_name_or_order(names, photos, "", "")
+    except Difix3DError:
+        return False
+    return True

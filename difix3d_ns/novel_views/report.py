@@ -1,0 +1,99 @@
+"""What is said and shown about one fix of the novel views."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from difix3d_ns.pseudo_views.views import PseudoViewSet
+from difix3d_ns.vetting.vet import NovelViewFix
+
+NUM_LOGGED_VIEWS = 4
+"""Before/after images that each fix sends to tensorboard."""
+LOGGED_HEIGHT = 360
+"""Their height in pixels, at most: they are kept for every fix of a run."""
+NUM_NAMED_VIEWS = 3
+"""Rejected views that the line about a fix gives reasons for; all reasons are in the set's JSON."""
+
+
+class PartTimer:
+    """Adds up how long the kinds of work of one fix take, which come again and again."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, work: str) -> Iterator[None]:
+        """Counts the time inside for this kind of work."""
+        started = time.perf_counter()
+        yield
+        self._seconds[work] = self._seconds.get(work, 0.0) + time.perf_counter() - started
+
+    def __str__(self) -> str:
+        return ", ".join(f"{work} {seconds:.1f} s" for work, seconds in self._seconds.items())
+
+
+def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None = None) -> str:
+    """A fix in half a sentence: how many views were fixed, which are rejected and why, and how much they count.
+
+    Args:
+        views: what the fix made.
+        num_arrived: how many of the views stand at their targets.
+        reliability: share of the renders' error at photos that the network removes; None if it was not tested.
+    """
+    num_views = len(views.views) + len(views.rejected)
+    facts = [f"{num_arrived} at their targets"]
+    if views.rejected:
+        named = [f"view {view.target} for {' and '.join(view.reasons)}" for view in views.rejected[:NUM_NAMED_VIEWS]]
+        more = len(views.rejected) - len(named)
+        facts.append(f"{len(views.rejected)} rejected: {', '.join(named)}{f', and {more} more' if more else ''}")
+    if views.views:
+        mean = sum(view.mean_confidence for view in views.views) / len(views.views)
+        facts.append(f"mean confidence {mean:.0%}")
+    if reliability is not None:
+        facts.append(f"reliability {reliability:.0%}")
+    return f"fixed {num_views} novel views ({'; '.join(facts)})"
+
+
+def panels(
+    fixes: Sequence[NovelViewFix],
+    views: PseudoViewSet,
+    references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None],
+    first_target: int = 0,
+) -> dict[str, Float[Tensor, "logged_height width_of_panels 3"]]:
+    """Render, fixed view, confidence and, if it has their size, reference, side by side.
+
+    Args:
+        fixes: some of the novel views, in the order of their targets.
+        views: what became of them, with its pictures; a rejected view has a black confidence.
+        references: the photo that the network was given for each, None where it was given none.
+        first_target: index of the first one's target.
+
+    Returns:
+        Images in [0, 1] of those that are among the first `NUM_LOGGED_VIEWS` views, by names for tensorboard.
+    """
+    images = {}
+    taught = {view.target: view.load() for view in views.views if view.target < NUM_LOGGED_VIEWS}
+    for target, fix, reference in zip(range(first_target, NUM_LOGGED_VIEWS), fixes, references, strict=False):
+        view = taught.get(target)
+        fixed = fix.fixed.nan_to_num(0.0) if view is None else view.image.float() / 255
+        confidence = torch.zeros_like(fixed) if view is None else (view.confidence.float() / 255).expand_as(fixed)
+        pictures = [fix.render, fixed, confidence]
+        if reference is not None and reference.shape == fixed.shape:
+            pictures.append(reference)
+        images[f"Novel Views/{target}: render, fixed, confidence, reference"] = _small(torch.cat(pictures, dim=1))
+    return images
+
+
+def _small(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "logged_height logged_width 3"]:
+    height, width = image.shape[:2]
+    if height <= LOGGED_HEIGHT:
+        return image
+    size = (LOGGED_HEIGHT, max(1, round(width * LOGGED_HEIGHT / height)))
+    return interpolate(image.permute(2, 0, 1)[None], size, mode="area")[0].permute(1, 2, 0)

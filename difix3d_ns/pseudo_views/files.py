@@ -1,0 +1,234 @@
+"""Sets of pseudo views in a run's folder: PNG and JSON, for people, for other tools and for a run that resumes.
+
+`pseudo_view_writer` writes them.
+
+pseudo_views/step-000000400/pseudo_views.json            cameras, references, reasons of rejection
+pseudo_views/step-000000400/view-0000.png                a fixed view that teaches
+pseudo_views/step-000000400/view-0000-confidence.png     how much each pixel counts, white is fully
+pseudo_views/rejected/step-000000400-view-0003-*.png     render and fixed view of a rejected one
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from PIL import Image
+from torch import Tensor
+
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.pseudo_views.views import PseudoView, PseudoViewSet, RejectedView
+
+INDEX_NAME = "pseudo_views.json"
+REJECTED_FOLDER = "rejected"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last bytes of every PNG."""
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """A pseudo view whose pictures wait in the run's folder."""
+
+    camera: Cameras
+    """The novel camera, shape (1,), on the CPU."""
+    folder: Path
+    """The set's folder."""
+    image_name: str
+    confidence_name: str
+    reference: int | None
+    """Index of the training photo that Difix was given."""
+    target: int
+    """Index of the target that this view walks to."""
+    reliability: float = 0.0
+    """How reliable the network was when it made this view, in [0, 1]."""
+    mean_confidence: float = 0.0
+    """Mean of the confidence of its pixels, in [0, 1]."""
+
+    def check(self) -> None:
+        """Looks at the pictures' first and last bytes, which costs little and finds most damage.
+
+        Raises:
+            Difix3DError: one is missing, cut off, or not of the camera's size.
+        """
+        for name in (self.image_name, self.confidence_name):
+            _check_image(self.folder / name, (int(self.camera.width), int(self.camera.height)))
+
+    def load(self) -> PseudoView:
+        """Reads the pictures.
+
+        Raises:
+            Difix3DError: one is missing, damaged, or not of the camera's size.
+        """
+        size = int(self.camera.width), int(self.camera.height)
+        image = _read_image(self.folder / self.image_name, "RGB", size)
+        confidence = _read_image(self.folder / self.confidence_name, "L", size)[..., None]
+        return PseudoView(self.camera, image, confidence, self.reference, self.target, self.reliability)
+
+
+def read_set(folder: Path) -> PseudoViewSet:
+    """Reads a set's cameras; its pictures stay on disk until they are loaded.
+
+    Raises:
+        Difix3DError: the set's index is missing, damaged or laid out otherwise.
+    """
+    try:
+        index = json.loads((folder / INDEX_NAME).read_text())
+        # Names are taken without their folders, so that an index from elsewhere cannot point outside its own.
+        views = [
+            StoredView(
+                camera=_read_camera(entry),
+                folder=folder,
+                image_name=Path(entry["image"]).name,
+                confidence_name=Path(entry["confidence"]).name,
+                reference=None if entry["reference"] is None else int(entry["reference"]),
+                target=int(entry["target"]),
+                reliability=float(entry.get("reliability", 0.0)),  # sets of earlier versions have none
+                mean_confidence=float(entry.get("mean_confidence", 0.0)),
+            )
+            for entry in index["views"]
+        ]
+        rejected = [
+            RejectedView(_read_camera(entry), int(entry["target"]), tuple(entry["reasons"]))
+            for entry in index["rejected"]
+        ]
+        return PseudoViewSet(int(index["step"]), views, rejected)
+    except UNEXPECTED_CONTENT as error:
+        raise Difix3DError(
+            f"the saved novel views {folder / INDEX_NAME} cannot be read ({type(error).__name__}: {error})."
+        ) from error
+
+
+def copy_sets(source: Path, folder: Path, last_step: int) -> None:
+    """Copies the sets made at `last_step` or before, so that a resumed run's folder can itself be resumed from.
+
+    Raises:
+        Difix3DError: they cannot be copied.
+    """
+    if source.resolve() == folder.resolve():
+        return
+    try:
+        for saved in saved_sets(source, last_step):
+            unfinished = unfinished_folder(folder / saved.name)
+            try:
+                _link_or_copy(saved.glob("*"), unfinished)
+                put_in_place(unfinished, folder / saved.name)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            pictures = rejected_pictures(source, saved.name)
+            if pictures:
+                _link_or_copy(pictures, folder / REJECTED_FOLDER)
+    except OSError as error:
+        raise Difix3DError(
+            f"the novel views of {source} cannot be copied into {folder} ({error.strerror or error}): make room."
+        ) from error
+
+
+def unfinished_folder(final: Path) -> Path:
+    """An empty folder to fill beside `final`: an interrupted run leaves no half set."""
+    unfinished = final.with_name(f".{final.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def put_in_place(unfinished: Path, final: Path) -> None:
+    """Puts a folder that is filled where it belongs."""
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+
+
+def rejected_pictures(folder: Path, name: str) -> list[Path]:
+    """Pictures of the rejected views of the set `name`."""
+    return list((folder / REJECTED_FOLDER).glob(f"{name}-*.png"))
+
+
+def set_name(step: int) -> str:
+    """Folder name of the set made at `step`; names sort by step."""
+    return f"step-{step:09d}"
+
+
+def saved_sets(folder: Path, last_step: int | None = None) -> list[Path]:
+    """Folders of the finished sets in `folder`, oldest first; none later than `last_step` if it is given."""
+    sets = sorted(path for path in folder.glob("step-*") if path.is_dir())
+    return [path for path in sets if last_step is None or path.name <= set_name(last_step)]
+
+
+def _link_or_copy(files: Iterable[Path], folder: Path) -> None:
+    """Puts files into a folder, where it can be without taking up room a second time: no file of a set ever changes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if not file.is_file():
+            continue
+        copy = folder / file.name
+        try:
+            copy.unlink(missing_ok=True)
+            os.link(file, copy)
+        except OSError:  # another disk, or a file system without links
+            shutil.copy2(file, copy)
+
+
+def camera_entry(camera: Cameras) -> dict:
+    """A camera as it is told in a set's index."""
+    return {
+        "camera_to_world": camera.camera_to_worlds[0].tolist(),
+        **{name: float(getattr(camera, name)) for name in ("fx", "fy", "cx", "cy")},
+        **{name: int(getattr(camera, name)) for name in ("width", "height")},
+        "camera_type": CameraType(int(camera.camera_type)).name,
+    }
+
+
+def _read_camera(entry: dict) -> Cameras:
+    names = ("fx", "fy", "cx", "cy", "width", "height")
+    pose = torch.tensor(entry["camera_to_world"], dtype=torch.float32)
+    if pose.shape != (3, 4) or not pose.isfinite().all():
+        raise ValueError("a camera_to_world is no matrix of 3 x 4 finite numbers")
+    wrong = [
+        name for name in names if not math.isfinite(entry[name]) or (entry[name] <= 0 and name not in ("cx", "cy"))
+    ]
+    if wrong:
+        raise ValueError(f"the {wrong[0]} of a camera is {entry[wrong[0]]}")
+    return Cameras(
+        camera_to_worlds=pose[None],
+        camera_type=CameraType[entry["camera_type"]],
+        metadata={},
+        **{name: torch.tensor([[entry[name]]]) for name in names},
+    )
+
+
+def _read_image(path: Path, mode: str, size: tuple[int, int]) -> UInt8[Tensor, "height width *channels"]:
+    """A picture of `size`, width and height.
+
+    Raises:
+        Difix3DError: it is missing, damaged or of another size.
+    """
+    with _opened(path, size) as image:
+        return torch.from_numpy(np.array(image.convert(mode)))
+
+
+def _check_image(path: Path, size: tuple[int, int]) -> None:
+    with _opened(path, size), path.open("rb") as file:
+        file.seek(-len(PNG_END), os.SEEK_END)
+        if file.read() != PNG_END:
+            raise ValueError("its end is missing")
+
+
+@contextmanager
+def _opened(path: Path, size: tuple[int, int]) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            if image.size != size:
+                raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels, its camera {size[0]} x {size[1]}")
+            yield image
+    except (*UNEXPECTED_CONTENT, SyntaxError, Image.DecompressionBombError) as error:
+        raise Difix3DError(f"the saved novel view {path} cannot be read ({error}).") from error

@@ -1,0 +1,1 @@
+"""Resuming: reading checkpoints, and what a run starts from."""

@@ -1,0 +1,1 @@
+"""Gaussians: where they start, how many there are, and what a render of them returns."""

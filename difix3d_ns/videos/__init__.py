@@ -1,0 +1,1 @@
+"""Videos: reading, writing and joining them, and how steady their frames are."""

@@ -1,0 +1,134 @@
+"""Joining coded pieces of a video and copying the audio of the video they were made from, packet by packet."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+from av.error import FFmpegError, InvalidDataError
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import VIDEO_OUTPUTS, part_of, telling_errors
+from difix3d_ns.videos.reader import VideoReader
+from difix3d_ns.videos.writer import open_output
+
+TRIAL_PACKETS = 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the frames of a video are shown."""
+
+    times: Sequence[int]
+    """Of each frame, ascending, in units of `time_base`."""
+    durations: Sequence[int]
+    """How long each frame is shown, in units of `time_base`."""
+    time_base: Fraction
+    """In seconds."""
+
+
+def require_audio_fits(video: Path, output: Path) -> None:
+    """Tries whether the output's container holds the audio of a video.
+
+    Raises:
+        Difix3DError: it does not.
+    """
+    with av.open(str(video)) as source:
+        codecs = [stream.codec_context.name for stream in source.streams.audio]
+        try:
+            with av.open(BytesIO(), "w", format=VIDEO_OUTPUTS[output.suffix.lower()]) as trial:
+                copies = {each.index: trial.add_stream_from_template(each) for each in source.streams.audio}
+                # Some containers object when they are closed, and only if something was written.
+                for packet in islice(_audio_packets(source, copies, Fraction(0)) if copies else (), TRIAL_PACKETS):
+                    trial.mux(packet)
+        except (ValueError, FFmpegError) as error:
+            raise Difix3DError(
+                f"{output.suffix} files do not hold this {', '.join(codecs)} audio, which {video} has: choose "
+                f"another of {', '.join(VIDEO_OUTPUTS)}, or add --no-audio."
+            ) from error
+
+
+def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Timing, audio: VideoReader | None) -> None:
+    """Writes the packets of all pieces, and of the audio, into one file, which appears when it is whole.
+
+    Args:
+        pieces: coded by `VideoWriter` with the same options; empty files are passed over.
+        output: the video to write.
+        coded: the times of all frames that were given to `VideoWriter`.
+        timing: when each frame is shown in the new video.
+        audio: the video whose audio is copied; None for none.
+
+    Raises:
+        Difix3DError: a piece is damaged or coded otherwise, there are none, or the file cannot be written.
+    """
+    filled = [piece for piece in pieces if piece.stat().st_size]
+    if not filled:
+        raise Difix3DError(f"there are no frames to write to {output}.")
+    part = part_of(output)
+    try:
+        with telling_errors(output, FFmpegError), ExitStack() as stack:
+            container = stack.enter_context(open_output(part, output))
+            first = stack.enter_context(_open_piece(filled[0])).streams.video[0]
+            video_stream = container.add_stream_from_template(first, opaque=True)
+            tracks = [_video_packets(filled, first, video_stream, coded, timing)]
+            if audio is not None:
+                source = stack.enter_context(av.open(str(audio.file)))
+                copies = {each.index: container.add_stream_from_template(each) for each in source.streams.audio}
+                if copies:
+                    tracks.append(_audio_packets(source, copies, audio.offset))
+            for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
+                container.mux(packet)
+        with telling_errors(output):
+            os.replace(part, output)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _video_packets(pieces: Sequence[Path], first: Any, stream: Any, coded: Timing, timing: Timing) -> Iterator[Any]:
+    for piece in pieces:
+        with _open_piece(piece) as container:
+            track = container.streams.video[0]
+            if track.codec_context.extradata != first.codec_context.extradata or track.time_base != first.time_base:
+                raise Difix3DError(
+                    f"{piece} is coded otherwise than the other pieces, by another version of the video library: "
+                    "delete it and repeat the command with --resume."
+                )
+            for packet in container.demux(track):
+                if packet.pts is None:
+                    continue
+                index = bisect_left(coded.times, round(packet.pts * packet.time_base / coded.time_base))
+                packet.time_base = timing.time_base
+                packet.pts = packet.dts = timing.times[index]
+                packet.duration = timing.durations[index]
+                packet.stream = stream
+                yield packet
+
+
+@contextmanager
+def _open_piece(piece: Path) -> Iterator[Any]:
+    try:
+        with av.open(str(piece)) as container:
+            yield container
+    except InvalidDataError as error:
+        raise Difix3DError(f"the piece {piece} is damaged: delete it and repeat the command with --resume.") from error
+
+
+def _audio_packets(source: Any, copies: dict[int, Any], offset: Fraction) -> Iterator[Any]:
+    for packet in source.demux(*source.streams.audio):
+        if packet.dts is None:
+            continue
+        shift = round(offset / packet.time_base)
+        packet.dts -= shift
+        packet.pts = None if packet.pts is None else packet.pts - shift
+        packet.stream = copies[packet.stream_index]
+        yield packet

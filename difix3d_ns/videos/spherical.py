@@ -1,0 +1,33 @@
+"""Telling players that a video shows the whole sphere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+from av.error import FFmpegError
+from nerfstudio.scripts.render import insert_spherical_metadata_into_file
+
+from difix3d_ns.files import part_of, telling_errors
+
+
+def mark_as_spherical(video: Path) -> None:
+    """Adds the metadata of equirectangular frames to an MP4; leaves other containers as they are.
+
+    Raises:
+        Difix3DError: it cannot be written.
+    """
+    if video.suffix.lower() != ".mp4":
+        return
+    part = part_of(video)
+    with telling_errors(video, FFmpegError):
+        # nerfstudio adds to a file whose index is its last part.
+        with av.open(str(video)) as source, av.open(str(part), "w", format="mp4") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(source.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+        insert_spherical_metadata_into_file(part)
+        os.replace(part, video)

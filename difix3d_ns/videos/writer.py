@@ -1,0 +1,141 @@
+"""Writing videos frame by frame (PyAV)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import Self
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import VIDEO_OUTPUTS, part_of, telling_errors
+from difix3d_ns.videos.colors import ACCURATE, VideoColors
+
+
+class VideoWriter:
+    """Codes frames as H.264; the file appears under its name when it is whole, and not at all after an error.
+
+    Frames of odd size are coded as yuv444p, which keeps their size; others as yuv420p, which every player shows.
+
+    Args:
+        file: an .mp4, .mov, .m4v or .mkv.
+        fps: frames per second.
+        crf: x264's constant quality: 0 loses nothing, 17 shows no loss, 23 is small, 51 is the worst.
+        time_base: unit of the times given to `append`, in seconds; that of one frame if None.
+        pixel_aspect: width of a pixel as a multiple of its height.
+        colors: how values stand for colours.
+        container_format: FFmpeg's name of the container; the one of the file's extension if None.
+
+    Raises:
+        Difix3DError: the file's extension is none for H.264, frames differ in size, or there is no space left.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        fps: Fraction | float,
+        crf: int = 17,
+        time_base: Fraction | None = None,
+        pixel_aspect: Fraction | None = None,
+        colors: VideoColors | None = None,
+        container_format: str | None = None,
+    ) -> None:
+        self.file = file
+        self.container_format = container_format
+        self.part = part_of(file)
+        self.fps = Fraction(fps).limit_denominator(100_000)
+        self.crf = crf
+        self.time_base = time_base or 1 / self.fps
+        self.pixel_aspect = pixel_aspect or Fraction(1)
+        self.colors = colors or VideoColors()
+        self._container: Any = None
+        self._stream: Any = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._container = open_output(self.part, self.file, self.container_format)
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                with telling_errors(self.file, FFmpegError):
+                    if self._stream is None:
+                        raise Difix3DError(f"there are no frames to write to {self.file}.")
+                    self._container.mux(self._stream.encode())
+                    self._container.close()
+                    os.replace(self.part, self.file)
+        finally:
+            with suppress(FFmpegError, OSError):
+                self._container.close()
+            self.part.unlink(missing_ok=True)
+
+    def append(self, frame: Float[Tensor, "height width 3"], time: int | None = None, duration: int = 0) -> None:
+        """Writes one frame.
+
+        Args:
+            frame: in [0, 1]; of the first one's size.
+            time: when it is shown, in units of the time base and after the frame before; its index if None.
+            duration: how long, in units of the time base; 0 if not known.
+        """
+        height, width = frame.shape[:2]
+        if self._stream is None:
+            self._stream = self._start(height, width)
+        stream = self._stream
+        if (height, width) != (stream.height, stream.width):
+            raise Difix3DError(
+                f"frame {self._count + 1} of {self.file} has {width} x {height} pixels where the first has "
+                f"{stream.width} x {stream.height}: a video needs frames of one size."
+            )
+        values = (frame.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
+        coded = av.VideoFrame.from_ndarray(values, "rgb24").reformat(
+            format=stream.pix_fmt,
+            src_color_range=ColorRange.JPEG,
+            dst_colorspace=self.colors.matrix(height),
+            dst_color_range=ColorRange.MPEG,
+            interpolation=ACCURATE,
+        )
+        coded.time_base = self.time_base
+        coded.pts = self._count if time is None else time
+        coded.duration = duration
+        self._count += 1
+        with telling_errors(self.file, FFmpegError):
+            self._container.mux(stream.encode(coded))
+
+    def _start(self, height: int, width: int) -> Any:
+        # Without B-frames the packets come in the order of their times, so that files can be joined.
+        options = {"crf": str(self.crf), "preset": "medium", "bf": "0"}
+        stream: Any = self._container.add_stream("libx264", rate=self.fps, options=options, time_base=self.time_base)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
+        context = stream.codec_context
+        context.time_base = self.time_base
+        context.sample_aspect_ratio = self.pixel_aspect
+        colors = self.colors.told(height)
+        context.colorspace, context.color_range = colors.colorspace, ColorRange.MPEG
+        context.color_primaries, context.color_trc = colors.primaries, colors.transfer
+        return stream
+
+
+def open_output(part: Path, file: Path, container_format: str | None = None) -> Any:
+    """A PyAV container that writes to `part` what is to be `file`.
+
+    Raises:
+        Difix3DError: the file's extension is none for H.264, or it cannot be written there.
+    """
+    container_format = container_format or VIDEO_OUTPUTS.get(file.suffix.lower())
+    if container_format is None:
+        raise Difix3DError(f"videos are written as {', '.join(VIDEO_OUTPUTS)}, not as {file.name}.")
+    options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
+    with telling_errors(file, FFmpegError):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        return av.open(str(part), "w", format=container_format, options=options)

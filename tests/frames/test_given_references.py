@@ -1,0 +1,113 @@
+"""Which photo each frame gets, and what is said when there is none for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from videos.footage import make_pictures
+
+from difix3d_ns.errors import Difix3DError
+from difix3d_ns.frames.given_references import find_references
+from difix3d_ns.frames.photos_by_pose import nearest_photos
+
+FRAMES = [Path(f"frame_{index}.png") for index in range(3)]
+
+
+def test_one_photo_serves_all_frames_without_what_it_hides(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.full((4, 4, 4), [255, 255, 255, 51], np.uint8)).save(photo)
+    references = find_references(photo, None, FRAMES)
+    assert all(torch.allclose(references[index], torch.full((4, 4, 3), 0.2)) for index in range(3))
+    assert str(photo) in references.how
+
+
+def test_photos_are_matched_by_name_where_all_names_match(tmp_path: Path) -> None:
+    for index in range(5):
+        make_pictures(tmp_path / "made", 1)[0].rename(tmp_path / f"frame_{4 - index}.jpg")
+    references = find_references(tmp_path, None, FRAMES)
+    assert [photo.name for photo in references.photos if photo] == ["frame_0.jpg", "frame_1.jpg", "frame_2.jpg"]
+    assert "by name" in references.how
+
+
+def test_photos_are_matched_by_order_where_names_differ_and_wrong_numbers_are_told(tmp_path: Path) -> None:
+    for name in ("photo2.png", "frame_1.png", "photo10.png"):
+        make_pictures(tmp_path / "made", 1)[0].rename(tmp_path / name)
+    references = find_references(tmp_path, None, FRAMES)
+    assert [photo.name for photo in references.photos if photo] == ["frame_1.png", "photo2.png", "photo10.png"]
+    assert "by order" in references.how
+    (tmp_path / "photo10.png").unlink()
+    with pytest.raises(Difix3DError, match="has 2 photos for 3 frames and none named frame_0"):
+        find_references(tmp_path, None, FRAMES)
+
+
+def test_no_reference_is_none_for_each_frame() -> None:
+    references = find_references(None, None, FRAMES)
+    assert [references[index] for index in range(3)] == [None] * 3
+
+
+def transforms_of(scene: Path) -> dict:
+    return json.loads(scene.read_text())
+
+
+@pytest.mark.parametrize("applied", [False, True])
+def test_the_training_photos_of_a_scene_are_nearest_to_their_own_cameras(
+    edit_transforms: Callable[..., Path], tmp_path: Path, applied: bool
+) -> None:
+    def change(transforms: dict) -> None:
+        transforms.pop("applied_transform", None)
+        if applied:
+            transforms["applied_transform"] = [[0, 1, 0, 0.5], [1, 0, 0, 0], [0, 0, -1, 2]]
+            transforms["applied_scale"] = 3.0
+
+    scene = edit_transforms(change)
+    transforms = transforms_of(scene)
+    frames = {frame["file_path"]: frame for frame in transforms["frames"]}
+    trained = transforms["train_filenames"]
+    for names in (trained, trained[::-1]):
+        cameras = tmp_path / "cameras.json"
+        cameras.write_text(json.dumps({"frames": [{**frames[name], "file_path": f"x/{name}"} for name in trained]}))
+        found = nearest_photos(scene, cameras, [Path(name).with_suffix(".png") for name in names])
+        assert [photo.name for photo in found] == [Path(name).name for name in names]
+
+
+def test_a_camera_path_of_the_viewer_finds_the_photos_it_passes(banana: Path, tmp_path: Path) -> None:
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    parsed = NerfstudioDataParserConfig(data=banana, load_3D_points=False).setup().get_dataparser_outputs("train")
+    poses = torch.eye(4).repeat(3, 1, 1)
+    poses[:, :3] = parsed.cameras.camera_to_worlds[[2, 0, 1]]
+    frames = [{"camera_to_world": pose.flatten().tolist(), "fov": 50, "aspect": 1} for pose in poses]
+    path = tmp_path / "path.json"
+    content = {"camera_type": "perspective", "render_height": 8, "render_width": 8, "camera_path": frames}
+    path.write_text(json.dumps(content))
+    found = find_references(banana, path, FRAMES).photos
+    assert found == [Path(parsed.image_filenames[index]) for index in (2, 0, 1)]
+    with pytest.raises(Difix3DError, match="has 3 cameras for 2 frames"):
+        find_references(banana, path, FRAMES[:2])
+
+
+def test_scenes_and_camera_paths_that_do_not_fit_are_told(banana: Path, tmp_path: Path) -> None:
+    photo = make_pictures(tmp_path / "photos", 1)[0]
+    cameras = tmp_path / "cameras.json"
+    cameras.write_text(json.dumps({"frames": [{"file_path": "frame_0.png"}] * 3}))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for reference, camera_path, sentence in (
+        (tmp_path / "nowhere", None, "nowhere is missing"),
+        (banana, None, "does not tell where the frames were rendered from: add .*--camera-path"),
+        (banana.parent, None, "does not tell where the frames were rendered from"),
+        (photo, cameras, "--camera-path needs a scene with cameras as --reference"),
+        (photo.parent, cameras, "--camera-path needs a scene with cameras as --reference"),
+        (banana, tmp_path / "no.json", "no.json cannot be read"),
+        (banana, cameras, "without a usable transform_matrix"),
+        (cameras, cameras, "the scene .*cameras.json cannot be read"),
+        (empty, None, "empty holds no pictures"),
+    ):
+        with pytest.raises(Difix3DError, match=sentence):
+            find_references(reference, camera_path, FRAMES)
