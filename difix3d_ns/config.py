@@ -1,4 +1,4 @@
-"""The registered methods: one place that says what `ns-train difix3d` and `ns-train difix3d-mini` are."""
+"""The methods that nerfstudio registers: `ns-train difix3d` and `ns-train difix3d-mini`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from difix3d_ns.datamanager import Difix3DDataManagerConfig
-from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.resuming.checkpoints import allow_nerfstudio_checkpoints
@@ -20,11 +20,11 @@ allow_nerfstudio_checkpoints()
 
 
 def _optimizers(num_iterations: int, speed: float = 1.0) -> dict[str, dict[str, Any]]:
-    """Splatfacto's optimizers, their decay fitted to a run's length.
+    """Splatfacto's optimizers, with a decay that fits the length of a run.
 
     Args:
-        num_iterations: steps after which learning rates have decayed.
-        speed: factor on the learning rates of the Gaussians.
+        num_iterations: step at which the learning rates reach their final values.
+        speed: factor on the learning rates of the Gaussians, except those of opacity.
     """
 
     def adam(lr: float) -> AdamOptimizerConfig:
@@ -49,7 +49,7 @@ def _optimizers(num_iterations: int, speed: float = 1.0) -> dict[str, dict[str, 
 
 
 def _machine() -> MachineConfig:
-    """CUDA where there is a GPU, else the CPU."""
+    """CUDA if there is a GPU, otherwise the CPU."""
     return MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -72,7 +72,7 @@ difix3d = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer",
     ),
-    description="Difix3D+: splatfacto whose novel views are cleaned by a one-step diffusion model and fed back.",
+    description="Difix3D+: splatfacto whose novel views are fixed by a one-step diffusion model and used for training.",
 )
 
 MINI_NUM_ITERATIONS = 800
@@ -113,5 +113,5 @@ difix3d_mini = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer",
     ),
-    description="Difix3D+ in minutes on two CPU cores: few Gaussians, a short schedule, the embedded network.",
+    description="Difix3D+ in minutes on two CPU cores: few Gaussians, a short schedule and the embedded network.",
 )

@@ -1,4 +1,4 @@
-"""What a user is told when something cannot be done: one sentence and an exit code, no traceback."""
+"""Errors that users can correct, reported as one sentence without a traceback, and warnings."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from difix3d_ns.difix.errors import DifixError
 
 
 class Difix3DError(ValueError):
-    """Something the user can put right: the message says what is wrong, where, and what to do."""
+    """An error that the user can correct: the message says what is wrong, where, and what to do."""
 
 
 @contextmanager
 def exit_with_one_sentence() -> Iterator[None]:
-    """Turns our own errors into a one-sentence exit with code 1; every other exception passes with its traceback.
+    """Turns the package's own errors into an exit with code 1 and one sentence; other exceptions keep their traceback.
 
-    nerfstudio's commands have no place that reports errors of a plugin, so the plugin's entry points
-    (setting up a pipeline, one training step, one evaluation) run inside this context.
+    nerfstudio's commands do not catch errors of plugins, so the plugin's entry points (pipeline setup, a training
+    step, an evaluation) run inside this context.
 
     Raises:
-        SystemExit: in place of `Difix3DError` and `DifixError`.
+        SystemExit: in place of `Difix3DError` or `DifixError`.
     """
     try:
         yield
@@ -29,12 +29,12 @@ def exit_with_one_sentence() -> Iterator[None]:
 
 
 def warn(fault: str, consequence: str) -> None:
-    """Tells of a fault that training survives.
+    """Prints a warning about a fault that does not stop training.
 
     Args:
-        fault: a sentence on what is wrong and where.
-        consequence: a sentence on what is done about it.
+        fault: a sentence that says what is wrong and where.
+        consequence: a sentence that says what happens next.
     """
-    from nerfstudio.utils.rich_utils import CONSOLE  # not with this module, which commands without nerfstudio load
+    from nerfstudio.utils.rich_utils import CONSOLE  # imported late: commands without nerfstudio load this module
 
     CONSOLE.print(f"{fault[0].upper()}{fault[1:]} {consequence}", style="bold yellow", markup=False)

@@ -1,4 +1,4 @@
-"""Splatfacto that also renders without CUDA, learns from fixed novel views and offers an enhanced output."""
+"""The model: splatfacto that renders without CUDA, learns from pseudo views and has an enhanced output."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,6 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components.lib_bilagrid import BilateralGrid, color_correct
 from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.colors import get_color
-from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import SSIM
 from torch import Tensor
 
@@ -25,49 +24,52 @@ from difix3d_ns.splats.render_outputs import RenderOutputs
 Enhancer = Callable[[Float[Tensor, "height width 3"], Cameras], Float[Tensor, "height width 3"]]
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
-"""Colour behind the Gaussians in evaluation when training uses random backgrounds; as in splatfacto."""
+"""Colour behind the Gaussians in evaluation if training uses random backgrounds, the same as in splatfacto."""
 
 
 @dataclass
 class Difix3DModelConfig(SplatfactoModelConfig):
-    """Splatfacto's settings and those of learning from fixed novel views."""
+    """Settings of splatfacto and of learning from fixed novel views."""
 
     _target: type = field(default_factory=lambda: Difix3DModel)
     pseudo_view_loss_weight: float = 0.3
-    """Weight of the image loss of a fixed novel view; a photo's is 1. It grows to 1 with the network's reliability."""
+    """Weight of a fixed novel view's image loss, where a photo has 1. It rises to 1 with the network's reliability."""
     max_gaussians: int = 0
     """Densification stops at this many Gaussians; 0 for no limit."""
     min_initial_gaussians: int = 0
-    """With fewer start points than this, more are placed between neighbouring ones; 0 takes the points as they are."""
+    """If a scene has fewer start points than this, more are placed between neighbouring ones; 0 adds none."""
 
 
 class Difix3DModel(SplatfactoModel):
     """Splatfacto with a CPU backend, pseudo views in its loss and `rgb_enhanced` among its outputs.
 
+    `populate_modules` and `get_outputs` replace splatfacto's methods of the same name instead of calling them: those
+    need CUDA and download AlexNet. Comments that begin with "Differs" mark every difference.
+
     Attributes:
-        enhancer: cleans a render of a camera; set by the pipeline. A plain function and no module, so that the
-            diffusion network never enters a checkpoint.
-        evaluate_enhanced: whether image metrics are also taken of `rgb_enhanced`.
+        enhancer: enhances the render of a camera; set by the pipeline. It is a plain function, not a module, so the
+            diffusion network never gets into a checkpoint.
     """
 
     config: Difix3DModelConfig
 
     def populate_modules(self) -> None:
-        """Builds the Gaussians, the losses and the densification.
-
-        Replaces splatfacto's own, which needs CUDA for the start colours and a download for LPIPS.
-        """
-        # Loaded here, not with the plugin: torchmetrics loads transformers, and the rasterization Numba. Nor later: the
-        # viewer interrupts renders by an exception, and one amid an import leaves a broken module behind.
+        """Builds the Gaussians, the metrics and the densification."""
+        # Imported here because torchmetrics imports transformers and the rasterization imports Numba, which are slow to
+        # import with the plugin. A render must not import them: the viewer interrupts renders with an exception, which
+        # would leave half-imported modules.
         from torchmetrics.image import PeakSignalNoiseRatio
 
         from difix3d_ns.rasterization import rasterization
 
+        # Differs: works on every device; gsplat's own function needs CUDA.
         self.rasterization = rasterization
+        # Differs: new here.
         self.enhancer: Enhancer | None = None
-        self.evaluate_enhanced = False
+        # Differs: replaces `self.lpips`, which downloads its network when it is constructed.
         self.image_metrics = ImageMetrics()
 
+        # Differs: nothing is moved to CUDA, points are added if there are few, and duplicate points get a size.
         points, colors = self._start_points()
         self.gauss_params = torch.nn.ParameterDict(
             {
@@ -87,6 +89,7 @@ class Difix3DModel(SplatfactoModel):
         if self.config.use_bilateral_grid:
             grid_x, grid_y, grid_w = self.config.grid_shape
             self.bil_grids = BilateralGrid(num=self.num_train_data, grid_X=grid_x, grid_Y=grid_y, grid_W=grid_w)
+        # Differs: the number of Gaussians has a limit, and densification prints nothing.
         self.strategy = CappedStrategy(
             prune_opa=self.config.cull_alpha_thresh,
             grow_grad2d=self.config.densify_grad_thresh,
@@ -108,7 +111,7 @@ class Difix3DModel(SplatfactoModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     def _start_points(self) -> tuple[Float[Tensor, "num_points 3"], Float[Tensor, "num_points 3"]]:
-        """Start points and their colours in [0, 1]: the scene's where it has enough of them, else random ones."""
+        """Start points and their colours in [0, 1]: those of the scene, or random ones if it has fewer than four."""
         if self.seed_points is not None and not self.config.random_init and len(self.seed_points[0]) > 3:
             points = self.seed_points[0].float()
             # A point cloud may come without colours.
@@ -119,16 +122,16 @@ class Difix3DModel(SplatfactoModel):
         return points, torch.rand(self.config.num_random, 3)
 
     def load_state_dict(self, dict: dict[str, Tensor], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Loads a checkpoint of ours or of splatfacto's, whose LPIPS network is left behind.
+        """Loads a checkpoint of this method or of splatfacto, whose LPIPS network is ignored.
 
         Raises:
-            Difix3DError: the checkpoint is of another method, or of another number of harmonics.
+            Difix3DError: another method wrote the checkpoint, or its degree of spherical harmonics is different.
         """
         state = {name: value for name, value in dict.items() if not name.startswith("lpips.")}
         prefix = "" if "means" in state else "gauss_params."
         if f"{prefix}means" not in state:
             raise Difix3DError(
-                "the checkpoint holds no Gaussians, so another method wrote it: load one of difix3d or splatfacto."
+                "the checkpoint contains no Gaussians, so another method wrote it: load one of difix3d or splatfacto."
             )
         for name, parameter in self.gauss_params.items():
             shape, wanted = state[f"{prefix}{name}"].shape[1:], parameter.shape[1:]
@@ -151,16 +154,18 @@ class Difix3DModel(SplatfactoModel):
         """
         if not isinstance(camera, Cameras):
             return {}
+        # Differs: splatfacto checks this in training only.
         if camera.shape[0] != 1:
             raise ValueError(f"one camera at a time, got {camera.shape[0]}")
         camera_to_worlds = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
-        # The renderer works at the training resolution of the moment; the camera itself stays untouched.
+        # Differs: splatfacto rescales the camera itself and back, and moves the intrinsics to CUDA.
         downscale = self._get_downscale_factor()
         width, height = int(camera.width.item()) // downscale, int(camera.height.item()) // downscale
         intrinsics = camera.get_intrinsics_matrices().to(self.device)
         intrinsics[:, :2] /= downscale
         self.last_size = (height, width)
 
+        # Differs: empty outputs have the background on the right device and an enhanced entry.
         gaussians = {name: parameter for name, parameter in self.gauss_params.items()}
         if self.crop_box is not None and not self.training:
             inside = self.crop_box.within(gaussians["means"]).squeeze(-1)
@@ -182,6 +187,7 @@ class Difix3DModel(SplatfactoModel):
             scales=torch.exp(gaussians["scales"]),
             opacities=torch.sigmoid(gaussians["opacities"]).squeeze(-1),
             colors=colors,
+            # Differs: splatfacto's get_viewmat is compiled by torch, which takes half a minute on a CPU.
             viewmats=viewmats_from_camera_to_worlds(camera_to_worlds.to(self.device)),
             Ks=intrinsics,
             width=width,
@@ -213,6 +219,7 @@ class Difix3DModel(SplatfactoModel):
                 values["rgb"] = self._apply_bilateral_grid(rgb[None], photo_index, height, width)[0]
             return values
         values["background"] = background.expand(height, width, 3)
+        # Differs: in evaluation the outputs also have entries that are computed when read.
         return RenderOutputs(values, self._lazy_outputs(rgb, camera))
 
     def _lazy_outputs(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> dict[str, Callable[[], Tensor]]:
@@ -221,13 +228,13 @@ class Difix3DModel(SplatfactoModel):
         return {} if enhancer is None else {"rgb_enhanced": lambda: enhancer(rgb, camera)}
 
     def get_rgba_image(self, outputs: Any, output_name: str = "rgb") -> Float[Tensor, "height width 4"]:  # type: ignore[override]
-        """Colours of the Gaussians without the background, and their opacity; nerfstudio's own knows rays only."""
+        """Colours of the Gaussians without the background, and their opacity. nerfstudio's own method is for rays."""
         accumulation = outputs["accumulation"]
         colors = outputs[output_name] - (1 - accumulation) * outputs["background"]
         return torch.cat([(colors / accumulation.clamp_min(1e-6)).clamp(0.0, 1.0), accumulation], dim=-1)
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        """Splatfacto's training metrics; a pseudo view's PSNR has a name of its own, so photos' stays readable."""
+        """Splatfacto's training metrics. The PSNR of pseudo views has a name of its own, apart from that of photos."""
         metrics = super().get_metrics_dict(outputs, batch)
         if "pseudo_view" in batch:
             metrics["pseudo_view_psnr"] = metrics.pop("psnr")
@@ -236,16 +243,16 @@ class Difix3DModel(SplatfactoModel):
     def get_loss_dict(  # type: ignore[override]
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """Splatfacto's losses; of a pseudo view the image loss counts `pseudo_view_loss_weight`.
+        """Splatfacto's losses, with a weighted image loss for pseudo views.
 
-        With a batch's `reliability` that weight grows, up to 1. Its `mask` takes the pixels out that the render did not
-        cover when the view was fixed, and `confidence` weighs what the others teach: their gradients, not the value of
-        the loss.
+        The weight of a pseudo view is `pseudo_view_loss_weight`; the batch's `reliability` raises it up to 1. The
+        batch's `mask` excludes pixels that the render did not cover. Its `confidence` scales the gradient of each
+        pixel, not the value of the loss.
         """
         if "confidence" in batch:
-            # Weighs each pixel's gradient, of L1 and SSIM alike; a weighted picture would give SSIM edges to learn.
+            # The gradients are weighted, not the image: SSIM would see the weights as edges.
             confidence = self.get_gt_img(batch["confidence"])
-            rgb = outputs["rgb"].view_as(outputs["rgb"])  # the hook is for what the losses send back alone
+            rgb = outputs["rgb"].view_as(outputs["rgb"])  # a view, whose hook sees only the gradient of the losses
             if rgb.requires_grad:
                 rgb.register_hook(lambda gradient: gradient * confidence)
             outputs = {**outputs, "rgb": rgb}
@@ -258,43 +265,32 @@ class Difix3DModel(SplatfactoModel):
     def get_image_metrics_and_images(  # type: ignore[override]
         self, outputs: Any, batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics of a render against its photo, of the enhanced render too where `evaluate_enhanced` is set.
+        """Metrics of a render against its photo.
 
         Returns:
-            `psnr`, `ssim`, `lpips` where available, the same with the suffix `_enhanced`, and with the prefix `cc_`
-            after colour correction if configured; and the images side by side: photo, render, enhanced render.
+            `psnr`, `ssim`, `lpips` if available, and the same with the prefix `cc_` after colour correction if
+            configured; and one image with photo and render side by side.
         """
-        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        renders: dict[str, Tensor] = {"": outputs["rgb"]}
-        if self.evaluate_enhanced and "rgb_enhanced" in outputs:
-            renders["_enhanced"] = outputs["rgb_enhanced"].to(photo)
-        metrics: dict[str, float] = {}
-        for suffix, render in renders.items():
-            for name, value in self.image_metrics(render, photo).items():
-                metrics[f"{name}{suffix}"] = value
-            if self.config.color_corrected_metrics:
-                for name, value in self.image_metrics(color_correct(render, photo), photo).items():
-                    metrics[f"cc_{name}{suffix}"] = value
-        images: list[Tensor] = [photo, *renders.values()]
-        return metrics, {"img": torch.cat(images, dim=1)}
+        photo = self._photo_of(outputs, batch)
+        return self._metrics(outputs["rgb"], photo), {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
 
+    def get_enhanced_metrics_and_image(
+        self, outputs: Any, batch: dict[str, Any]
+    ) -> tuple[dict[str, float], Float[Tensor, "height width 3"]]:
+        """Metrics of the enhanced render against its photo, with the suffix `_enhanced`, and the enhanced render."""
+        photo = self._photo_of(outputs, batch)
+        enhanced = outputs["rgb_enhanced"].to(photo)
+        return {f"{name}_enhanced": value for name, value in self._metrics(enhanced, photo).items()}, enhanced
 
-def reattach_optimizers(model: SplatfactoModel, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """Points the optimizers at the model's live Gaussians after a checkpoint was loaded.
+    def _photo_of(self, outputs: Any, batch: dict[str, Any]) -> Float[Tensor, "height width 3"]:
+        """The photo in [0, 1], composited over the background of the render."""
+        return self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
 
-    `SplatfactoModel.load_state_dict` replaces the parameters after the optimizers were built on the old ones; left
-    like that, training goes on without an error and no Gaussian ever moves.
-    """
-    for name, parameter in model.gauss_params.items():
-        optimizer = optimizers[name]
-        (stale,) = optimizer.param_groups[0]["params"]
-        if stale is parameter:
-            continue
-        optimizer.param_groups[0]["params"] = [parameter]
-        state = optimizer.state.pop(stale, None)
-        if state is not None:
-            optimizer.state[parameter] = state
-            if any(moment.shape[:1] != parameter.shape[:1] for moment in state.values() if moment.dim() > 0):
-                # Moments of another number of Gaussians cannot be assigned to these.
-                CONSOLE.print(f"The optimizer state of {name} does not fit the checkpoint's Gaussians: starting anew.")
-                optimizer.state.pop(parameter)
+    def _metrics(
+        self, render: Float[Tensor, "height width 3"], photo: Float[Tensor, "height width 3"]
+    ) -> dict[str, float]:
+        metrics = self.image_metrics(render, photo)
+        if self.config.color_corrected_metrics:
+            corrected = self.image_metrics(color_correct(render, photo), photo)
+            metrics |= {f"cc_{name}": value for name, value in corrected.items()}
+        return metrics

@@ -7,6 +7,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bars() -> Progress:
-    """Bars that vanish when the fix is done; one line stays."""
+    """Progress bars that disappear when they are finished."""
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), console=CONSOLE, transient=True)

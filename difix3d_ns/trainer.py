@@ -1,4 +1,4 @@
-"""nerfstudio's trainer, with checkpoints that outlive kills, full disks and damaged files, and a folder of its own."""
+"""nerfstudio's trainer, made safe against kills, full disks, damaged checkpoints and two trainings in one folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,42 +20,41 @@ from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 from difix3d_ns.resuming.checkpoints import (
     checkpoint_file,
+    explained_misfit,
     newest_readable_step,
     require_readable,
     step_to_render,
-    told_of_misfit,
 )
 
 LOCK_NAME = ".lock"
 UNFINISHED_NAME = ".unfinished_checkpoint"
-"""Folder where a checkpoint is written; not among the others, as nerfstudio takes all names there for checkpoints."""
+"""Folder in which a checkpoint is written. It is outside the folder of checkpoints, because nerfstudio takes every file
+there for a checkpoint."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
 class Difix3DTrainerConfig(TrainerConfig):
-    """nerfstudio's settings of a training, for a trainer that outlives faults of its files."""
+    """nerfstudio's settings of a training run. A run's `config.yml` names this class."""
 
     _target: type = field(default_factory=lambda: Difix3DTrainer)
-    in_training: bool = field(default=False, init=False, repr=False)
-    """Whether a trainer works by these settings; never so in a config.yml, from which other commands read them."""
 
     def get_checkpoint_dir(self) -> Path:
-        """As in nerfstudio; for a command that loads a run, the step that it is to load is settled as well.
+        """Returns the run's folder of checkpoints, and sets `load_step` to the step that is to be loaded from it.
 
-        The commands ask here right before they load: the only place where a plugin can look at the checkpoint before
-        they end in a traceback.
+        nerfstudio's commands that load a run (`eval_setup`) call this and then read the checkpoint of `load_step`, or
+        the one whose name is the newest. They ask the config for nothing else, so this is the only place where a
+        damaged checkpoint, or a `load_step` that belongs to another run, can be noticed before they end in a traceback.
         """
         folder = super().get_checkpoint_dir()
-        if not self.in_training:
-            with exit_with_one_sentence():
-                self.load_step = step_to_render(folder, self.load_step)
+        with exit_with_one_sentence():
+            self.load_step = step_to_render(folder, self.load_step)
         return folder
 
     def save_config(self) -> None:
-        """As in nerfstudio; a folder that cannot be written ends in one sentence."""
+        """Writes the run's `config.yml`; if its folder cannot be written, exits with one sentence."""
         try:
-            TrainerConfig.save_config(replace(self))  # the copy is not in training
+            super().save_config()
         except OSError as error:
             with exit_with_one_sentence():
                 reason = error.strerror or str(error)
@@ -65,10 +64,10 @@ class Difix3DTrainerConfig(TrainerConfig):
 
 
 class Difix3DTrainer(Trainer):
-    """As nerfstudio's, but a checkpoint appears whole or not at all, and before it does no older one goes.
+    """nerfstudio's trainer, which writes checkpoints whole or not at all and only then deletes older ones.
 
     Args:
-        config: see `Difix3DTrainerConfig`.
+        config: settings of the run.
         local_rank: as in nerfstudio.
         world_size: as in nerfstudio.
     """
@@ -76,29 +75,33 @@ class Difix3DTrainer(Trainer):
     config: Difix3DTrainerConfig
 
     def __init__(self, config: Difix3DTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
-        config.in_training = True
-        super().__init__(config, local_rank, world_size)
+        # nerfstudio asks the config for the folder of checkpoints. It gets a plain config of the same values, because
+        # ours would look for a checkpoint to load there, where this training has not written any yet.
+        config.set_experiment_name()
+        plain = TrainerConfig(**{f.name: getattr(config, f.name) for f in fields(TrainerConfig)})
+        super().__init__(plain, local_rank, world_size)
+        self.config = config
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """As in nerfstudio, once no other training writes into the run's folder."""
+        """Sets up the training as in nerfstudio, after making sure that no other one writes to the run's folder."""
         with exit_with_one_sentence():
-            # Held as long as this trainer lives; the system lets go of it when the process ends in whatever way.
+            # Held as long as this trainer exists. The system releases it when the process ends, however it ends.
             self._lock = _lock_folder(self.base_dir) if comms.is_main_process() else None
         super().setup(test_mode)
 
     def train(self) -> None:
-        """As in nerfstudio; a disk that is too full to go on ends in one sentence."""
-        with exit_with_one_sentence(), _told_of_full_disk(self.base_dir):
+        """Trains as in nerfstudio; if the disk is too full to continue, exits with one sentence."""
+        with exit_with_one_sentence(), _explained_full_disk(self.base_dir):
             super().train()
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """As in nerfstudio, into a folder apart and then into place, so that a kill leaves no half checkpoint.
+        """Saves a checkpoint in a separate folder and then moves it into place, so that a kill leaves no partial file.
 
-        If it cannot be written, older checkpoints stay and training goes on.
+        If it cannot be written, older checkpoints are kept and training continues.
 
         Raises:
-            Difix3DError: it cannot be written at the end of the training.
+            Difix3DError: the last checkpoint of the training cannot be written.
         """
         final, unfinished = self.checkpoint_dir, self.base_dir / UNFINISHED_NAME
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -106,14 +109,16 @@ class Difix3DTrainer(Trainer):
         try:
             super().save_checkpoint(step)
             (written,) = unfinished.iterdir()
-            _write_through(written)
+            _flush_to_disk(written)
             final.mkdir(parents=True, exist_ok=True)
             saved = written.replace(final / written.name)
-        except (OSError, RuntimeError) as error:  # torch calls a full disk a RuntimeError
-            told = f"the checkpoint of step {step} cannot be written into {final} ({first_line(error)})"
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError if the disk is full
+            fault = f"the checkpoint of step {step} cannot be written to {final} ({first_line(error)})"
             if self.training_state == "completed":
-                raise Difix3DError(f"{told}: make room and go on from the one before by --load-dir.") from error
-            warn(f"{told}.", "Training goes on, and older checkpoints stay.")
+                raise Difix3DError(
+                    f"{fault}: free some space and resume from the previous checkpoint with --load-dir."
+                ) from error
+            warn(f"{fault}.", "Training continues, and older checkpoints are kept.")
             return
         finally:
             self.checkpoint_dir = final
@@ -124,38 +129,49 @@ class Difix3DTrainer(Trainer):
                     other.unlink()
 
     def _load_checkpoint(self) -> None:
-        """As in nerfstudio, once the checkpoint is known to be whole and to hold plain numbers only.
+        """Loads the checkpoint as nerfstudio does, after checking that it is whole and holds only plain numbers.
 
-        In a `load_dir` a damaged newest checkpoint is told of, and the one before it is loaded.
+        If the newest checkpoint in `load_dir` is damaged, a warning is printed and the previous one is loaded.
         """
         config = self.config
         with exit_with_one_sentence():
-            step = config.load_step
-            file = config.load_checkpoint
-            if config.load_dir is not None:
-                step = newest_readable_step(config.load_dir) if step is None else step
-                if step is None:
-                    raise Difix3DError(
-                        f"there is no checkpoint in {config.load_dir}: give --load-dir a run's folder "
-                        "nerfstudio_models."
-                    )
-                file = checkpoint_file(config.load_dir, step)
+            file = _checkpoint_to_load(config)
             if file is not None:
                 require_readable(file)
-            # Left in the config, this step would be looked for among the new run's own checkpoints later.
-            asked, config.load_step = config.load_step, step
+            self.config = replace(config, load_dir=None, load_checkpoint=file)
             try:
-                with told_of_misfit(str(file)):
+                with explained_misfit(str(file)):
                     super()._load_checkpoint()
             finally:
-                config.load_step = asked
+                self.config = config
+
+
+def _checkpoint_to_load(config: TrainerConfig) -> Path | None:
+    """The checkpoint that a training starts from; None from scratch.
+
+    Raises:
+        Difix3DError: `load_dir` holds no checkpoint, or only damaged ones.
+    """
+    folder, step = config.load_dir, config.load_step
+    if folder is None:
+        return config.load_checkpoint
+    if step is None:
+        step = newest_readable_step(folder)
+    if step is None:
+        raise Difix3DError(
+            f"there is no checkpoint in {folder}: give the folder nerfstudio_models of a run as --load-dir."
+        )
+    return checkpoint_file(folder, step)
 
 
 def _lock_folder(folder: Path) -> FileLock | None:
-    """Takes a run's folder for this process.
+    """Locks a run's folder for this process.
+
+    Returns:
+        The lock, or None if the file system does not support locks.
 
     Raises:
-        Difix3DError: another process has it.
+        Difix3DError: another process holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,30 +179,31 @@ def _lock_folder(folder: Path) -> FileLock | None:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise Difix3DError(
-            f"another training is writing into {folder}: wait for its end, or give another --timestamp or --output-dir."
+            f"another training is writing to {folder}: wait until it ends, or choose another --timestamp or "
+            "--output-dir."
         ) from error
     except (OSError, NotImplementedError) as error:
-        # Some network file systems know no locks; they are no reason not to train.
-        warn(f"{folder} cannot be locked ({first_line(error)}).", "Let no other training write into it.")
+        # Some network file systems do not support locks, which is no reason not to train.
+        warn(f"{folder} cannot be locked ({first_line(error)}).", "Make sure that no other training writes to it.")
         return None
     return lock
 
 
-def _write_through(file: Path) -> None:
-    """Sees to it that a file is on the disk before older ones are deleted, whatever happens to the machine."""
+def _flush_to_disk(file: Path) -> None:
+    """Makes sure that a file survives a crash of the machine, before older ones are deleted."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
 
 
 @contextmanager
-def _told_of_full_disk(folder: Path) -> Iterator[None]:
-    """Turns the error of a full disk, as of event files that cannot grow, into one sentence."""
+def _explained_full_disk(folder: Path) -> Iterator[None]:
+    """Reports a full disk, for example when an event file cannot grow, in one sentence."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
         raise Difix3DError(
-            f"training stops, as the disk of {folder} is full: make room and go on from its last checkpoint by "
-            "--load-dir."
+            f"training stopped because the disk of {folder} is full: free some space and resume from the last "
+            "checkpoint with --load-dir."
         ) from error

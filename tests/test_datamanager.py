@@ -1,4 +1,4 @@
-"""What is trained on, and what is said about scenes that cannot be."""
+"""Training with photos and pseudo views, and the errors for scenes that cannot be used."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def with_pseudo_views(manager: Difix3DDataManager, count: int = 2) -> Difix3DDat
         confidence=torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(319 * 160).reshape(319, 480, 1),
         reference=0,
         target=0,
+        reliability=0.0,
     )
     manager.pseudo_views.add(PseudoViewSet(0, [replace(view, target=target) for target in range(count)]))
     return manager
 
 
-def test_without_pseudo_views_only_photos_are_drawn(banana: Path) -> None:
+def test_without_pseudo_views_every_step_gets_a_photo(banana: Path) -> None:
     manager = datamanager(banana, pseudo_view_probability=1.0)
     assert all("pseudo_view" not in manager.next_train(step)[1] for step in range(5))
 
 
-def test_pseudo_views_are_drawn_with_their_probability(banana: Path) -> None:
+def test_pseudo_views_are_drawn_with_the_configured_probability(banana: Path) -> None:
     manager = with_pseudo_views(datamanager(banana, pseudo_view_probability=0.3))
     drawn = [manager.next_train(step)[1].get("pseudo_view") for step in range(600)]
     share = sum(index is not None for index in drawn) / len(drawn)
@@ -48,13 +49,13 @@ def test_pseudo_views_are_drawn_with_their_probability(banana: Path) -> None:
     assert {0, 1} <= set(drawn)
 
 
-def test_which_step_gets_a_pseudo_view_does_not_depend_on_earlier_steps(banana: Path) -> None:
+def test_a_resumed_run_draws_the_same_views_as_an_uninterrupted_one(banana: Path) -> None:
     whole, resumed = (with_pseudo_views(datamanager(banana)) for _ in range(2))
     drawn = [whole.next_train(step)[1].get("pseudo_view") for step in range(60)]
     assert [resumed.next_train(step)[1].get("pseudo_view") for step in range(40, 60)] == drawn[40:]
 
 
-def test_a_pseudo_view_brings_its_camera_and_the_pixels_that_teach(banana: Path) -> None:
+def test_a_pseudo_view_has_its_camera_and_a_mask_of_the_pixels_that_teach(banana: Path) -> None:
     manager = with_pseudo_views(datamanager(banana, pseudo_view_probability=1.0))
     camera, batch = manager.next_train(0)
     assert torch.equal(camera.camera_to_worlds, manager.eval_dataset.cameras.camera_to_worlds[0:1])
@@ -70,7 +71,7 @@ def test_a_photo_is_the_same_from_memory_and_from_disk(banana: Path) -> None:
     assert torch.allclose(manager.training_photo(1), from_disk, atol=1e-6)
 
 
-def test_a_scene_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_scene_is_named(tmp_path: Path) -> None:
     with pytest.raises(Difix3DError, match="nowhere"):
         datamanager(tmp_path / "nowhere")
 
@@ -104,7 +105,7 @@ def test_a_missing_photo_is_named(edit_transforms, banana_copy: Path) -> None:
         datamanager(path)
 
 
-def test_a_split_without_its_list_is_named(edit_transforms) -> None:
+def test_a_missing_list_of_a_split_is_named(edit_transforms) -> None:
     with pytest.raises(Difix3DError, match="split val is missing"):
         datamanager(edit_transforms(lambda transforms: transforms.pop("val_filenames")))
 
@@ -128,20 +129,20 @@ def test_a_photo_with_nan_is_named(banana: Path, monkeypatch: pytest.MonkeyPatch
         return data
 
     monkeypatch.setattr(manager.train_dataset, "get_data", with_nan)
-    with pytest.raises(Difix3DError, match=r"DSC_\d+\.jpg holds NaN"):
+    with pytest.raises(Difix3DError, match=r"DSC_\d+\.jpg contains NaN"):
         manager.next_train(0)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_pose_that_is_none_is_refused(edit_transforms, number: float) -> None:
+def test_a_pose_with_nan_or_infinity_is_refused(edit_transforms, number: float) -> None:
     def damage(scene: dict) -> None:
         scene["frames"][4]["transform_matrix"][0][3] = number
 
-    with pytest.raises(Difix3DError, match="a pose in it holds NaN or infinite values"):
+    with pytest.raises(Difix3DError, match="one of its poses contains NaN or infinite values"):
         datamanager(edit_transforms(damage))
 
 
 @pytest.mark.parametrize("focal", [0.0, -50.0, float("nan"), float("inf")])
-def test_a_camera_without_a_focal_length_is_named(edit_transforms, focal: float) -> None:
-    with pytest.raises(Difix3DError, match=r"DSC_0426\.jpg is none: its focal lengths are"):
+def test_a_camera_with_an_invalid_focal_length_is_named(edit_transforms, focal: float) -> None:
+    with pytest.raises(Difix3DError, match=r"DSC_0426\.jpg is invalid: its focal lengths are"):
         datamanager(edit_transforms(lambda scene: scene.update(fl_x=focal)))

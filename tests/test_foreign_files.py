@@ -1,4 +1,4 @@
-"""Camera paths and runs of strangers: any content is read or refused in one sentence."""
+"""Camera paths, runs and scenes of any content are read or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nerfstudio.configs.method_configs import all_methods
 
+from difix3d_ns.cameras.path_files import read_camera_path
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.novel_views.targets import read_camera_path
-from difix3d_ns.resuming.starts import START_NAME, require_same_frame, revision_of_earlier_run, start_of_run
+from difix3d_ns.resuming.run_record import START_NAME
+from difix3d_ns.resuming.starts import require_same_frame, revision_of_earlier_run, start_of_run
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ
 @given(st.data())
-def test_a_camera_path_of_any_content_gives_sound_cameras_or_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_camera_path_of_any_content_gives_valid_cameras_or_one_sentence(tmp_path: Path, data: st.DataObject) -> None:
     keyframes = [{"camera_to_world": np.eye(4).flatten().tolist(), "fov": 50, "aspect": 1.5} for _ in range(2)]
     valid = {"camera_type": "perspective", "render_height": 40, "render_width": 60, "camera_path": keyframes}
     crop = {"crop_center": [0, 0, 0], "crop_scale": [1, 1, 1], "crop_rot": [0, 0, 0]}
@@ -41,10 +42,13 @@ def test_a_camera_path_of_any_content_gives_sound_cameras_or_one_sentence(tmp_pa
 
 @FUZZ
 @given(st.data())
-def test_what_the_folder_of_an_earlier_run_holds_is_read_or_passed_over(tmp_path: Path, data: st.DataObject) -> None:
+def test_files_of_an_earlier_run_with_any_content_are_read_or_ignored(tmp_path: Path, data: st.DataObject) -> None:
     transforms = {"transform": torch.eye(4)[:3].tolist(), "scale": 0.5}
-    start = {"step": 10, "origin": 5, "run_folder": None, "method": "difix3d"}
-    (tmp_path / "config.yml").write_text("method_name: difix3d\npipeline: Difix3DPipelineConfig\n")
+    record = {"method": "difix3d", "fixes_novel_views": True, "network": "a/b", "revision": None}
+    start = {"step": 10, "origin": 5, "run_folder": None, "method": "difix3d", "this_run": record}
+    (tmp_path / "config.yml").write_text(
+        "method_name: difix3d\npipeline: !!python/object:difix3d_ns.pipeline.Difix3DPipelineConfig\n"
+    )
     (tmp_path / START_NAME).write_text(json.dumps(data.draw(damaged_json(start))))
     (tmp_path / "dataparser_transforms.json").write_text(json.dumps(data.draw(damaged_json(transforms))))
     config = SimpleNamespace(load_dir=tmp_path / "nerfstudio_models", load_checkpoint=None, max_num_iterations=100)
@@ -53,7 +57,7 @@ def test_what_the_folder_of_an_earlier_run_holds_is_read_or_passed_over(tmp_path
     try:
         require_same_frame(found, torch.eye(4)[:3], 0.5)
     except Difix3DError as error:
-        assert "placed the scene otherwise" in str(error)
+        assert "placed or scaled the scene differently" in str(error)
 
 
 def test_the_config_of_an_earlier_run_is_not_executed(tmp_path: Path) -> None:

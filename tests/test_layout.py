@@ -16,7 +16,7 @@ FLOORS = (
     {"datamanager", "fixing", "model", "trainer"},
     {"frames", "novel_views", "viewer"},
     {"pipeline"},
-    {"config", "curation", "rendering"},
+    {"config", "curation", "earlier_addresses", "rendering"},
     {"evaluation"},
     {"cli"},
 )

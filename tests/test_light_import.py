@@ -1,4 +1,4 @@
-"""Every `ns-` command imports the plugin, so it must stay light."""
+"""Every `ns-` command imports the plugin, so the import must be fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model: splatfacto without CUDA, learning from pseudo views, with a lazy enhanced output."""
+"""The model: splatfacto without CUDA that learns from pseudo views and has a lazy enhanced output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, reattach_optimizers
+from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
+from difix3d_ns.resuming.optimizers import reattach_optimizers
 from difix3d_ns.splats.render_outputs import RenderOutputs
 
 WIDTH, HEIGHT = 48, 32
@@ -77,7 +78,7 @@ def test_training_lowers_the_loss_without_cuda(sh_degree: int) -> None:
     assert loss() < 0.95 * before
 
 
-def test_training_happens_at_the_scheduled_resolution() -> None:
+def test_training_renders_at_the_scheduled_resolution() -> None:
     model = make_model()
     model.config.num_downscales = 1
     model.optimizers = make_optimizers(model)
@@ -106,8 +107,8 @@ def test_the_enhanced_output_is_offered_and_computed_only_when_read() -> None:
 
 
 def test_a_first_render_imports_nothing() -> None:
-    # nerfstudio's viewer stops a render by raising from a trace function where the camera moves. Amid an import that
-    # left half of Numba behind, and no later render of the process came through.
+    # When the camera moves, nerfstudio's viewer stops a render by raising from a trace function. During an import of
+    # Numba this left half-imported modules, and every later render of the process failed.
     code = """
 import sys, torch
 from test_model import make_camera, make_model
@@ -137,7 +138,7 @@ def test_the_enhancer_stays_out_of_checkpoints() -> None:
     assert not [key for key in keys if "lpips" in key]
 
 
-def test_a_pseudo_view_counts_with_its_weight() -> None:
+def test_a_pseudo_view_has_its_loss_weight() -> None:
     model = make_model(pseudo_view_loss_weight=0.25).eval()
     outputs = model.get_outputs(make_camera())
     batch = {"image": torch.rand(HEIGHT, WIDTH, 3)}
@@ -149,20 +150,20 @@ def test_a_pseudo_view_counts_with_its_weight() -> None:
         assert float(proved) == pytest.approx(weight * float(photo), rel=1e-5)
 
 
-def test_pixels_that_the_render_did_not_cover_do_not_teach() -> None:
+def test_masked_pixels_do_not_teach() -> None:
     model = make_model()
     covered = torch.rand(HEIGHT, WIDTH, 1) > 0.5
     image = torch.rand(HEIGHT, WIDTH, 3)
     outputs = model.eval().get_outputs(make_camera())
     losses = [
-        model.get_loss_dict(outputs, {"image": picture, "mask": covered, "pseudo_view": 0})["main_loss"]
-        for picture in (image, torch.where(covered, image, torch.zeros(3)))
+        model.get_loss_dict(outputs, {"image": photo, "mask": covered, "pseudo_view": 0})["main_loss"]
+        for photo in (image, torch.where(covered, image, torch.zeros(3)))
     ]
     assert torch.equal(losses[0], losses[1])
 
 
 def color_gradient(model: Difix3DModel, confidence: torch.Tensor | None) -> torch.Tensor:
-    """What a random picture teaches the Gaussians' colours."""
+    """Gradient of the Gaussians' colours for a random image."""
     batch = {"image": torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1)), "pseudo_view": 0}
     if confidence is not None:
         batch["confidence"] = confidence
@@ -174,7 +175,7 @@ def color_gradient(model: Difix3DModel, confidence: torch.Tensor | None) -> torc
 
 
 @pytest.mark.parametrize("ssim_lambda", [0.0, 0.2, 1.0])
-def test_each_pixel_teaches_with_its_confidence(ssim_lambda: float) -> None:
+def test_confidence_scales_the_gradient_of_each_pixel(ssim_lambda: float) -> None:
     model = make_model(ssim_lambda=ssim_lambda).eval()
     full = color_gradient(model, None)
     assert full.abs().max() > 0
@@ -187,7 +188,9 @@ def test_each_pixel_teaches_with_its_confidence(ssim_lambda: float) -> None:
     torch.testing.assert_close(of_left + of_right, full, rtol=1e-3, atol=1e-8)
 
 
-def test_confidence_weighs_the_losses_gradient_alone_and_copies_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confidence_weights_only_the_gradient_of_the_losses_and_copies_no_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = make_model().eval()
     batch = {"image": torch.rand(HEIGHT, WIDTH, 3), "confidence": torch.rand(HEIGHT, WIDTH, 1)}
     render = torch.rand(HEIGHT, WIDTH, 3, requires_grad=True)
@@ -221,7 +224,7 @@ def test_confidence_follows_the_scheduled_resolution() -> None:
     assert color_gradient(model, torch.rand(HEIGHT, WIDTH, 1)).abs().max() > 0
 
 
-def test_after_a_resume_the_gaussians_move() -> None:
+def test_after_a_resume_the_gaussians_are_trained() -> None:
     source, model = make_model(60), make_model(40)
     optimizers = make_optimizers(model)
     model.load_state_dict(source.state_dict())
@@ -259,7 +262,7 @@ def test_a_checkpoint_without_gaussians_is_refused() -> None:
         make_model().load_state_dict({"field.weight": torch.zeros(3)})
 
 
-def test_a_checkpoint_of_other_harmonics_is_refused() -> None:
+def test_a_checkpoint_with_another_degree_of_harmonics_is_refused() -> None:
     with pytest.raises(Difix3DError, match=r"--pipeline\.model\.sh-degree"):
         make_model(sh_degree=1).load_state_dict(make_model(sh_degree=3).state_dict())
 
@@ -275,12 +278,15 @@ def test_an_empty_crop_box_gives_an_empty_image() -> None:
 def test_evaluation_reports_raw_and_enhanced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("difix3d_ns.images.metrics.load_lpips", lambda backbone: None)
     model = make_model().eval()
-    model.enhancer, model.evaluate_enhanced = (lambda rgb, camera: rgb * 0.5), True
+    model.enhancer = lambda rgb, camera: rgb * 0.5
     outputs = model.get_outputs_for_camera(make_camera())
-    metrics, images = model.get_image_metrics_and_images(outputs, {"image": outputs["rgb"].clone()})
-    assert metrics["psnr"] > 60 > metrics["psnr_enhanced"] > 0
-    assert set(metrics) == {"psnr", "ssim", "psnr_enhanced", "ssim_enhanced"}
-    assert images["img"].shape == (HEIGHT, 3 * WIDTH, 3)
+    batch = {"image": outputs["rgb"].clone()}
+    raw, images = model.get_image_metrics_and_images(outputs, batch)
+    metrics, enhanced = model.get_enhanced_metrics_and_image(outputs, batch)
+    assert raw["psnr"] > 60 > metrics["psnr_enhanced"] > 0
+    assert (raw.keys(), metrics.keys()) == ({"psnr", "ssim"}, {"psnr_enhanced", "ssim_enhanced"})
+    assert images["img"].shape == (HEIGHT, 2 * WIDTH, 3)
+    assert torch.equal(enhanced, outputs["rgb"] * 0.5)
 
 
 def test_rgba_over_the_background_gives_the_render() -> None:

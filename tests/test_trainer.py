@@ -1,4 +1,4 @@
-"""Checkpoints outlive a kill, a full disk and a damaged file, run no code, and two runs share no folder."""
+"""Checkpoints survive kills, full disks and damaged files, run no code, and two trainings never share a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
 
 
 class Pipeline(nn.Linear):
-    """Something with a state, loaded as nerfstudio loads a pipeline."""
+    """A module that loads its state as a nerfstudio pipeline does."""
 
     def __init__(self) -> None:
         super().__init__(2, 2)
@@ -28,7 +28,7 @@ class Pipeline(nn.Linear):
 
 
 def make_trainer(folder: Path, **settings) -> Difix3DTrainer:
-    """A trainer before its first step, around a tiny pipeline."""
+    """A trainer of a tiny pipeline before its first step."""
     config = Difix3DTrainerConfig(
         method_name="difix3d", output_dir=folder, experiment_name="e", timestamp="t", vis="tensorboard", **settings
     )
@@ -47,11 +47,11 @@ def weights_of(file: Path) -> torch.Tensor:
     return torch.load(file)["pipeline"]["weight"]
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_a_new_checkpoint_takes_the_place_of_the_old_one_and_is_loaded(tmp_path: Path) -> None:
+def test_a_new_checkpoint_replaces_the_old_one_and_can_be_loaded(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "a")
     trainer.save_checkpoint(3)
     trainer.save_checkpoint(6)
@@ -63,24 +63,24 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one_and_is_loaded(tmp_path:
     assert torch.equal(resumed.pipeline.weight, trainer.pipeline.weight)
 
 
-def test_all_checkpoints_stay_on_request(tmp_path: Path) -> None:
+def test_all_checkpoints_are_kept_on_request(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, save_only_latest_checkpoint=False)
     trainer.save_checkpoint(3)
     trainer.save_checkpoint(6)
     assert len(checkpoints(trainer)) == 2
 
 
-def test_a_run_killed_while_it_saves_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_that_is_killed_while_saving_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch) -> None:
     trainer = make_trainer(tmp_path)
     trainer.save_checkpoint(3)
     save = torch.save
 
-    def half_a_file_and_dead(content, file) -> None:
+    def write_half_and_die(content, file) -> None:
         save(content, file)
         os.truncate(file, 100)
         os._exit(9)
 
-    monkeypatch.setattr(torch, "save", half_a_file_and_dead)
+    monkeypatch.setattr(torch, "save", write_half_and_die)
     child = os.fork()
     if child == 0:
         trainer.save_checkpoint(6)
@@ -94,7 +94,7 @@ def test_a_run_killed_while_it_saves_keeps_the_checkpoint_before(tmp_path: Path,
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing")]
 )
-def test_on_a_full_disk_training_goes_on_and_the_checkpoint_before_stays(
+def test_on_a_full_disk_training_continues_and_the_previous_checkpoint_is_kept(
     tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     trainer = make_trainer(tmp_path)
@@ -107,10 +107,10 @@ def test_on_a_full_disk_training_goes_on_and_the_checkpoint_before_stays(
     monkeypatch.setattr(torch, "save", full)
     trainer.save_checkpoint(6)
     assert checkpoints(trainer) == ["step-000000003.ckpt"]
-    assert "The checkpoint of step 6 cannot be written" in (told := said(capsys))
-    assert "Training goes on, and older checkpoints stay." in told
+    assert "The checkpoint of step 6 cannot be written" in (output := printed(capsys))
+    assert "Training continues, and older checkpoints are kept." in output
     trainer.training_state = "completed"
-    with pytest.raises(ValueError, match="make room and go on from the one before by --load-dir"):
+    with pytest.raises(ValueError, match="free some space and resume from the previous checkpoint with --load-dir"):
         trainer.save_checkpoint(7)
     assert checkpoints(trainer) == ["step-000000003.ckpt"]
 
@@ -120,7 +120,9 @@ def test_event_files_that_cannot_grow_end_the_training_in_one_sentence(tmp_path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("nerfstudio.engine.trainer.Trainer.train", full)
-    with pytest.raises(SystemExit, match=r"the disk of .* is full: make room and go on from its last checkpoint"):
+    with pytest.raises(
+        SystemExit, match=r"the disk of .* is full: free some space and resume from the last checkpoint"
+    ):
         make_trainer(tmp_path).train()
 
 
@@ -135,7 +137,7 @@ def two_checkpoints(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_loaded(
+def test_a_truncated_newest_checkpoint_is_reported_and_the_previous_one_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float
 ) -> None:
     folder = two_checkpoints(tmp_path / "first")
@@ -146,11 +148,11 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_loaded(
     assert resumed._start_step == 4
     assert torch.equal(resumed.pipeline.weight, weights_of(folder / "step-000000003.ckpt"))
     assert resumed.config.load_step is None
-    told = said(capsys).replace(" ", "")
-    assert "step-000000006.ckptcannotberead" in told and "Theonebeforeitistaken" in told
+    output = printed(capsys).replace(" ", "")
+    assert "step-000000006.ckptcannotberead" in output and "Thepreviouscheckpointisloadedinstead" in output
 
 
-def test_where_the_only_checkpoint_or_the_chosen_one_is_damaged_it_is_named(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_that_is_the_only_one_or_the_chosen_one_is_reported(tmp_path: Path) -> None:
     folder = two_checkpoints(tmp_path / "first")
     os.truncate(folder / "step-000000006.ckpt", 500)
     for settings in (
@@ -164,10 +166,13 @@ def test_where_the_only_checkpoint_or_the_chosen_one_is_damaged_it_is_named(tmp_
         make_trainer(tmp_path / "second", load_dir=folder)._load_checkpoint()
 
 
-def test_a_place_without_checkpoints_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_checkpoints_is_reported(tmp_path: Path) -> None:
     (tmp_path / "run" / "nerfstudio_models").mkdir(parents=True)
     for settings, sentence in (
-        ({"load_dir": tmp_path / "run"}, "no checkpoint in .*: give --load-dir a run's folder nerfstudio_models"),
+        (
+            {"load_dir": tmp_path / "run"},
+            "no checkpoint in .*: give the folder nerfstudio_models of a run as --load-dir",
+        ),
         ({"load_dir": tmp_path / "nowhere"}, "no checkpoint in .*nowhere"),
         ({"load_dir": tmp_path / "run", "load_step": 5}, r"no checkpoint .*step-000000005\.ckpt"),
         ({"load_checkpoint": tmp_path / "a.ckpt"}, r"no checkpoint .*a\.ckpt"),
@@ -181,13 +186,13 @@ def test_a_place_without_checkpoints_is_named(tmp_path: Path) -> None:
     [{}, [1], {"step": "six", "pipeline": {}, "optimizers": {}, "scalers": {}}, {"step": 1, "pipeline": {}}],
     ids=str,
 )
-def test_a_file_of_something_else_is_named(tmp_path: Path, content: object) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_reported(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(SystemExit, match=r"a\.ckpt is no checkpoint of nerfstudio's: it lacks"):
+    with pytest.raises(SystemExit, match=r"a\.ckpt is not a checkpoint of nerfstudio: it lacks"):
         make_trainer(tmp_path / "out", load_checkpoint=tmp_path / "a.ckpt")._load_checkpoint()
 
 
-def test_a_checkpoint_of_other_parameters_is_named(tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_parameters_is_reported(tmp_path: Path) -> None:
     torch.save({"step": 1, "pipeline": {"x": torch.ones(1)}, "optimizers": {}, "scalers": {}}, tmp_path / "a.ckpt")
     with pytest.raises(SystemExit, match=r"a\.ckpt does not fit this run"):
         make_trainer(tmp_path / "out", load_checkpoint=tmp_path / "a.ckpt")._load_checkpoint()
@@ -195,7 +200,7 @@ def test_a_checkpoint_of_other_parameters_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: bool, monkeypatch) -> None:
-    # What a user may have set for older checkpoints must not open the door to foreign ones.
+    # A user may have set this for older checkpoints; foreign ones must be refused all the same.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     content = {"step": 1, "pipeline": Evil(tmp_path / "ran"), "optimizers": {}, "scalers": {}}
     file = tmp_path / "step-000000001.ckpt"
@@ -209,28 +214,30 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, zipped: boo
 def test_a_run_from_scratch_loads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(tmp_path)
     trainer._load_checkpoint()
-    assert trainer._start_step == 0 and "training from scratch" in said(capsys)
+    assert trainer._start_step == 0 and "training from scratch" in printed(capsys)
 
 
-def _hold(folder: Path, has_it, let_go) -> None:
+def _hold_lock(folder: Path, is_held, release) -> None:
     from difix3d_ns.trainer import _lock_folder
 
     lock = _lock_folder(folder)
-    has_it.set()
-    let_go.wait()
+    is_held.set()
+    release.wait()
     del lock
 
 
 def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("nerfstudio.engine.trainer.Trainer.setup", lambda self, test_mode: None)
     context = multiprocessing.get_context("fork")
-    has_it, let_go = context.Event(), context.Event()
+    is_held, release = context.Event(), context.Event()
     trainer = make_trainer(tmp_path)
-    first = context.Process(target=_hold, args=(trainer.base_dir, has_it, let_go))
+    first = context.Process(target=_hold_lock, args=(trainer.base_dir, is_held, release))
     first.start()
-    assert has_it.wait(60)
+    assert is_held.wait(60)
     try:
-        with pytest.raises(SystemExit, match=r"another training is writing into .*: wait for its end, or give another"):
+        with pytest.raises(
+            SystemExit, match=r"another training is writing to .*: wait until it ends, or choose another"
+        ):
             trainer.setup()
     finally:
         first.kill()
@@ -238,7 +245,7 @@ def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead
     trainer.setup()
 
 
-def test_a_folder_that_cannot_be_made_ends_in_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_ends_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     trainer = make_trainer(tmp_path / "file")
     with pytest.raises(SystemExit, match=r"cannot be written .*: choose another --output-dir"):
@@ -246,3 +253,13 @@ def test_a_folder_that_cannot_be_made_ends_in_one_sentence(tmp_path: Path) -> No
     config = make_trainer(tmp_path / ("x" * 300)).config
     with pytest.raises(SystemExit, match=r"cannot be written .*: choose another --output-dir"):
         config.save_config()
+
+
+def test_a_training_loads_the_step_it_was_given_although_its_own_folder_has_checkpoints(tmp_path: Path) -> None:
+    folder = two_checkpoints(tmp_path / "first")
+    own = make_trainer(tmp_path / "second")
+    own.save_checkpoint(9)
+    again = make_trainer(tmp_path / "second", load_dir=folder, load_step=3)
+    assert again.checkpoint_dir == own.checkpoint_dir
+    again._load_checkpoint()
+    assert (again._start_step, again.config.load_dir, again.config.load_step) == (4, folder, 3)

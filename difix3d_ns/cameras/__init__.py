@@ -1,1 +1,1 @@
-"""Cameras: poses, paths made from them, and files that hold paths."""
+"""Cameras: pose mathematics, generated camera paths, and camera path files."""

@@ -1,7 +1,7 @@
-"""Pure pose mathematics: poses between and around the training cameras, and paths fitted to them.
+"""Generated camera paths: poses between, around and near the training cameras, and a spiral around one camera.
 
-All of it moves with the scene: training poses that are turned, shifted or scaled give the same poses turned, shifted
-and scaled.
+The paths fitted to training poses do not depend on the scene's coordinate system: rotating, translating or scaling
+the training poses does the same to the path.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -18,15 +19,15 @@ from torch.nn.functional import normalize
 from difix3d_ns.cameras.poses import k_nearest_poses, scene_radius
 
 NUM_NEIGHBOURS = 2
-"""Neighbours of a photo that `interpolated_poses` goes to."""
+"""Neighbours of each photo that `interpolated_poses` connects it to."""
 NUM_SPIRAL_TURNS = 2
 
 
 def look_at_point(poses: Float[Tensor, "num_poses 3 4"]) -> Float[Tensor, "3"]:
-    """The point nearest to all optical axes.
+    """The point with the smallest sum of squared distances to all optical axes.
 
-    Cameras that look in parallel or apart have none; for them it lies ahead of their middle, twice as far as they
-    spread.
+    Parallel or diverging cameras have no such point in front of them. For these it is placed in front of the cameras'
+    centroid, at twice the scene radius.
     """
     origins, directions = poses[:, :, 3].double(), normalize(-poses[:, :, 2].double(), dim=-1)
     across = torch.eye(3, dtype=torch.float64) - directions[:, :, None] * directions[:, None, :]
@@ -45,15 +46,15 @@ def look_at_point(poses: Float[Tensor, "num_poses 3 4"]) -> Float[Tensor, "3"]:
 def looking_at(
     centers: Float[Tensor, "num_poses 3"], points: Float[Tensor, "#num_poses 3"], up: Float[Tensor, "3"]
 ) -> Float[Tensor, "num_poses 3 4"]:
-    """Poses at `centers` that look at `points`, as upright as they can be.
+    """Poses at `centers` that look at `points`, with the image's vertical axis as close to `up` as possible.
 
     Raises:
-        ValueError: a camera would stand on its point or look straight up or down.
+        ValueError: a camera is at its point, or would look straight up or down.
     """
     back = centers.double() - points.double()
     right = torch.linalg.cross(up.double().expand_as(back), back)
     if bool((right.norm(dim=-1) <= 1e-6 * back.norm(dim=-1)).any()):
-        raise ValueError("a camera stands on the point it is to look at, or above or below it")
+        raise ValueError("a camera is at, above or below the point that it should look at")
     back, right = normalize(back, dim=-1), normalize(right, dim=-1)
     columns = (right, torch.linalg.cross(back, right), back, centers.double())
     return torch.stack(columns, dim=-1).to(centers.dtype)
@@ -62,13 +63,14 @@ def looking_at(
 def interpolated_poses(poses: Float[Tensor, "num_photos 3 4"], num_poses: int) -> Float[Tensor, "num_poses 3 4"]:
     """Poses between neighbouring photos, spread evenly over all pairs of neighbours.
 
-    Neighbours are nearest by pose distance. With more poses than pairs, each pair gets several, evenly spaced.
+    Each photo is paired with its nearest neighbours by pose distance. If `num_poses` exceeds the number of pairs,
+    each pair gets several evenly spaced poses; otherwise each pose is halfway between its two photos.
     """
     _, neighbours = k_nearest_poses(poses, poses, NUM_NEIGHBOURS + 1, scene_radius(poses))
     pairs = sorted({tuple(sorted((i, j))) for i, row in enumerate(neighbours.tolist()) for j in row if i != j})
     rotations = poses[:, :, :3].double().numpy()
     found = []
-    # Pose number n of the whole path lies in the middle of the n-th of `num_poses` equal parts.
+    # The path is divided into `num_poses` equal parts; each pose is at the middle of its part.
     for place in (np.arange(num_poses) + 0.5) / num_poses * len(pairs):
         first, second = pairs[int(place)]
         along = place - int(place)
@@ -85,11 +87,11 @@ def orbit_poses(
 ) -> Float[Tensor, "num_poses 3 4"]:
     """Poses on a full circle around the point that the training cameras look at, all looking at it.
 
-    Height and radius are the training cameras' mean ones, times `size`; the circle starts at the camera farthest from
-    the axis.
+    The height and radius are the means over the training cameras, times `size`. The circle starts at the angle of the
+    camera farthest from the axis.
 
     Raises:
-        ValueError: the cameras have no common up direction, or stand above or below their point.
+        ValueError: the cameras have no common up direction, or one would look straight up or down.
     """
     point, up = look_at_point(poses), _mean_up(poses)
     offsets = poses[:, :, 3] - point
@@ -108,11 +110,11 @@ def spiral_poses(
 ) -> Float[Tensor, "num_poses 3 4"]:
     """Poses on a spiral around the mean training camera, for scenes seen from one side.
 
-    It turns twice across the image plane and goes forward and back once; `size` 1 reaches as far as the training
-    cameras do in each of these directions. All poses look at the point that the training cameras look at.
+    The path makes two turns parallel to the image plane while it moves forward and back once. With `size` 1 it extends
+    as far as the training cameras in each direction. All poses look at the point that the training cameras look at.
 
     Raises:
-        ValueError: the cameras have no common up direction, or stand above or below their point.
+        ValueError: the cameras have no common up direction, or one would look straight up or down.
     """
     axes = Rotation.from_matrix(poses[:, :, :3].double().numpy()).mean().as_matrix()
     axes = torch.from_numpy(axes).to(poses)
@@ -126,16 +128,16 @@ def spiral_poses(
 def random_poses(
     poses: Float[Tensor, "num_photos 3 4"], num_poses: int, reach: float = 1.0, seed: int = 0
 ) -> Float[Tensor, "num_poses 3 4"]:
-    """Poses around the photos, at random but the same for the same seed; every photo gets its turn.
+    """Random poses near the photos, reproducible by `seed` and spread evenly over all photos.
 
-    Each camera is moved by up to `reach` times the typical distance of neighbouring photos, in any direction, and
-    turned so that the point its photo looks at stays in the middle.
+    Each pose is a photo's pose moved in a random direction by at most `reach` times the median distance between
+    neighbouring photos, and turned so that the point its photo looks at stays in the image centre.
     """
     generator = torch.Generator().manual_seed(seed)
     rounds = math.ceil(num_poses / len(poses))
     photos = torch.cat([torch.randperm(len(poses), generator=generator) for _ in range(rounds)])[:num_poses]
     direction = normalize(torch.randn((num_poses, 3), generator=generator, dtype=torch.float64), dim=-1)
-    # The cube root spreads them evenly over the ball.
+    # The cube root distributes the offsets uniformly over the ball.
     length = torch.rand((num_poses, 1), generator=generator, dtype=torch.float64) ** (1 / 3)
     axes, old_centers = poses[photos, :, :3].double(), poses[photos, :, 3].double()
     moved = reach * _neighbour_distance(poses) * length * direction
@@ -150,6 +152,36 @@ def random_poses(
     return torch.cat([torch.from_numpy(turn) @ axes, centers[:, :, None]], dim=-1).to(poses)
 
 
+def spiral_around(camera: Cameras, num_frames: int, radius: float) -> Cameras:
+    """A spiral of two turns around a camera; all frames look in that camera's direction.
+
+    nerfstudio's own spiral uses the world's up direction instead of the camera's, which can turn images on their side.
+
+    Args:
+        camera: shape (1,).
+        num_frames: number of frames.
+        radius: radius of the spiral in scene units.
+
+    Returns:
+        Cameras, shape (num_frames,).
+    """
+    angles = torch.arange(num_frames, device=camera.device) * (4 * torch.pi / num_frames)
+    offsets = radius * torch.stack([angles.cos(), -angles.sin(), -(angles / 2).sin()], dim=-1)
+    poses = camera.camera_to_worlds.repeat(num_frames, 1, 1)
+    poses[:, :, 3] += torch.einsum("nij,nj->ni", poses[:, :, :3], offsets)
+    return Cameras(
+        camera_to_worlds=poses,
+        fx=camera.fx[0],
+        fy=camera.fy[0],
+        cx=camera.cx[0],
+        cy=camera.cy[0],
+        width=camera.width[0],
+        height=camera.height[0],
+        camera_type=camera.camera_type[0],
+        times=None if camera.times is None else torch.linspace(0, 1, num_frames, device=camera.device)[:, None],
+    )
+
+
 def _mean_up(poses: Float[Tensor, "num_photos 3 4"]) -> Float[Tensor, "3"]:
     up = poses[:, :, 1].mean(dim=0)
     if up.norm() < 1e-3:
@@ -162,7 +194,7 @@ def _turns(num_poses: int, num_turns: int) -> Float[Tensor, "num_poses"]:
 
 
 def _neighbour_distance(poses: Float[Tensor, "num_photos 3 4"]) -> float:
-    """Median distance of a photo's camera to the nearest other one; of cameras in one place, a tenth of a unit."""
+    """Median distance from each camera to its nearest neighbour; 0.1 scene units if they are all in one place."""
     without_turns = torch.cat([torch.eye(3).expand(len(poses), 3, 3).to(poses), poses[:, :, 3:]], dim=-1)
     distances, _ = k_nearest_poses(without_turns, without_turns, 2)
     return float(distances[:, -1].median()) or 0.1

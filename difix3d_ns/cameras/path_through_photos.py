@@ -1,4 +1,4 @@
-"""A camera path through some photos, as of a camera that is carried from one to the next."""
+"""A smooth camera path that passes through the poses of given photos."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from difix3d_ns.cameras.poses import pose_distances, scene_radius
 
 
 def path_through(cameras: Sequence[Cameras], num_frames: int) -> Cameras:
-    """Cameras of a video that goes through all of some cameras at constant speed.
+    """Cameras of a video that passes through all given cameras at constant speed.
 
     Args:
-        cameras: at least two, shape (1,) each. The first one's intrinsics and size are those of all frames.
-        num_frames: frames of the video, at least two.
+        cameras: at least two, shape (1,) each. All frames get the intrinsics and image size of the first one.
+        num_frames: number of frames, at least two.
 
     Returns:
         Perspective cameras, shape (num_frames,), without distortion.
@@ -34,18 +34,18 @@ def path_through(cameras: Sequence[Cameras], num_frames: int) -> Cameras:
 
 
 def poses_through(poses: Float[Tensor, "num_poses 3 4"], num_frames: int) -> Float[Tensor, "num_frames 3 4"]:
-    """Poses evenly along a path that starts at the outermost pose and goes on to the nearest one not yet visited.
+    """Poses at constant speed along a path that visits `poses` in `visiting_order`.
 
-    Between two poses the centre moves straight and the rotation follows by slerp.
+    Between two poses the centre moves in a straight line and the rotation is interpolated by slerp.
 
     Args:
-        poses: at least two.
-        num_frames: at least two; the first and the last stand at ends of the path.
+        poses: poses to pass through, at least two.
+        num_frames: at least two; the first and the last frame are the ends of the path.
     """
     order = visiting_order(poses)
     distances = pose_distances(poses, poses, scene_radius(poses))
     steps = distances[order[:-1], order[1:]].double().numpy()
-    # Two photos from one place must not stop the clock: times of a slerp increase.
+    # Slerp needs strictly increasing times, even for two photos taken from the same pose.
     times = np.concatenate([[0.0], np.cumsum(np.maximum(steps, 1e-9))])
     wanted = np.linspace(0.0, times[-1], num_frames)
     rotations = Slerp(times, Rotation.from_matrix(poses[order, :, :3].double().numpy()))(wanted).as_matrix()
@@ -55,7 +55,7 @@ def poses_through(poses: Float[Tensor, "num_poses 3 4"], num_frames: int) -> Flo
 
 
 def visiting_order(poses: Float[Tensor, "num_poses 3 4"]) -> list[int]:
-    """Indices of all poses: the outermost, then always the nearest one not yet visited."""
+    """Indices of all poses: first the outermost one, then always the nearest one not yet visited."""
     distances = pose_distances(poses, poses, scene_radius(poses))
     order = [int((poses[:, :, 3] - poses[:, :, 3].mean(dim=0)).norm(dim=-1).argmax())]
     left = set(range(len(poses))) - set(order)

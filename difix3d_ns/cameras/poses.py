@@ -1,7 +1,7 @@
-"""Pure pose mathematics: how far cameras are apart, which photo is nearest, and the walk towards a target pose.
+"""Pose mathematics: distances between poses, nearest poses, steps towards a target, and cameras with new poses.
 
-Poses are nerfstudio's `camera_to_worlds`: 3 x 4, OpenGL axes (x right, y up, z back), in scene units, where
-nerfstudio's dataparsers scale the cameras into [-1, 1].
+Poses are nerfstudio's `camera_to_worlds`: 3 x 4, OpenGL axes (x right, y up, z back), in scene units.
+nerfstudio's dataparsers scale scenes so that the camera centres are in [-1, 1].
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 MAX_PAIRS_AT_ONCE = 1 << 22
-"""Pairs of poses whose distances are held in memory together."""
+"""Maximum number of pose pairs whose distances are in memory at the same time."""
 ARRIVAL_TOLERANCE = 1e-4
-"""Share of a step by which a target may be farther than whole steps and still be reached with the last one."""
+"""A step reaches a target that is farther away than `step_length` by at most this fraction of it."""
 
 
 def scene_radius(poses: Float[Tensor, "num_poses 3 4"]) -> float:
-    """Largest distance of a camera from the middle of all: what lengths relative to the scene are measured by.
+    """Largest distance of a camera from the centroid of all cameras: the unit for lengths relative to the scene.
 
-    Cameras in one place have no spread; for them it is 1, so that scene units count.
+    It is 1 if all cameras are in one place, so that lengths are then in scene units.
     """
     centers = poses[:, :, 3].double()
     radius = float((centers - centers.mean(dim=0)).norm(dim=-1).max()) if len(centers) else 0.0
@@ -32,16 +32,16 @@ def scene_radius(poses: Float[Tensor, "num_poses 3 4"]) -> float:
 def pose_distances(
     poses: Float[Tensor, "num_poses 3 4"], others: Float[Tensor, "num_others 3 4"], unit: float = 1.0
 ) -> Float[Tensor, "num_poses num_others"]:
-    """Distance of every pose to every other: distance of the centres plus rotation angle in radians.
+    """Distance of each pose to each of `others`: distance between the centres plus rotation angle in radians.
 
-    This is the distance by which Difix3D picks the nearest training view (arXiv 2503.01774, section 4.2).
+    Difix3D uses this distance to select the nearest training view (arXiv 2503.01774, section 4.2).
 
     Args:
         poses: poses.
         others: poses to measure to.
-        unit: length in scene units that counts as much as one radian; 1 as published.
+        unit: length in scene units that counts as much as one radian; the paper uses 1.
     """
-    # Differences and no matrix product, whose rounding would move poses that are the same apart.
+    # Computing distances by matrix product would round, so that equal poses get a distance above 0.
     translation = torch.cdist(poses[:, :, 3], others[:, :, 3], compute_mode="donot_use_mm_for_euclid_dist") / unit
     # trace(A^T B) = 1 + 2 cos(angle between the rotations)
     trace = torch.einsum("nij,mij->nm", poses[:, :, :3], others[:, :, :3])
@@ -53,24 +53,24 @@ def k_nearest_poses(
 ) -> tuple[Float[Tensor, "num_poses k"], Int[Tensor, "num_poses k"]]:
     """Distances to and indices of the `k` candidates nearest to each pose, nearest first.
 
-    Thousands of poses are measured block by block, so that memory stays bounded.
+    Poses are processed in blocks to bound the memory.
 
     Args:
         poses: poses to find candidates for.
-        candidates: poses to choose from; fewer than `k` are all returned.
-        k: how many.
+        candidates: poses to choose from.
+        k: number of candidates per pose; all candidates if there are fewer.
         unit: as in `pose_distances`.
 
     Raises:
         ValueError: there are no candidates.
     """
     if len(candidates) == 0:
-        raise ValueError("no candidate poses to choose the nearest from")
+        raise ValueError("there are no candidate poses to choose the nearest from")
     k = min(k, len(candidates))
     block = max(1, MAX_PAIRS_AT_ONCE // len(candidates))
     found = [
         pose_distances(part, candidates, unit).topk(k, dim=1, largest=False)
-        for part in poses.split(block)  # no poses still make one empty block
+        for part in poses.split(block)  # an empty tensor is split into one empty block
     ]
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
 
@@ -89,15 +89,15 @@ def nearest_poses(
 def step_towards(
     poses: Float[Tensor, "num_poses 3 4"], targets: Float[Tensor, "num_poses 3 4"], step_length: float
 ) -> Float[Tensor, "num_poses 3 4"]:
-    """Moves each pose towards its target by at most `step_length` scene units; rotations follow by slerp.
+    """Moves each pose towards its target by at most `step_length` scene units; the rotation is interpolated by slerp.
 
-    A pose no farther than one step from its target arrives exactly (section 4.2: the novel view is shifted a
-    step at every update until it reaches the target view).
+    A pose within one step of its target moves exactly onto it. In section 4.2 of the paper, each update shifts the
+    novel view by one step until it reaches the target view.
 
     Args:
-        poses: where the walk stands.
-        targets: where it goes, one for each pose.
-        step_length: length of a step in scene units, above 0.
+        poses: current poses.
+        targets: target poses, one per pose.
+        step_length: maximum translation in scene units, above 0.
 
     Raises:
         ValueError: `step_length` is not above 0.
@@ -108,7 +108,7 @@ def step_towards(
         return poses.clone()
     offset = targets[:, :, 3] - poses[:, :, 3]
     distance = offset.norm(dim=-1)
-    # The rest of a walk of exactly n steps may be a rounding error longer than one.
+    # After n - 1 of n steps, rounding may leave slightly more than one step.
     arrives = distance <= step_length * (1 + ARRIVAL_TOLERANCE)
     fraction = torch.where(arrives, 1.0, step_length / distance.clamp_min(1e-12))
 
@@ -118,25 +118,25 @@ def step_towards(
     rotation = torch.from_numpy(np.ascontiguousarray((start * Rotation.from_rotvec(turn)).as_matrix()))
 
     stepped = torch.cat([rotation.to(poses), (poses[:, :, 3] + fraction[:, None] * offset)[:, :, None]], dim=-1)
-    # Arrival is exact: no rounding of the slerp is left at the target.
+    # Poses that arrive get the exact target, without the rounding error of the slerp.
     return torch.where(arrives[:, None, None], targets, stepped)
 
 
 def steps_to_arrive(
     poses: Float[Tensor, "num_poses 3 4"], targets: Float[Tensor, "num_poses 3 4"], step_length: float
 ) -> int:
-    """How many steps of `step_length` the farthest walk needs; 1 where every pose is within a step."""
+    """Number of steps of `step_length` until every pose has reached its target; at least 1, or 0 without poses."""
     if len(poses) == 0:
         return 0
     farthest = float((targets[:, :, 3] - poses[:, :, 3]).norm(dim=-1).max())
-    # Half the tolerance of `step_towards` leaves the other half to the rounding of the steps.
+    # Using half the tolerance of `step_towards` leaves the other half for rounding errors of the steps.
     return max(1, int(np.ceil(farthest / step_length - ARRIVAL_TOLERANCE / 2)))
 
 
 def viewmats_from_camera_to_worlds(
     camera_to_worlds: Float[Tensor, "num_cameras 3 4"],
 ) -> Float[Tensor, "num_cameras 4 4"]:
-    """World-to-camera matrices as gsplat wants them (OpenCV axes: y down, z forward)."""
+    """World-to-camera matrices in gsplat's convention (OpenCV axes: y down, z forward)."""
     flip = camera_to_worlds.new_tensor([1.0, -1.0, -1.0])
     rotation = (camera_to_worlds[:, :3, :3] * flip).transpose(1, 2)
     translation = -rotation @ camera_to_worlds[:, :3, 3:]
@@ -145,9 +145,9 @@ def viewmats_from_camera_to_worlds(
 
 
 def camera_with_pose(camera: Cameras, camera_to_world: Float[Tensor, "3 4"]) -> Cameras:
-    """`camera`, shape (1,), with another pose: intrinsics, size and type stay.
+    """A copy of `camera`, shape (1,), with another pose and the same intrinsics, image size and type.
 
-    Lens distortion is left out: Gaussians are rendered without it, as photos are undistorted for training.
+    Lens distortion is dropped: photos are undistorted for training, so Gaussians are rendered without it.
     """
     return Cameras(
         camera_to_worlds=camera_to_world[None].cpu(),
@@ -163,7 +163,7 @@ def camera_with_pose(camera: Cameras, camera_to_world: Float[Tensor, "3 4"]) -> 
 
 
 def with_nearest_intrinsics(poses: Float[Tensor, "num_poses 3 4"], photos: Cameras) -> Cameras:
-    """Cameras at `poses` with the intrinsics, size, type and distortion of the training camera nearest to each."""
+    """Cameras at `poses` with the intrinsics, image size, type and distortion of the nearest training camera."""
     nearest = nearest_poses(poses, photos.camera_to_worlds.cpu(), scene_radius(photos.camera_to_worlds.cpu()))
     distortion = photos.distortion_params
     return Cameras(

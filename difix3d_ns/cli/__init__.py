@@ -18,7 +18,7 @@ from difix3d_ns.frames.enhance_options import EnhanceConfig
 
 
 def _train(config: TrainConfig) -> None:
-    # Imported late: `python -m difix3d_ns.cli.train` must not find its module loaded already.
+    # Imported here, as `python -m difix3d_ns.cli.train` warns if its module is already loaded.
     from difix3d_ns.cli.train import train
 
     train(config)
@@ -37,24 +37,24 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "evaluate": (EvaluateConfig, evaluate),
     "render": (RenderCommand, lambda _: render(["--help"])),
 }
-"""The subcommands: the config that holds a command's options, whose docstring is its help, and what runs it."""
+"""The subcommands. Each has a config, which holds its options and whose docstring is its help, and a function."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the subcommand that the command line names.
+    """Runs a subcommand.
 
     Args:
         args: the command line after the program's name; the process's own if None.
     """
     args = sys.argv[1:] if args is None else args
     if list(args[:1]) == ["render"]:
-        return render(args[1:])  # its options are nerfstudio's: it alone waits for nerfstudio's import
+        return render(args[1:])  # only this command has nerfstudio's options, and so imports nerfstudio
     configs = {name: config_type for name, (config_type, _) in COMMANDS.items()}
     config = tyro.extras.subcommand_cli_from_dict(
         configs,
         prog="ns-difix",
-        description="Cleans renders, pictures and videos with Difix, measures the gain, curates pairs for training it, "
-        "and trains it.",
+        description="Cleans renders, images and videos with Difix, measures the gain, makes training pairs, and trains "
+        "the network.",
         args=args,
     )
     run = next(run for config_type, run in COMMANDS.values() if type(config) is config_type)

@@ -1,4 +1,4 @@
-"""`python -m difix3d_ns.cli.curate`: the same as `ns-difix curate`, as a module for `accelerate launch -m`."""
+"""`ns-difix curate` as a module, for `accelerate launch -m difix3d_ns.cli.curate`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`ns-difix enhance`: cleans pictures and videos.
+"""`ns-difix enhance`, which cleans images and videos.
 
-Also a module of its own, for several processes: `accelerate launch -m difix3d_ns.cli.enhance ...`.
+It is also a module, for several processes: `accelerate launch -m difix3d_ns.cli.enhance`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from difix3d_ns.frames.enhance_options import EnhanceConfig
 
 
 def enhance(config: EnhanceConfig) -> None:
-    """Cleans what the options name."""
-    # Loads torch: only once it is clear that something is cleaned.
+    """Cleans the images or the video given by the options."""
+    # Imported here because it loads torch, which --help does not need.
     from difix3d_ns.frames.enhance import enhance as run
 
     run(config)

@@ -1,4 +1,4 @@
-"""`python -m difix3d_ns.cli.evaluate`: the same as `ns-difix evaluate`, as a module."""
+"""`ns-difix evaluate` as a module: `python -m difix3d_ns.cli.evaluate`."""
 
 from __future__ import annotations
 

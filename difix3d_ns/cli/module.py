@@ -1,4 +1,4 @@
-"""Commands of `ns-difix` as modules of their own, for `accelerate launch -m`."""
+"""Runs commands of `ns-difix` as modules, for `accelerate launch -m`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def run_as_module(
     """Runs one command as `python -m difix3d_ns.cli.NAME`.
 
     Args:
-        name: the command.
-        config_type: holds its options, and its docstring is its help.
-        run: does it.
+        name: name of the command.
+        config_type: the dataclass of its options, whose docstring is its help.
+        run: function that runs it.
         args: the command line after the program's name; the process's own if None.
     """
     config = tyro.cli(config_type, prog=f"python -m difix3d_ns.cli.{name}", args=args)

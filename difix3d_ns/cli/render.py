@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,22 +13,22 @@ from difix3d_ns.errors import exit_with_one_sentence
 
 @dataclass
 class RenderCommand:
-    """Renders a run of any nerfstudio method, each frame cleaned by Difix.
+    """Renders a run of any nerfstudio method, and cleans each frame with Difix.
 
-    Subcommands: camera-path, interpolate, spiral, dataset; their options are those of ns-render and Difix's.
+    The subcommands camera-path, interpolate, spiral and dataset take the options of ns-render and of Difix.
     """
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the subcommand that the command line names.
+    """Runs a subcommand.
 
     Args:
         args: the command line after `render`; the process's own if None.
     """
-    # Loaded here: nerfstudio's renderer takes seconds to import.
+    # Imported here because nerfstudio's renderer takes seconds to import.
     from difix3d_ns.rendering.commands import Commands
 
-    command = tyro.cli(Commands, prog="ns-difix render", description=RenderCommand.__doc__, args=args)
+    command = tyro.cli(Commands, prog="ns-difix render", description=inspect.getdoc(RenderCommand), args=args)
     with exit_with_one_sentence():
         command.main()
 

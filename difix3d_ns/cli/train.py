@@ -1,6 +1,6 @@
-"""`ns-difix train`: trains a Difix network on pairs of renders and photos.
+"""`ns-difix train`, which trains a Difix network on pairs of renders and photos.
 
-Also a module of its own, for several processes: `accelerate launch -m difix3d_ns.cli.train ...`.
+It is also a module, for several processes: `accelerate launch -m difix3d_ns.cli.train`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from difix3d_ns.difix.training.train_options import TrainConfig
 
 
 def train(config: TrainConfig) -> None:
-    """Trains, and prints what the network gains on the test pairs."""
-    # Loads diffusers: only once it is clear that something is trained.
+    """Trains, and prints the metrics on the test pairs."""
+    # Imported here because it loads diffusers, which --help does not need.
     from difix3d_ns.difix.training.train import train as run_training
 
     for name, value in run_training(config).items():
@@ -21,7 +21,7 @@ def train(config: TrainConfig) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Trains with the options of the command line.
+    """Runs the command.
 
     Args:
         args: the command line after the program's name; the process's own if None.

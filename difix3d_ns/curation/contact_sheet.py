@@ -1,4 +1,4 @@
-"""A picture of a scene's pairs to look at."""
+"""Draws contact sheets, which show some of the pairs of a scene."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from difix3d_ns.curation.pairs import Pairs
 
 NUM_ROWS = 12
 CELL_SIZE = (300, 220)
-"""Width and height into which each picture is fitted."""
+"""Width and height of the box into which each image is fitted, in pixels."""
 MARGIN = 8
 MIN_WIDTH = 640
-"""Room for a row's text where the pictures are narrow."""
+"""Minimum width of the sheet in pixels, so that the captions fit even if the images are narrow."""
 TEXT_HEIGHT = 20
 COLUMNS = {"image": "render", "target_image": "photo (target)", "ref_image": "reference"}
-"""The pictures of a pair and their headings, from left to right."""
+"""The images of a pair and their headings, from left to right."""
 
 
 def draw_contact_sheet(title: str, pairs: Pairs, folder: Path) -> Image.Image:
-    """Draws some of the pairs, a row each: render, photo, reference, and how the render was made.
+    """Draws some of the pairs, one per row: render, photo, reference, and a caption on how the render was made.
 
     Args:
         title: heading of the sheet.
-        pairs: pairs of one scene, at least one.
-        folder: what the pairs' paths are relative to.
+        pairs: at least one pair, all of one scene.
+        folder: the folder that the pairs' paths are relative to.
     """
     rows = chosen_rows(pairs, NUM_ROWS)
     pictures = [[_thumbnail(folder / pairs[name][key]) for key in COLUMNS] for name in rows]
@@ -51,17 +51,20 @@ def draw_contact_sheet(title: str, pairs: Pairs, folder: Path) -> Image.Image:
 
 
 def chosen_rows(pairs: Pairs, count: int) -> list[str]:
-    """Ids of at most so many pairs, evenly many of each strategy, and of a strategy spread over its steps.
+    """Chooses at most `count` pairs, evenly from all strategies and, within a strategy, from all steps.
 
     Args:
         pairs: pairs with `how`.
-        count: how many ids at most.
+        count: maximum number of pairs.
+
+    Returns:
+        Ids of the pairs, sorted by strategy and step.
     """
     by_strategy: defaultdict[str, list[str]] = defaultdict(list)
     for name, entry in sorted(pairs.items(), key=lambda pair: (pair[1]["how"]["step"], pair[0])):
         by_strategy[entry["how"]["strategy"]].append(name)
     chosen: list[str] = []
-    # Strategies of few pairs leave their rows to the others.
+    # Strategies with few pairs come first, so that the others can use the rows they leave.
     left = count
     for index, names in enumerate(sorted(by_strategy.values(), key=len)):
         share = min(len(names), left // (len(by_strategy) - index))

@@ -1,4 +1,4 @@
-"""One strategy on one scene: done as a whole or not at all, and in a process of its own."""
+"""Jobs, each of which applies one strategy to one scene in a separate process, and leaves pairs only if it finishes."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, read_json, with_moved_pictures, write_json
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.splits import NotApplicableError
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.errors import Difix3DError
 
 
 @dataclass(frozen=True)
 class Job:
-    """A strategy on a scene."""
+    """One strategy applied to one scene."""
 
     scene: Scene
     strategy: StrategyName
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name of the job in messages."""
         return f"{self.scene.name}, {self.strategy}"
 
     def folder(self, output_dir: Path) -> Path:
-        """The folder of its pictures and of its own pairs file."""
+        """The folder for the job's images and pairs file."""
         return output_dir / self.scene.name / self.strategy
 
     def pairs(self, output_dir: Path) -> Pairs | None:
-        """The pairs of the finished job, with paths relative to `output_dir`; None while it is not finished."""
+        """The pairs of a finished job, with paths relative to `output_dir`; None if the job is not finished."""
         file = self.folder(output_dir) / PAIRS_FILE
         return read_json(file) if file.exists() else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """Result of a job."""
 
     job: str
-    """Its name."""
+    """Name of the job."""
     num_pairs: int = 0
-    """How many pairs it made."""
+    """Number of pairs that it made."""
     skipped: str = ""
-    """Why there was nothing to do for the strategy; empty if there was."""
+    """Why the strategy does not apply to the scene; empty if it does."""
     failed: str = ""
-    """What went wrong, in one sentence; empty if nothing did."""
+    """What went wrong, in one sentence; empty if the job succeeded."""
 
 
 def run_jobs_of_scene(jobs: Sequence[Job], config: CurateConfig, gpu: int) -> list[Outcome]:
-    """Runs jobs one after the other, in a process apart.
+    """Runs jobs one after another in a separate process.
 
-    There nothing is left of earlier trainings, nerfstudio meets no process group of the launcher, and what a training
-    breaks stays in there.
+    The process starts without the state of earlier trainings and without the launcher's process group, which nerfstudio
+    would use. If a training crashes, only this process ends.
 
     Args:
         jobs: jobs of one scene.
-        config: the curation's options.
-        gpu: index of the GPU to train on, where there are any; counted round where there are fewer.
+        config: options of the curation.
+        gpu: index of the GPU to train on, modulo the number of GPUs; has no effect without a GPU.
     """
     outcomes: list[Outcome] = []
     while len(outcomes) < len(jobs):
@@ -78,14 +78,16 @@ def run_jobs_of_scene(jobs: Sequence[Job], config: CurateConfig, gpu: int) -> li
                     outcomes.append(executor.submit(run_job, job, config).result())
             except BrokenProcessPool:
                 outcomes.append(
-                    Outcome(jobs[len(outcomes)].name, failed="its process was killed; it may have run out of memory.")
+                    Outcome(
+                        jobs[len(outcomes)].name, failed="the process was killed, possibly because the memory ran out."
+                    )
                 )
     return outcomes
 
 
 def run_job(job: Job, config: CurateConfig) -> Outcome:
-    """Makes the pairs of one job. They appear in its folder all at once."""
-    # Loads nerfstudio: only where something is trained.
+    """Makes the pairs of one job. Its folder appears only when it is complete."""
+    # Imported here because it loads nerfstudio.
     from difix3d_ns.curation.strategies import STRATEGIES, Task
 
     folder = job.folder(config.output_dir)
@@ -101,20 +103,21 @@ def run_job(job: Job, config: CurateConfig) -> Outcome:
         return Outcome(job.name, skipped=str(error))
     except (Difix3DError, DifixError) as error:
         return Outcome(job.name, failed=str(error))
-    except SystemExit as error:  # the plugin's own errors, after nerfstudio was told to stop
+    except SystemExit as error:  # the plugin's errors, converted by `exit_with_one_sentence` inside nerfstudio
         return Outcome(job.name, failed=str(error).strip().removeprefix("difix3d: "))
     except Exception as error:
         traceback.print_exc()
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Outcome(job.name, failed=f"{reason.rstrip('.')} (its traceback is printed above).")
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        return Outcome(job.name, failed=f"{reason} (the traceback is printed above).")
     return Outcome(job.name, len(pairs))
 
 
 @contextmanager
 def _attempt_at(folder: Path) -> Iterator[Path]:
-    """A new folder beside the job's, which goes unless it is renamed.
+    """Creates a folder beside the job's folder, and deletes it at the end unless it was renamed.
 
-    Attempts of killed processes go as well; one that is still running somewhere fails then, as its folder is gone.
+    Also deletes what killed processes left. An attempt that is still running in another process then fails, as its
+    folder is gone.
     """
     for killed in folder.parent.glob(f"{folder.name}.unfinished-*"):
         shutil.rmtree(killed, ignore_errors=True)
@@ -127,7 +130,7 @@ def _attempt_at(folder: Path) -> Iterator[Path]:
 
 
 def _prepare_process(gpu: int) -> None:
-    """Runs first in the process apart: takes its GPU, and sees to it that the process ends with its parent."""
+    """Initialises the separate process: selects its GPU, and makes the process end when its parent does."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Entries of the pairs JSON in the published layout, with the metadata of how they were made."""
+"""Entries of the pairs JSON in the published layout, with metadata on how each pair was made."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 from difix3d_ns.difix.prompt import PROMPT
 
 Pairs = dict[str, dict[str, Any]]
-"""Pairs by id: `image`, `target_image`, `ref_image`, `prompt`, and `how`, which training does not read."""
+"""Pairs by id. Each has `image`, `target_image`, `ref_image`, `prompt`, and the metadata `how`."""
 PAIRS_FILE = "pairs.json"
 
 
 def pair_entry(image: Path, target: Path, reference: Path, how: Mapping[str, Any]) -> dict[str, Any]:
-    """One entry.
+    """Makes one entry.
 
     Args:
         image: the degraded render.
         target: the photo of the same view.
-        reference: a photo of a view nearby.
-        how: scene, strategy, step and so on, for people and for later choices among the pairs.
+        reference: a photo of a nearby view.
+        how: scene, strategy, step and so on. Readers and later selections use it; the published training ignores it.
     """
     files = {"image": str(image), "target_image": str(target), "ref_image": str(reference)}
     return {**files, "prompt": PROMPT, "how": dict(how)}
 
 
 def with_moved_pictures(pairs: Pairs, folder: Path, moved: Path) -> Pairs:
-    """The pairs after a folder was moved: the paths that lie in it start with `moved` instead."""
+    """Adapts the paths of pairs to a moved folder: `moved` replaces `folder` at their start."""
 
     def path_after(path: str) -> str:
         return str(moved / Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
@@ -39,12 +39,12 @@ def with_moved_pictures(pairs: Pairs, folder: Path, moved: Path) -> Pairs:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file."""
+    """Reads a JSON file."""
     return json.loads(file.read_text())
 
 
 def write_json(content: Any, file: Path) -> None:
-    """Writes a JSON file so that it is there as a whole or not at all."""
+    """Writes a JSON file. The file appears only when it is complete."""
     unfinished = file.with_name(f"{file.name}.unfinished-{os.getpid()}")
     unfinished.write_text(json.dumps(content, indent=1))
     unfinished.replace(file)

@@ -1,4 +1,4 @@
-"""Which camera took a photo, for scenes that were taken by a rig of several."""
+"""Groups the photos of a scene by camera, for scenes that were taken by a rig of several cameras."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 CAMERA_KEYS = ("camera_label", "camera_id", "colmap_camera_id")
-"""Entries of a frame that name its camera."""
+"""Keys of a frame that may name its camera."""
 SAME_CAMERA = 1.1
-"""Calibrating and undistorting photo by photo spreads the focal length and the size that one camera seems to have;
-beyond this ratio it is another camera."""
+"""Largest ratio between the sizes or focal lengths of photos of one camera. They vary because each photo is calibrated
+and undistorted separately."""
 
 
 def photos_by_camera(transforms: dict[str, Any]) -> dict[str, list[str]]:
-    """The photos of each camera.
+    """Groups the photos of a scene by camera.
 
-    A camera is told by its name in every frame, else by the folder of its photos, else by their size and focal
-    length. What differs from photo to photo tells no cameras.
+    Photos belong to the same camera if their frames name the same camera. If frames name no camera, the folder of the
+    photos is used, and if this does not help, their size and focal length. A name or folder that differs for every
+    photo is ignored.
 
     Args:
         transforms: nerfstudio's transforms.
 
     Returns:
-        Sorted photos by camera, the camera with the most photos first.
+        Sorted photos by camera; the camera with the most photos comes first.
     """
     frames = transforms["frames"]
     cameras = _grouped(frames, _names(transforms))
@@ -45,10 +46,10 @@ def _names(transforms: dict[str, Any]) -> list[str]:
 
 
 def _names_by_intrinsics(transforms: dict[str, Any]) -> list[str]:
-    """A name for each frame by its size and focal length."""
+    """Names the camera of each frame by the size and focal length of its photo."""
 
     def value(frame: dict[str, Any], key: str) -> float:
-        # As nerfstudio does it: a value of all photos goes before a photo's own.
+        # As in nerfstudio, a value for all photos takes precedence over that of a frame.
         return float(transforms.get(key, frame.get(key, 0)))
 
     frames = transforms["frames"]

@@ -1,4 +1,4 @@
-"""A scene as nerfstudio's transforms JSON describes it."""
+"""Reads scenes from nerfstudio's transforms JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import distinct_names, photo_names, without_parent_steps
 
@@ -19,18 +19,18 @@ SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene to make pairs of."""
+    """A scene to make pairs from."""
 
     name: str
-    """Unique name: the folder of its pairs, and part of their ids."""
+    """Unique name of the scene, used for the folder of its pairs and in their ids."""
     path: Path
-    """Its transforms JSON."""
+    """The transforms JSON."""
     transforms: dict[str, Any]
-    """The JSON's content with absolute paths and without its split."""
+    """Content of the JSON, with absolute paths and without its split."""
     photos: tuple[str, ...]
-    """All its photos, sorted, as absolute paths."""
+    """Absolute paths of all photos, sorted."""
     listed_training_photos: tuple[str, ...]
-    """The photos that the JSON lists to train on; empty if it lists none."""
+    """Absolute paths of the photos that the JSON lists for training, sorted; empty if it lists none."""
 
     def name_of_photo(self) -> dict[str, str]:
         """A short unique name for each photo."""
@@ -38,9 +38,9 @@ class Scene:
         return dict(zip(self.photos, names, strict=True))
 
     def split_transforms(self, train: Sequence[str], held_out: Sequence[str]) -> dict[str, Any]:
-        """The transforms with these photos to train on and to evaluate on.
+        """The transforms with these photos to train on and to hold out.
 
-        nerfstudio wants an evaluation split; where nothing is held out it is the training photos.
+        nerfstudio needs an evaluation split, so this consists of the training photos if none are held out.
         """
         evaluated = list(held_out or train)
         return {**self.transforms, **dict(zip(SPLIT_KEYS, (list(train), evaluated, evaluated), strict=True))}
@@ -53,7 +53,7 @@ def read_scene(path: Path) -> Scene:
         path: a transforms JSON, or a folder with a `transforms.json`.
 
     Raises:
-        Difix3DError: there is no such scene, it cannot be read, or it has no photos.
+        Difix3DError: the scene does not exist, cannot be read, or has no photos.
     """
     file = Path(os.path.abspath(path / "transforms.json" if path.is_dir() else path))
     if not file.exists():
@@ -67,18 +67,18 @@ def read_scene(path: Path) -> Scene:
     except KeyError as error:
         raise Difix3DError(f"the scene {path} cannot be read: it has no {error}.") from error
     except UNEXPECTED_CONTENT as error:
-        raise Difix3DError(f"the scene {path} cannot be read: {error}.") from error
+        raise Difix3DError(f"the scene {path} cannot be read: {reason_of(error)}.") from error
     photos = tuple(sorted(frame["file_path"] for frame in frames))
     if not photos:
-        raise Difix3DError(f"the scene {path} lists no photos: its `frames` are empty.")
+        raise Difix3DError(f"the scene {path} has no photos: its `frames` are empty.")
     if unknown := listed.difference(photos):
-        raise Difix3DError(f"the scene {path} lists {min(unknown)} to train on, but has no frame of it.")
+        raise Difix3DError(f"the scene {path} lists {min(unknown)} in `train_filenames`, but has no frame for it.")
     without_split = {key: value for key, value in transforms.items() if key not in SPLIT_KEYS}
     return Scene(_name(file), file, {**without_split, "frames": frames}, photos, tuple(sorted(listed)))
 
 
 def with_distinct_names(scenes: Sequence[Scene]) -> list[Scene]:
-    """The scenes, where some have the same name, named by more of their paths."""
+    """Renames scenes with the same name, by including more of their paths."""
     names = distinct_names([scene.path.parent.parent / scene.name for scene in scenes])
     return [replace(scene, name=name) for scene, name in zip(scenes, names, strict=True)]
 

@@ -1,4 +1,4 @@
-"""A scene photographed anew from aside: the middle of cycle reconstruction."""
+"""Renders a trained splat from shifted cameras, as the training scene for the second half of cycle reconstruction."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from difix3d_ns.curation.views import PhotoView, render, save_picture
 from difix3d_ns.errors import Difix3DError
 
 MIN_ACCUMULATION = 0.5
-"""Opacity from which a pixel shows something that has a depth."""
+"""Minimum accumulated opacity of a pixel whose depth counts."""
 
 
 def shifted_sideways(
     camera_to_worlds: Float[Tensor, "num_poses 3 4"], distance: float
 ) -> Float[Tensor, "num_poses 3 4"]:
-    """Moves each pose to its own right, by a distance in scene units; its rotation stays."""
+    """Moves each pose along its own x axis (to the right) by a distance in scene units; rotations are unchanged."""
     shifted = camera_to_worlds.clone()
     shifted[:, :, 3] += distance * camera_to_worlds[:, :, 0]
     return shifted
@@ -36,17 +36,17 @@ def shifted_sideways(
 def photographed_from_aside(
     pipeline: VanillaPipeline, photos: Sequence[PhotoView], folder: Path, shift: float
 ) -> dict[str, Any]:
-    """Renders a trained splat from the photos' cameras, all shifted sideways by one distance.
+    """Renders a trained splat from the photos' cameras, all shifted sideways by the same distance.
 
     Args:
         pipeline: a trained splat.
-        photos: the cameras.
-        folder: gets the renders, and the start points as PLY.
-        shift: the distance as a share of the median distance of what the photos show.
+        photos: photos with their cameras.
+        folder: folder for the renders, and for the start points as PLY.
+        shift: the distance as a fraction of the median depth of the photos.
 
     Returns:
-        The transforms of a scene of the renders, in the coordinates of the trained splat: they are to be taken as
-        they are.
+        The transforms of a scene of the renders. Its poses are in the coordinates of the trained splat, so they must
+        not be centred, rotated or scaled on loading.
 
     Raises:
         Difix3DError: the splat shows nothing to any camera.
@@ -66,7 +66,7 @@ def photographed_from_aside(
 
 
 def _median_depth(pipeline: VanillaPipeline, photos: Sequence[PhotoView]) -> float:
-    """The median over the photos of the median depth that each shows, in scene units."""
+    """The median over the photos of the median depth in each, in scene units."""
     depths = []
     for photo in photos:
         rendered = render(pipeline, photo.camera)
@@ -74,12 +74,12 @@ def _median_depth(pipeline: VanillaPipeline, photos: Sequence[PhotoView]) -> flo
         if len(shown) > 0:
             depths.append(shown.median())
     if not depths:
-        raise Difix3DError("the trained splat shows nothing to any of its cameras: train for longer.")
+        raise Difix3DError("the trained splat shows nothing in any of its cameras: train for longer.")
     return float(torch.stack(depths).median())
 
 
 def _frame(camera: Cameras, file: Path) -> dict[str, Any]:
-    """One frame of a transforms JSON for a pinhole camera of shape (1,)."""
+    """A frame of a transforms JSON for a pinhole camera of shape (1,)."""
     pose = torch.eye(4)
     pose[:3] = camera.camera_to_worlds[0]
     return {
@@ -95,7 +95,7 @@ def _frame(camera: Cameras, file: Path) -> dict[str, Any]:
 
 
 def _write_start_points(pipeline: VanillaPipeline, file: Path) -> Path | None:
-    """Writes the points that the splat started from, in its own coordinates; None where the scene has none."""
+    """Writes the scene's start points in the coordinates of the splat; returns None if the scene has none."""
     assert isinstance(pipeline.datamanager, FullImageDatamanager)
     metadata = pipeline.datamanager.train_dataparser_outputs.metadata
     if "points3D_xyz" not in metadata:

@@ -1,4 +1,4 @@
-"""Which photos a strategy trains on and which it holds out."""
+"""Decides which photos a strategy trains on and which it holds out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from difix3d_ns.curation.curate_options import StrategyName
 from difix3d_ns.curation.rigs import photos_by_camera
 from difix3d_ns.curation.scenes import Scene
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of
 from difix3d_ns.errors import Difix3DError
 
 MIN_TRAINING_PHOTOS = 2
 
 
 class NotApplicableError(Difix3DError):
-    """A strategy has nothing to do with a scene: no mistake, the other strategies go on."""
+    """A strategy does not apply to a scene. This is not a failure, and the other strategies continue."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A scene's photos, parted."""
+    """The photos of a scene, split into training and held-out photos."""
 
     train: tuple[str, ...]
     """Photos to train on."""
@@ -29,15 +29,15 @@ class Split:
 
 
 def split_for(strategy: StrategyName, scene: Scene, every: int) -> Split:
-    """What a strategy trains on and holds out.
+    """Splits the photos of a scene for a strategy.
 
     Args:
-        strategy: which one.
-        scene: its photos.
+        strategy: the strategy.
+        scene: the scene.
         every: see `CurateConfig.every`.
 
     Raises:
-        NotApplicableError: the strategy has nothing to do with this scene.
+        NotApplicableError: the strategy does not apply to this scene.
         Difix3DError: the scene has too few photos, or some are missing.
     """
     if strategy == "sparse":
@@ -48,7 +48,7 @@ def split_for(strategy: StrategyName, scene: Scene, every: int) -> Split:
 
 
 def sparse_split(scene: Scene, every: int) -> Split:
-    """Few photos to train on: those that the scene lists, else every `every`-th.
+    """Trains on few photos: those that the scene lists, or else every `every`-th.
 
     Raises:
         Difix3DError: too few photos to train on, or none to hold out.
@@ -58,41 +58,43 @@ def sparse_split(scene: Scene, every: int) -> Split:
 
 
 def underfit_split(scene: Scene, every: int) -> Split:
-    """Most photos to train on: those that the scene lists, else all but every `every`-th.
+    """Trains on most photos: those that the scene lists, or else all except every `every`-th.
 
     Raises:
         Difix3DError: too few photos to train on.
     """
     without_every = tuple(photo for index, photo in enumerate(scene.photos) if index % every)
     trained = scene.listed_training_photos or without_every
-    return _checked(scene, "underfit", trained, advice="give a scene of more photos", must_hold_out=False)
+    return _checked(scene, "underfit", trained, advice="give a scene with more photos", must_hold_out=False)
 
 
 def cycle_split(scene: Scene) -> Split:
-    """All photos that may be trained on.
+    """Trains on all photos that the scene lists, or else on all its photos.
 
     Raises:
         Difix3DError: too few photos to train on.
     """
     trained = scene.listed_training_photos or scene.photos
-    return _checked(scene, "cycle", trained, advice="give a scene of more photos", must_hold_out=False)
+    return _checked(scene, "cycle", trained, advice="give a scene with more photos", must_hold_out=False)
 
 
 def cross_reference_split(scene: Scene) -> Split:
-    """The photos of the camera that took the most to train on, those of all other cameras held out.
+    """Trains on the photos of the camera that took the most, and holds out those of all other cameras.
 
     Raises:
-        NotApplicableError: one camera took all photos.
+        NotApplicableError: a single camera took all photos.
         Difix3DError: no camera took enough photos to train on.
     """
     try:
         cameras = photos_by_camera(scene.transforms)
     except UNEXPECTED_CONTENT as error:
-        raise Difix3DError(f"the cameras of the scene {scene.path} cannot be told apart: {error}.") from error
+        raise Difix3DError(
+            f"the cameras of the scene {scene.path} cannot be distinguished: {reason_of(error)}."
+        ) from error
     if len(cameras) == 1:
-        raise NotApplicableError(f"the scene {scene.path} was taken by one camera, so cross-reference is left out.")
+        raise NotApplicableError(f"the scene {scene.path} was taken by one camera, so cross-reference does not apply.")
     trained = tuple(next(iter(cameras.values())))
-    return _checked(scene, "cross-reference", trained, advice="give a scene of more photos a camera")
+    return _checked(scene, "cross-reference", trained, advice="give a scene with more photos per camera")
 
 
 def _checked(scene: Scene, strategy: str, trained: tuple[str, ...], advice: str, must_hold_out: bool = True) -> Split:
@@ -106,6 +108,6 @@ def _checked(scene: Scene, strategy: str, trained: tuple[str, ...], advice: str,
     if missing:
         raise Difix3DError(
             f"{len(missing)} of {len(scene.photos)} photos of {scene.path} are missing, the first is {missing[0]}: "
-            "put them back or take their frames out."
+            "restore them, or remove their frames."
         )
     return Split(tuple(trained), held_out)

@@ -1,4 +1,4 @@
-"""A whole curation: its jobs, spread over the processes of `accelerate launch`, and what is made of their pairs."""
+"""A complete curation: runs its jobs in the processes of `accelerate launch`, and merges and draws their pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 LONGEST_WAIT = timedelta(days=365)
-"""A process that is done waits for the others, who may train for days; the default ends after minutes."""
+"""Time-out of the process group. A process that is done waits for the others, which may train for days; the default
+time-out is minutes."""
 CONTACT_SHEET = "contact_sheet.png"
 
 
@@ -32,8 +33,8 @@ def curate(config: CurateConfig) -> None:
     """Makes the pairs of all scenes and strategies, `pairs.json` and the contact sheets.
 
     Raises:
-        Difix3DError: an option makes no sense, the output folder is not writable, or, after all else was made, some
-            scenes or strategies failed. Only the main process raises the last.
+        Difix3DError: an option is invalid, the output folder is not writable, or some scenes or strategies failed. The
+            last is raised at the end, when everything else is done, and only in the main process.
     """
     config.check()
     config = replace(config, output_dir=Path(os.path.abspath(config.output_dir)))
@@ -47,9 +48,9 @@ def curate(config: CurateConfig) -> None:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
 
-    # The processes only exchange messages, so they need no GPU for it: that one is the trainings'.
+    # These processes only exchange messages, which needs no GPU. The trainings use the GPUs.
     state = PartialState(cpu=True, timeout=LONGEST_WAIT)
-    # The main process looks, so that all see the same, whoever finishes first.
+    # Only the main process checks the jobs, so that all processes agree even while some are already finishing jobs.
     (states,) = broadcast_object_list([[_look_at(job, config) for job in jobs]])
     unfinished = [job for job, known in zip(jobs, states, strict=True) if known is None]
     known_outcomes = [known for known in states if known is not None]
@@ -69,12 +70,12 @@ def curate(config: CurateConfig) -> None:
 
 
 def merged_pairs(config: CurateConfig, scenes: dict[Path, Scene], jobs: Sequence[Job]) -> dict[str, Pairs]:
-    """The pairs of all finished jobs in the published layout.
+    """Merges the pairs of all finished jobs in the published layout.
 
     Args:
-        config: says which scenes are for training and which for testing.
-        scenes: the readable scenes by their paths on the command line.
-        jobs: the jobs of these scenes.
+        config: options of the curation, which name the scenes for training and for testing.
+        scenes: readable scenes by their paths on the command line.
+        jobs: jobs of these scenes.
     """
     parts: dict[str, Pairs] = {}
     for part, paths in (("train", config.scenes), ("test", config.test_scenes)):
@@ -90,13 +91,13 @@ def _require_writable(output_dir: Path) -> None:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Difix3DError(f"the output folder {output_dir} cannot be made: {error.strerror}.") from error
+        raise Difix3DError(f"the output folder {output_dir} cannot be created: {error.strerror}.") from error
     if not os.access(output_dir, os.W_OK | os.X_OK):
         raise Difix3DError(f"the output folder {output_dir} is not writable: choose another --output-dir.")
 
 
 def _read_scenes(paths: Iterable[Path]) -> tuple[dict[Path, Scene], list[Outcome]]:
-    """The readable scenes by path, those named twice once, and what is wrong with the others."""
+    """The readable scenes by path, and a failed outcome for each other path. Paths to the same file share a scene."""
     scenes: dict[Path, Scene] = {}
     unreadable = []
     for path in dict.fromkeys(paths):
@@ -110,7 +111,7 @@ def _read_scenes(paths: Iterable[Path]) -> tuple[dict[Path, Scene], list[Outcome
 
 
 def _look_at(job: Job, config: CurateConfig) -> Outcome | None:
-    """What is known of a job before any training: it is finished, or cannot be done. None if it is to be done."""
+    """The outcome of a job that is finished or cannot be done; None if it has yet to be run."""
     pairs = job.pairs(config.output_dir)
     if pairs is not None:
         return Outcome(job.name, len(pairs))
@@ -126,9 +127,9 @@ def _look_at(job: Job, config: CurateConfig) -> Outcome | None:
 def _announce(num_unfinished: int, known: Sequence[Outcome], num_processes: int) -> None:
     finished = sum(not outcome.skipped and not outcome.failed for outcome in known)
     processes = f" by {num_processes} processes" if num_processes > 1 else ""
-    print(f"Jobs (a strategy on a scene) to do{processes}: {num_unfinished}.")
+    print(f"Jobs (one strategy on one scene each) to run{processes}: {num_unfinished}.")
     if finished:
-        print(f"Finished earlier: {finished} (delete a folder SCENE/STRATEGY to make its pairs anew).")
+        print(f"Finished earlier: {finished} (delete a folder SCENE/STRATEGY to make its pairs again).")
     for outcome in known:
         if outcome.skipped or outcome.failed:
             print(_sentence(outcome))
@@ -136,7 +137,7 @@ def _announce(num_unfinished: int, known: Sequence[Outcome], num_processes: int)
 
 
 def _run_share(unfinished: list[Job], config: CurateConfig, state: PartialState) -> list[Outcome]:
-    """Runs this process's part of the jobs: neighbours, so that a scene stays in one process where possible."""
+    """Runs this process's share of the jobs. Shares are contiguous, which keeps a scene in one process if possible."""
     outcomes: list[Outcome] = []
     with state.split_between_processes(unfinished) as share:
         for _, jobs in groupby(cast("list[Job]", share), key=lambda job: job.scene.name):
@@ -154,7 +155,7 @@ def _sentence(outcome: Outcome) -> str:
 
 
 def _scenes_to_draw(jobs: Sequence[Job], unfinished: Sequence[Job], output_dir: Path) -> list[str]:
-    """Names of the scenes that have new pairs or no contact sheet yet."""
+    """Names of the scenes with new pairs, or without a contact sheet."""
     changed = {job.scene.name for job in unfinished}
     names = dict.fromkeys(job.scene.name for job in jobs)
     return [name for name in names if name in changed or not (output_dir / name / CONTACT_SHEET).exists()]
@@ -172,7 +173,7 @@ def _draw_sheets(names: list[str], jobs: Sequence[Job], output_dir: Path, state:
 
 
 def _report(outcomes: Sequence[Outcome]) -> None:
-    """Raises Difix3DError if something failed: one line for each reason."""
+    """Raises Difix3DError if a job failed, with one line per reason."""
     failed: defaultdict[str, list[str]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.failed:
@@ -184,6 +185,6 @@ def _report(outcomes: Sequence[Outcome]) -> None:
         raise Difix3DError(next(iter(failed)))
     reasons = "".join(f"\n  {'; '.join(names)}: {reason}" for reason, names in failed.items())
     raise Difix3DError(
-        f"{count} of {len(outcomes)} failed; the pairs of all others are kept, and the same command makes only what is "
-        f"missing:{reasons}"
+        f"{count} of {len(outcomes)} failed; the pairs of all others are kept, and running the command again makes "
+        f"only what is missing:{reasons}"
     )

@@ -1,4 +1,4 @@
-"""The four published ways to degraded renders whose photos are known (arXiv 2503.01774, section 4.1)."""
+"""The four published strategies to make degraded renders of views with photos (arXiv 2503.01774, section 4.1)."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from difix3d_ns.curation.training import TrainingSettings, train_splat
 from difix3d_ns.curation.views import PhotoView, nearest_other, photo_views, render, save_picture
 
 UNDERFIT_FRACTIONS = (0.25, 0.5, 0.75)
-"""Parts of a whole training after which an underfitted model is rendered."""
+"""Fractions of a complete training after which an underfitted model is rendered."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One strategy on one scene."""
+    """One strategy applied to one scene."""
 
     scene: Scene
     strategy: StrategyName
     folder: Path
-    """Gets the pictures of the pairs, and below `training` what is not needed afterwards."""
+    """Folder for the images of the pairs. Its subfolder `training` holds what is not needed afterwards."""
     config: CurateConfig
-    """The curation's options."""
+    """Options of the curation."""
 
     @cached_property
     def split(self) -> Split:
-        """What it trains on and holds out."""
+        """The photos to train on and to hold out."""
         return split_for(self.strategy, self.scene, self.config.every)
 
     @property
     def settings(self) -> TrainingSettings:
-        """What its trainings have in common."""
+        """Settings of its trainings."""
         config = self.config
         return TrainingSettings(config.method, config.num_iterations, config.image_scale, config.seed)
 
 
 def sparse_reconstruction(task: Task) -> Pairs:
-    """Trains on few photos and renders the held-out ones."""
+    """Trains on few photos, and renders the held-out views."""
     return _reconstruct(task, (task.settings.whole_training(),))
 
 
 def cross_reference(task: Task) -> Pairs:
-    """Trains on the photos of one camera of a rig and renders those of the others."""
+    """Trains on the photos of one camera of a rig, and renders the views of the other cameras."""
     return _reconstruct(task, (task.settings.whole_training(),))
 
 
 def model_underfitting(task: Task) -> Pairs:
-    """Renders the training and held-out cameras before the training is finished."""
+    """Renders the training and held-out views before the training is finished."""
     whole = task.settings.whole_training()
     steps = task.config.snapshot_steps or tuple(int(whole * fraction) for fraction in UNDERFIT_FRACTIONS)
     return _reconstruct(task, steps, with_training_views=True)
 
 
 def cycle_reconstruction(task: Task) -> Pairs:
-    """Trains on the photos, renders a shifted path, trains on these renders and renders the photos' cameras."""
+    """Trains on the photos, renders shifted views, trains on these renders, and renders the original views."""
     split = task.split
     names = task.scene.name_of_photo()
     whole = task.settings.whole_training()
@@ -91,11 +91,11 @@ STRATEGIES: dict[StrategyName, Callable[[Task], Pairs]] = {
     "underfit": model_underfitting,
     "cross-reference": cross_reference,
 }
-"""What makes the pairs of each strategy."""
+"""The function that makes the pairs of each strategy."""
 
 
 def _reconstruct(task: Task, steps: Sequence[int], with_training_views: bool = False) -> Pairs:
-    """Trains once, and at each of the steps renders the held-out cameras, the training cameras too if asked for."""
+    """Trains once, and renders the held-out views at each of the steps, optionally with the training views."""
     split = task.split
     names = task.scene.name_of_photo()
     pairs: Pairs = {}
@@ -118,7 +118,7 @@ def _render_pairs(
     references: list[PhotoView],
     step: int,
 ) -> Pairs:
-    """Renders views and pairs each with its photo, and with the nearest other of the reference photos."""
+    """Renders views, and pairs each render with its photo and the nearest other reference photo."""
     names, split = task.scene.name_of_photo(), task.split
     pairs: Pairs = {}
     for view in views:

@@ -1,4 +1,4 @@
-"""One training of a splat by nerfstudio's trainer, stopped at some steps to render."""
+"""Trains a splat with nerfstudio's trainer, and calls a function at some steps to render it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 
 Snapshot = Callable[[VanillaPipeline, int], None]
-"""What is done with a half-trained pipeline; gets the number of steps that it was trained for."""
+"""Called with a partly trained pipeline and the number of steps that it was trained for."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What all trainings of a curation have in common."""
+    """Settings that all trainings of a curation share."""
 
     method: str
-    """Registered method, based on splatfacto."""
+    """Registered nerfstudio method, based on splatfacto."""
     num_iterations: int | None
-    """Length of a whole training; None for the method's own."""
+    """Steps of a complete training; None for those of the method."""
     image_scale: float
     """Factor on the size of the photos."""
     seed: int
-    """Of the start colours and of the order of the photos."""
+    """Seed of the start colours and of the order of the photos."""
 
     def whole_training(self) -> int:
-        """Steps of a whole training."""
+        """Steps of a complete training."""
         return self.num_iterations or _method_config(self.method).max_num_iterations
 
 
@@ -55,12 +55,12 @@ def train_splat(
     """Trains a splat until its last snapshot.
 
     Args:
-        transforms: the scene with its split and absolute paths.
-        folder: gets the scene's file and nerfstudio's run.
+        transforms: the scene, with its split and absolute paths.
+        folder: folder for the scene's JSON and nerfstudio's run.
         settings: method, length and seed.
         snapshots: numbers of steps after which `on_snapshot` is called, in evaluation mode and without gradients.
-        on_snapshot: gets the pipeline and the number of steps.
-        poses_as_given: takes the poses as they are, where nerfstudio else turns, centres and scales them.
+        on_snapshot: called with the pipeline and the number of steps.
+        poses_as_given: whether to use the poses unchanged; nerfstudio otherwise rotates, centres and scales them.
 
     Raises:
         Difix3DError: the method is unknown or not based on splatfacto.
@@ -72,7 +72,7 @@ def train_splat(
     config.max_num_iterations = max(snapshots)
     config.steps_per_save = 10 * config.max_num_iterations
     torch.manual_seed(settings.seed)
-    # The device's index picks the GPU; to nerfstudio this is the only process there is.
+    # The local rank selects the GPU. nerfstudio must not see the other processes, so the world size is 1.
     local_rank = torch.cuda.current_device() if config.machine.device_type == "cuda" else 0
     trainer = config.setup(local_rank=local_rank, world_size=1)
     trainer.setup()
@@ -97,13 +97,13 @@ def _method_config(method: str) -> TrainerConfig:
         Difix3DError: the method is unknown or not based on splatfacto.
     """
     if method not in all_methods:
-        raise Difix3DError(f"no method {method} is registered in nerfstudio: try --method difix3d.")
+        raise Difix3DError(f"nerfstudio has no method {method}: use --method difix3d, for example.")
     config = deepcopy(all_methods[method])
     pipeline = config.pipeline
     if not isinstance(pipeline.model, SplatfactoModelConfig) or not isinstance(
         pipeline.datamanager, FullImageDatamanagerConfig
     ):
-        raise Difix3DError(f"the method {method} is not based on splatfacto: try --method difix3d.")
+        raise Difix3DError(f"the method {method} is not based on splatfacto: use --method difix3d, for example.")
     return config
 
 
@@ -111,9 +111,10 @@ def _training_config(settings: TrainingSettings, transforms_file: Path, poses_as
     config = _method_config(settings.method)
     config.data = transforms_file
     config.output_dir = transforms_file.parent
-    # A name nerfstudio does not know is its way to no viewer and no event files, whose writers outlive their run.
+    # A name that nerfstudio does not know switches off the viewer and the event writers, whose threads would outlive
+    # the run.
     config.vis = cast(Any, "none")
-    # Its table of steps moves the cursor, which several processes in one terminal cannot share.
+    # The table of steps moves the cursor, which does not work with several processes in one terminal.
     config.logging.local_writer.enable = False
     config.steps_per_eval_image = config.steps_per_eval_all_images = config.steps_per_eval_batch = 0
     config.machine.seed = settings.seed

@@ -1,4 +1,4 @@
-"""Photos and their cameras as training sees them, and renders of these cameras."""
+"""Photos and their cameras as training sees them, and renders from these cameras."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class PhotoView:
     """A photo and the pinhole camera that took it."""
 
     photo: Path
-    """The scene's photo."""
+    """The photo of the scene."""
     picture: Path
-    """The file with exactly the camera's pixels: the photo itself, or a PNG of it undistorted, scaled or opaque."""
+    """Image file with the camera's pixels: the photo, or a PNG of it after undistortion, scaling and compositing."""
     camera: Cameras
-    """Shape (1,), on the CPU."""
+    """Camera of shape (1,) on the CPU."""
 
 
 def photo_views(
     pipeline: VanillaPipeline, split: Literal["train", "eval"], names: dict[str, str], folder: Path
 ) -> list[PhotoView]:
-    """The photos of a split, undistorted and scaled as training sees them.
+    """The photos of a split, undistorted and scaled as in training.
 
     Args:
-        pipeline: has read the scene.
-        split: which photos.
-        names: a name for each photo.
-        folder: gets a PNG of each photo whose file has other pixels than training sees.
+        pipeline: a pipeline that has loaded the scene.
+        split: the split.
+        names: file names without extension, by photo.
+        folder: folder for PNGs of those photos whose files differ from what training sees.
     """
     datamanager = pipeline.datamanager
     assert isinstance(datamanager, FullImageDatamanager) and isinstance(pipeline.model, SplatfactoModel)
-    # Reading the images undistorts them and puts the cameras right, so it comes before the cameras are looked at.
+    # Reading the images undistorts them and updates the cameras, so the cameras are read afterwards.
     images = datamanager.cached_train if split == "train" else datamanager.cached_eval
     dataset = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
     background = pipeline.model.background_color.cpu()
@@ -62,29 +62,29 @@ def photo_views(
 
 
 def render(pipeline: VanillaPipeline, camera: Cameras) -> dict[str, Float[Tensor, "height width _"]]:
-    """Renders one camera, shape (1,): `rgb` in [0, 1], `depth` and `accumulation`, on the CPU.
+    """Renders a camera of shape (1,). Returns `rgb` in [0, 1], `depth` and `accumulation` on the CPU.
 
     Raises:
-        Difix3DError: the render holds NaN, so training has diverged.
+        Difix3DError: the render contains NaN, so the training has diverged.
     """
     outputs = pipeline.model.get_outputs_for_camera(camera)
     rendered = {name: outputs[name].cpu() for name in ("rgb", "depth", "accumulation")}
     if not rendered["rgb"].isfinite().all():
-        raise Difix3DError("a render holds NaN: training has diverged; look for a broken photo or pose.")
+        raise Difix3DError("a render contains NaN, as the training has diverged: look for a broken photo or pose.")
     return rendered
 
 
 def save_picture(rgb: Float[Tensor, "height width 3"], file: Path) -> None:
-    """Writes an image in [0, 1] as PNG."""
+    """Writes an image with values in [0, 1] as PNG."""
     file.parent.mkdir(parents=True, exist_ok=True)
     save_image(rgb.permute(2, 0, 1), file)
 
 
 def nearest_other(view: PhotoView, candidates: list[PhotoView]) -> tuple[PhotoView, float]:
-    """The nearest of the candidates that is not the view's own photo, and its distance (see `pose_distances`).
+    """The candidate nearest to a view, other than the view itself, and its distance (see `pose_distances`).
 
     Raises:
-        ValueError: there is no other photo.
+        ValueError: there is no other candidate.
     """
     others = [candidate for candidate in candidates if candidate.photo != view.photo]
     if not others:
@@ -96,7 +96,7 @@ def nearest_other(view: PhotoView, candidates: list[PhotoView]) -> tuple[PhotoVi
 
 
 def _is_changed(photo: Path, camera: Cameras, image: Shaped[Tensor, "height width channels"]) -> bool:
-    """Whether training sees other pixels than the photo's file holds."""
+    """Whether the pixels in training differ from those in the photo's file."""
     distortion = camera.distortion_params
     if distortion is not None and bool((distortion != 0).any()):
         return True
@@ -107,7 +107,7 @@ def _is_changed(photo: Path, camera: Cameras, image: Shaped[Tensor, "height widt
 def _opaque(
     image: Shaped[Tensor, "height width channels"], background: Float[Tensor, "3"]
 ) -> Float[Tensor, "height width 3"]:
-    """A photo in [0, 1], where it is transparent with the background that is rendered there."""
+    """A photo in [0, 1], composited over the background if it has an alpha channel."""
     values = image.float() / 255 if image.dtype == torch.uint8 else image
     if values.shape[-1] == 3:
         return values

@@ -1,1 +1,1 @@
-"""The Difix network: images in, cleaned images out. Imports neither nerfstudio nor gsplat."""
+"""The Difix network, which takes images and returns cleaned images. Imports neither nerfstudio nor gsplat."""

@@ -1,4 +1,4 @@
-"""Sizes of Difix networks, and networks of these sizes with random weights."""
+"""Sizes of Difix networks, and functions that build them with random weights."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DifixArchitecture:
-    """Sizes of the autoencoder and the UNet; one code serves them all."""
+    """Sizes of the autoencoder and the UNet. The defaults are those of the published network."""
 
     vae_block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of the autoencoder's levels; each but the last halves the resolution."""
+    """Channels of each autoencoder level; every level except the last halves the resolution."""
     vae_layers_per_block: int = 2
-    """Residual blocks of an encoder level; the decoder has one more."""
+    """Residual blocks per encoder level; a decoder level has one more."""
     vae_norm_num_groups: int = 32
-    """Groups of the autoencoder's normalisations."""
+    """Groups in the autoencoder's group normalisations."""
     latent_channels: int = 4
     """Channels of the latents."""
     latent_scaling: float = 0.18215
-    """Factor on the latents that brings their spread to about 1 for the UNet."""
+    """Factor on the latents that gives them a standard deviation of about 1 for the UNet."""
     unet_block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    """Channels of the UNet's levels; each but the last halves the resolution."""
+    """Channels of each UNet level; every level except the last halves the resolution."""
     unet_attention_levels: tuple[bool, ...] = (True, True, True, False)
-    """Which of the UNet's levels have attention, and so mix views; its middle block always has."""
+    """Which UNet levels have attention, which mixes the views. The middle block always has it."""
     unet_layers_per_block: int = 2
-    """Residual blocks of a UNet level on the way down."""
+    """Residual blocks per UNet level on the way down."""
     unet_norm_num_groups: int = 32
-    """Groups of the UNet's normalisations."""
+    """Groups in the UNet's group normalisations."""
     unet_norm_eps: float = 1e-5
-    """Added to the variance in the normalisations of the UNet's residual blocks. Far above the variance they pass on
-    how strong their input is."""
+    """Added to the variance in the normalisations of the UNet's residual blocks. If it is far above the variance, the
+    blocks keep the magnitude of their input instead of normalising it away."""
     unet_num_heads: tuple[int, ...] = (5, 10, 20, 20)
-    """Attention heads of the UNet's levels."""
+    """Attention heads of each UNet level."""
     cross_attention_dim: int = 1024
     """Width of the prompt embedding."""
     prompt_tokens: int = 77
     """Tokens of the prompt embedding."""
     attention_by_places: bool = False
-    """Whether self-attention knows where in the picture its tokens are, see `difix3d_ns.difix.unet`."""
+    """Whether self-attention knows the positions of its tokens in the image, see `difix3d_ns.difix.unet`."""
 
     @staticmethod
     def sd_turbo() -> DifixArchitecture:
-        """The published network's sizes."""
+        """Returns the sizes of the published network."""
         return DifixArchitecture()
 
     @staticmethod
     def mini() -> DifixArchitecture:
-        """The embedded network's sizes: fast on a CPU, a few MB in half precision.
+        """Returns the sizes of the embedded network, which is fast on a CPU and takes a few MB in half precision.
 
-        Its latents are the colours and the detail of places of 16 x 16 pixels, see
-        `difix3d_ns.difix.training.start_autoencoder`, and its UNet passes on how large a difference is.
+        Its latents hold the colours and the amount of detail of cells of 16 x 16 pixels, see
+        `difix3d_ns.difix.training.start_autoencoder`, and its UNet keeps the magnitude of differences.
         """
         return DifixArchitecture(
             vae_block_out_channels=(16, 32, 48, 64, 64),
             vae_layers_per_block=1,
-            # One group keeps the channels' proportions, so that brightness passes the normalisations of a small net.
+            # A single group keeps the ratios between channels, so brightness survives a small network's normalisations.
             vae_norm_num_groups=1,
             latent_channels=7,
             latent_scaling=1.0,
             unet_block_out_channels=(48, 64, 64),
-            # Views meet at the finest level, where a token is one place of the latents, and in the middle.
+            # Views are mixed at the finest level, where each token is one latent pixel, and in the middle block.
             unet_attention_levels=(True, False, False),
             unet_layers_per_block=1,
             unet_norm_num_groups=1,
@@ -79,7 +79,7 @@ class DifixArchitecture:
 
 
 def build_difix(architecture: DifixArchitecture) -> DifixPipeline:
-    """A Difix with random weights and a zero prompt embedding, without text encoder."""
+    """Builds a Difix network with random weights, a zero prompt embedding and no text encoder."""
     import torch
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -104,7 +104,7 @@ def build_difix(architecture: DifixArchitecture) -> DifixPipeline:
 
 
 def build_vae(architecture: DifixArchitecture) -> SkipAutoencoderKL:
-    """The autoencoder of these sizes with random weights, its skip convolutions at their published start."""
+    """Builds the autoencoder with random weights; its skip convolutions have their published start value."""
     from difix3d_ns.difix.vae import SkipAutoencoderKL
 
     levels = len(architecture.vae_block_out_channels)
@@ -121,7 +121,7 @@ def build_vae(architecture: DifixArchitecture) -> SkipAutoencoderKL:
 
 
 def build_unet(architecture: DifixArchitecture) -> UNet2DConditionModel:
-    """The UNet of these sizes with random weights."""
+    """Builds the UNet with random weights."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     attention = architecture.unet_attention_levels

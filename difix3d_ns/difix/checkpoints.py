@@ -1,10 +1,10 @@
-"""Reading Difix networks in every layout they come in. No code of a checkpoint is run.
+"""Reads Difix networks in all published layouts. Code that comes with a checkpoint never runs.
 
-| layout | what is in it |
+| layout | contents |
 |---|---|
-| hub | diffusers folders; the autoencoder's LoRA merged or not; text encoder and tokenizer |
+| hub | diffusers folders, with the autoencoder's LoRA merged or separate; text encoder and tokenizer |
 | ours | diffusers folders and `prompt_embedding.safetensors`, which replaces the text encoder |
-| `.pkl` | the authors' training checkpoint: the UNet, LoRA and skips, over an SD-Turbo folder |
+| `.pkl` | the authors' training checkpoint: UNet, LoRA and skips; the rest comes from an SD-Turbo folder |
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, abbreviated, first_line
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, abbreviated, first_line, reason_of
 from difix3d_ns.difix.network_files import WEIGHTS, is_training_checkpoint, require_files
 from difix3d_ns.difix.prompt import prompt_embedding
 from difix3d_ns.difix.settings import read_settings
@@ -44,27 +44,27 @@ def load_components(
     base: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    """Reads the parts of a `DifixPipeline`.
+    """Reads the components of a `DifixPipeline`.
 
     Args:
         source: a folder, a hub id or a `.pkl` file.
         revision: revision of a hub id.
-        base: for a `.pkl`, the SD-Turbo folder or hub id below it.
-        dtype: number format of the networks; LoRA is merged in float32 before.
+        base: for a `.pkl`, the SD-Turbo folder or hub id that it was trained from.
+        dtype: number format of the loaded weights; LoRA is merged in float32 first.
 
     Returns:
-        The pipeline's arguments: `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference`,
+        The pipeline's arguments `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference` and
         `attention_by_places`.
 
     Raises:
-        DifixError: nothing there, incomplete, or not a Difix network.
+        DifixError: the network does not exist, is incomplete, or is not a Difix network.
     """
     folder = require_files(source, revision, base)
     checkpoint = _read_training_checkpoint(Path(source)) if is_training_checkpoint(source) else None
     vae_state = _read_weights(folder / "vae")
     unet_state = _read_weights(folder / "unet")
     if checkpoint is not None:
-        # Merged first: a base with a LoRA of its own keeps it below the checkpoint's.
+        # The base is merged first, so that a LoRA of its own stays in effect beneath the checkpoint's.
         base_state = merge_lora(with_current_names(without_prefix(vae_state)))
         vae_state = base_state | without_prefix(checkpoint["state_dict_vae"])
         unet_state = checkpoint["state_dict_unet"]
@@ -72,12 +72,14 @@ def load_components(
     unet_config = read_settings(folder / "unet" / "config.json")
     scheduler_config = read_settings(folder / "scheduler" / "scheduler_config.json")
     try:
-        with torch.device("meta"):  # no time and memory for random weights that are replaced at once
+        with torch.device("meta"):  # saves the time and memory of random weights that are replaced at once
             vae = _from_config(SkipAutoencoderKL, vae_config)
             unet = _from_config(UNet2DConditionModel, unet_config)
         scheduler = _from_config(DDPMScheduler, scheduler_config)
     except UNEXPECTED_CONTENT as error:
-        raise DifixError(f"{source} is no Difix network: its configuration does not fit ({error}).") from error
+        raise DifixError(
+            f"{source} is not a Difix network: its configuration is invalid ({reason_of(error)})."
+        ) from error
     load_strictly(vae, merge_lora(with_current_names(without_prefix(vae_state))), f"{source}, vae", dtype)
     load_strictly(unet, without_prefix(unet_state), f"{source}, unet", dtype)
     embedding = prompt_embedding(folder, str(source))
@@ -93,13 +95,13 @@ def load_components(
 
 
 def _trained_with_reference(folder: Path) -> bool | None:
-    """Whether the network expects a reference; None where the folder does not tell."""
+    """Whether the network expects a reference; None if the folder does not say."""
     index = _read_index(folder)
-    if isinstance(told := index.get("trained_with_reference"), bool):
-        return told
+    if isinstance(stated := index.get("trained_with_reference"), bool):
+        return stated
     if "trained_with_reference" in index or index.get("_class_name") != "DifixPipeline":
         return None
-    # In the published folders only a network with reference mixing names code of its own for the UNet.
+    # Among the published folders, only the network with reference mixing names a custom class for the UNet.
     return index.get("unet") == ["unet_2d_condition", "UNet2DConditionModel"]
 
 
@@ -119,13 +121,16 @@ def _check_agreement(
     if embedding.dim() != 3 or embedding.shape[0] != 1 or embedding.shape[-1] != width:
         raise DifixError(f"{source}: the prompt embedding is {tuple(embedding.shape)}; the UNet takes (1, n, {width}).")
     if (unet.config["in_channels"], unet.config["out_channels"]) != (channels, channels):
-        raise DifixError(f"{source} is no Difix network: its UNet does not take the autoencoder's {channels} channels.")
+        raise DifixError(
+            f"{source} is not a Difix network: its UNet does not take the autoencoder's {channels} channels."
+        )
     if scheduler.config["prediction_type"] != "epsilon":
-        raise DifixError(f"{source} is no Difix network: it predicts {scheduler.config['prediction_type']}, not noise.")
+        prediction = scheduler.config["prediction_type"]
+        raise DifixError(f"{source} is not a Difix network: it predicts {prediction} instead of noise.")
 
 
 def _read_weights(folder: Path) -> StateDict:
-    """Weights of one part of the network: safetensors where they exist, else a pickle read as plain weights."""
+    """Reads one part's weights from its safetensors file or, if there is none, from a pickle, without running code."""
     safe, pickled = folder / f"{WEIGHTS}.safetensors", folder / f"{WEIGHTS}.bin"
     file = safe if safe.exists() else pickled
     try:
@@ -137,26 +142,26 @@ def _read_weights(folder: Path) -> StateDict:
 
 
 def _checked_weights(state: object, file: Path) -> StateDict:
-    """Raises DifixError where something else than tensors by names was read."""
+    """Returns `state` if it maps names to tensors, and raises DifixError if not."""
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise DifixError(f"{file} is no Difix network: it holds something else than weights.")
+        raise DifixError(f"{file} is not a Difix network: it holds something other than weights.")
     return state
 
 
 def _read_training_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle can fail in any way
+    except Exception as error:  # reading a pickle can raise any exception
         raise DifixError(f"{path} cannot be read as plain weights ({first_line(error)}).") from error
     keys = ("state_dict_unet", "state_dict_vae")
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:
-        raise DifixError(f"{path} is no Difix training checkpoint: it lacks {', '.join(missing)}.")
+        raise DifixError(f"{path} is not a Difix training checkpoint: it lacks {', '.join(missing)}.")
     for key in keys:
         _checked_weights(checkpoint[key], path)
     with_lora = {match["module"] for key in checkpoint["state_dict_vae"] if (match := LORA_KEY.match(key))}
     targets = checkpoint.get("vae_lora_target_modules")
     listed = {str(module) for module in targets} if isinstance(targets, (list, tuple, set)) else set()
     if without := sorted(listed - with_lora):
-        raise DifixError(f"{path} is incomplete: it lists a LoRA of {abbreviated(without)} and does not hold it.")
+        raise DifixError(f"{path} is incomplete: it lists a LoRA of {abbreviated(without)} but does not contain it.")
     return checkpoint

@@ -1,4 +1,4 @@
-"""Downloading from the hub as long as something comes; a server that drips does not hold a training up for ever."""
+"""Downloads from the hub, and gives up if a slow server makes no progress for too long."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from threading import Event, Thread
 from difix3d_ns.difix.errors import DifixError
 
 PATIENCE_SECONDS = 300.0
-"""How long nothing may come. The hub's client writes pieces of 10 MB, so slower than 35 kB/s counts as nothing."""
+"""Time without progress after which a download is given up. The hub's client writes chunks of 10 MB, so anything slower
+than 35 kB/s counts as no progress."""
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def download(name: str, commit: str, files: Sequence[str]) -> None:
-    """Brings files of a repository into the hub's cache, with a progress bar each; those that are there are left.
+    """Downloads a repository's files into the hub's cache, with one progress bar per file. Cached files are skipped.
 
     Args:
-        name: the repository.
-        commit: full hash of the commit.
-        files: their paths in the repository.
+        name: id of the repository.
+        commit: full commit hash.
+        files: paths of the files in the repository.
 
     Raises:
-        DifixError: nothing came for `PATIENCE_SECONDS`.
-        Exception: of the hub's client, which raises many unrelated types.
+        DifixError: no data arrived for `PATIENCE_SECONDS`.
+        Exception: any of the many unrelated types that the hub's client raises.
     """
     from huggingface_hub import constants, hf_hub_download
 
@@ -42,7 +43,8 @@ def download(name: str, commit: str, files: Sequence[str]) -> None:
         except BaseException as error:
             done.set_exception(error)
 
-    # The client gives up on silence alone. Its own threads are waited for at the end of the program, a daemon is not.
+    # The client itself gives up only if nothing at all arrives. A daemon thread does not keep the program from ending,
+    # as the threads of a pool would.
     Thread(target=bring, name=f"download of {name}", daemon=True).start()
     folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     size, since = _allocated(folder), time.monotonic()
@@ -52,17 +54,17 @@ def download(name: str, commit: str, files: Sequence[str]) -> None:
             size, since = now, time.monotonic()
         elif time.monotonic() - since > PATIENCE_SECONDS:
             given_up.set()
-            raise DifixError(f"nothing came for {PATIENCE_SECONDS:.0f} s, or less than 10 MB of a file")
+            raise DifixError(f"less than 10 MB arrived in {PATIENCE_SECONDS:.0f} s")
     done.result()
 
 
 def _allocated(folder: Path) -> int:
-    """Bytes on the disk below a folder; what is told of a file's length may be ahead of what came."""
+    """Bytes that the blobs of a cache folder take on the disk. A file's nominal size may exceed what has arrived."""
     size = 0
     for path in folder.glob("blobs/*"):
         try:
             about = path.stat()
-        except OSError:  # it was just put into place
+        except OSError:  # the file has just been moved into place
             continue
-        size += getattr(about, "st_blocks", about.st_size // 512) * 512  # Windows does not tell blocks
+        size += getattr(about, "st_blocks", about.st_size // 512) * 512  # Windows does not report blocks
     return size

@@ -1,4 +1,4 @@
-"""LPIPS, where the network below it can be had. Light: torchmetrics and torchvision load at the first use."""
+"""Loads LPIPS if its backbone is cached or can be downloaded. torchmetrics and torchvision load at the first use."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import torch
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 LpipsBackbone = Literal["alex", "vgg"]
-"""AlexNet, the usual one of metrics, or VGG-16, the usual one of losses."""
+"""AlexNet, which is usual for metrics, or VGG-16, which is usual for losses."""
 
 
 def load_lpips(backbone: LpipsBackbone) -> Any | None:
-    """LPIPS as a module `(images, photos, normalize=False)` with one value to an image; None where it cannot be had.
+    """Loads LPIPS as a module `(images, photos, normalize=False)` that gives one value per image.
 
     Args:
-        backbone: the network below it, torchvision's.
+        backbone: the torchvision network whose features it compares.
 
     Returns:
-        A differentiable module with frozen weights, for images in [-1, 1], or with `normalize` in [0, 1].
+        A differentiable module with frozen weights, for images in [-1, 1], or in [0, 1] with `normalize`. None if the
+        backbone is neither cached nor available for download, or if its file is damaged.
     """
     if not lpips_backbone_available(backbone):
         return None
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
-        # Its network alone: the metric around it keeps every value it ever computed.
+        # Only the network is kept, as the metric around it stores every value that it computes.
         return LearnedPerceptualImagePatchSimilarity(net_type=backbone).net
-    except Exception:  # the download broke off, or the cached file is damaged: a pickle can fail in any way
+    except Exception:  # an interrupted download or a damaged cached file can raise any exception
         return None
 
 
 def lpips_backbone_available(backbone: LpipsBackbone) -> bool:
-    """Whether torchvision's network is cached or its server answers within a few seconds."""
+    """Whether torchvision's network is cached, or its server answers within a few seconds."""
     url = backbone_url(backbone)
     if (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).exists():
         return True
@@ -43,12 +44,12 @@ def lpips_backbone_available(backbone: LpipsBackbone) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
             return True
-    except OSError:  # URLError, HTTPError and time-outs are all kinds of it
+    except OSError:  # the base class of URLError, HTTPError and time-outs
         return False
 
 
 def backbone_url(backbone: LpipsBackbone) -> str:
-    """Where torchvision has a network from."""
+    """The URL from which torchvision downloads a network."""
     from torchvision.models import AlexNet_Weights, VGG16_Weights
 
     return (AlexNet_Weights if backbone == "alex" else VGG16_Weights).DEFAULT.url

@@ -1,4 +1,4 @@
-"""Where the files of a Difix network are: in a folder, or on the hub, from which they are downloaded."""
+"""Finds the files of a Difix network in a folder, or downloads them from the hub."""
 
 from __future__ import annotations
 
@@ -12,49 +12,48 @@ from difix3d_ns.difix.download import download
 from difix3d_ns.difix.errors import DifixError, abbreviated, first_line
 
 WEIGHTS = "diffusion_pytorch_model"
-"""Name of the file with a part's weights, without what tells its format."""
+"""Name of the file with a part's weights, without its extension."""
 EMBEDDING_FILE = "prompt_embedding.safetensors"
-"""Name of the file with the prompt's embedding."""
+"""Name of the file with the embedding of the prompt."""
 
 _PARTS = ["*.json", "*/merges.txt", f"*/{WEIGHTS}.safetensors", "*/model.safetensors", EMBEDDING_FILE]
-"""What is downloaded: no code, and of SD-Turbo's repository not the weights in other formats that lie beside those read
-here."""
+"""Patterns of the files that are downloaded. They leave out all code, and the weights in other formats that SD-Turbo's
+repository also holds."""
 
 
 def require_files(
     source: str | os.PathLike, revision: str | None = None, base: str | os.PathLike | None = None
 ) -> Path:
-    """Sees to it that a network's files are here, and downloads those of a hub id; reads none of them.
+    """Makes sure that all files of a network are on the disk, downloading those of a hub id, without reading them.
 
     Args:
         source: a folder, a hub id or a `.pkl` file.
         revision: revision of a hub id.
-        base: for a `.pkl`, the SD-Turbo folder or hub id below it.
+        base: for a `.pkl`, the SD-Turbo folder or hub id that it was trained from.
 
     Returns:
-        The folder of the network, for a `.pkl` that of its base.
+        The folder of the network, or for a `.pkl` the folder of its base.
 
     Raises:
-        DifixError: files are missing and cannot be had.
+        DifixError: files are missing and cannot be downloaded.
     """
     if is_training_checkpoint(source):
         if base is None:
             raise DifixError(
-                f"{source} is a training checkpoint: give the SD-Turbo folder or hub id that it was trained from as "
-                "base."
+                f"{source} is a training checkpoint: give the SD-Turbo folder or hub id that it was trained on as base."
             )
         folder = _local_folder(base, revision)
     else:
         folder = _local_folder(source, revision)
     if missing := [part for part in ("vae", "unet", "scheduler") if not (folder / part).is_dir()]:
-        raise DifixError(f"{source} is no Difix network: {folder} has no folder {', '.join(missing)}.")
+        raise DifixError(f"{source} is not a Difix network: {folder} has no folder {', '.join(missing)}.")
     if missing := _missing_files(folder):
         raise DifixError(f"{source} is incomplete: {folder} lacks {abbreviated(missing)}; download it again.")
     return folder
 
 
 def is_training_checkpoint(source: str | os.PathLike) -> bool:
-    """Whether a network is given as a checkpoint of the authors' training."""
+    """Whether a network is given as a training checkpoint of the authors."""
     return str(source).endswith(".pkl")
 
 
@@ -70,22 +69,22 @@ def _local_folder(source: str | os.PathLike, revision: str | None) -> Path:
     out_of_reach: Exception | None = None
     commit, files = None, []
     try:
-        # Asked first, as snapshot_download asks the same and waits for the answer without an end.
-        told = HfApi().model_info(name, revision=revision, timeout=resolve.CONNECT_TIMEOUT_SECONDS)
-        commit, files = told.sha, [sibling.rfilename for sibling in told.siblings or []]
+        # Asked here first with a time limit: snapshot_download asks the same, but waits for the answer for ever.
+        info = HfApi().model_info(name, revision=revision, timeout=resolve.CONNECT_TIMEOUT_SECONDS)
+        commit, files = info.sha, [sibling.rfilename for sibling in info.siblings or []]
     except Exception as error:  # the hub's client raises many unrelated types
         out_of_reach = error
     try:
         if commit is not None:
             if _is_commit(revision) and commit != revision:
-                raise DifixError(f"it gives the commit {commit} in place of {revision}")
+                raise DifixError(f"it returns the commit {commit} instead of {revision}")
             download(name, commit, [file for file in files if any(fnmatch(file, part) for part in _PARTS)])
         cached_only = out_of_reach is not None
         folder = snapshot_download(name, revision=revision, allow_patterns=_PARTS, local_files_only=cached_only)
     except Exception as error:
         raise DifixError(
-            f"{name} is no folder here and cannot be had from the hub ({first_line(out_of_reach or error)}): check "
-            "the name and the network, or use the embedded network."
+            f"{name} is not a folder and cannot be downloaded from the hub ({first_line(out_of_reach or error)}): "
+            "check the name and the connection, or use the embedded network."
         ) from error
     return Path(folder)
 
@@ -95,7 +94,7 @@ def _is_commit(revision: str | None) -> bool:
 
 
 def _missing_files(folder: Path) -> list[str]:
-    """What a network's folder lacks, as after an interrupted download."""
+    """Required files that a network's folder lacks, for example after an interrupted download."""
     choices = [
         ("unet/config.json",),
         (f"unet/{WEIGHTS}.safetensors", f"unet/{WEIGHTS}.bin"),

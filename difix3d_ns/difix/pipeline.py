@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from difix3d_ns.difix.batching import batches_of_one_size
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import (
     ImageInput,
@@ -205,29 +205,24 @@ class DifixPipeline(DiffusionPipeline):
         check_options(strength, height, width, timestep, num_timesteps=len(self.scheduler.alphas_cumprod))
         if references is None:
             self._tell_of_missing_reference()
-        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, picture in enumerate(images):
-            by_size[tuple(picture.shape)].append(index)
-
+        own_sizes = [(picture.shape[1], picture.shape[2]) for picture in images]
+        sizes = [(height or own_height, width or own_width) for own_height, own_width in own_sizes]
         fixed: dict[int, Tensor] = {}
-        for (_, own_height, own_width), indices in by_size.items():
-            size = (own_height if height is None else height, own_width if width is None else width)
-            batch_size = max(1, max_pixels_per_batch // (size[0] * size[1]))
-            for start in range(0, len(indices), batch_size):
-                chosen = indices[start : start + batch_size]
-                views = [[images[i]] if references is None else [images[i], references[i]] for i in chosen]
-                result = self.denoise(
-                    torch.stack([torch.cat([self._prepare(view, size) for view in pair]) for pair in views]),
-                    timestep=timestep,
-                    sample_posterior=sample_posterior,
-                    generator=generator,
-                    tiled=size[0] * size[1] > max_pixels_per_batch,
-                )
-                result = resize(result[..., : size[0], : size[1]].float(), own_height, own_width)
-                for i, cleaned in zip(chosen, (result / 2 + 0.5).clamp(0, 1), strict=True):
-                    original = images[i].to(cleaned).clamp(0, 1)
-                    check_result(cleaned, original, self.dtype)
-                    fixed[i] = original.lerp(cleaned, strength) if strength < 1 else cleaned
+        for batch in batches_of_one_size(sizes, max_pixels_per_batch):
+            size = sizes[batch[0]]
+            views = [[images[i]] if references is None else [images[i], references[i]] for i in batch]
+            results = self.denoise(
+                torch.stack([torch.cat([self._prepare(view, size) for view in pair]) for pair in views]),
+                timestep=timestep,
+                sample_posterior=sample_posterior,
+                generator=generator,
+                tiled=size[0] * size[1] > max_pixels_per_batch,
+            )
+            for i, result in zip(batch, results.split(1), strict=True):
+                resized = resize(result[..., : size[0], : size[1]].float(), *own_sizes[i])[0]
+                cleaned, original = (resized / 2 + 0.5).clamp(0, 1), images[i].to(resized).clamp(0, 1)
+                check_result(cleaned, original, self.dtype)
+                fixed[i] = original.lerp(cleaned, strength) if strength < 1 else cleaned
         return DifixPipelineOutput(images=to_output([fixed[i] for i in range(len(images))], output_type))
 
     def denoise(

@@ -1,4 +1,4 @@
-"""The one prompt that Difix is trained with and run with, and its embedding."""
+"""The single prompt that Difix is trained and run with, and its embedding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PROMPT = "remove degradation"
 
 
 def prompt_embedding(folder: Path, source: str) -> Float[Tensor, "1 prompt_tokens width"]:
-    """The prompt's embedding: from its file, else computed once by the folder's text encoder.
+    """Reads the prompt's embedding from its file or, if there is none, computes it with the folder's text encoder.
 
     Args:
-        folder: the network's.
-        source: what the network is called in an error.
+        folder: the network's folder.
+        source: name of the network in error messages.
 
     Raises:
-        DifixError: neither can be read.
+        DifixError: the embedding or the text encoder cannot be read.
     """
     import torch
     from safetensors import SafetensorError
@@ -44,7 +44,7 @@ def prompt_embedding(folder: Path, source: str) -> Float[Tensor, "1 prompt_token
         text_encoder = CLIPTextModel.from_pretrained(
             folder / "text_encoder", local_files_only=True, dtype=torch.float32
         )
-        # A tokenizer without a limit of its own says a number that no memory holds.
+        # A tokenizer without a limit reports a huge number as its maximum length.
         num_tokens = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     except Exception as error:  # transformers raises many unrelated types
         raise DifixError(f"the text encoder of {source} cannot be read ({first_line(error)}).") from error

@@ -1,4 +1,4 @@
-"""Which Difix network a name stands for. Light: loads no diffusion library and no weights."""
+"""Decides which Difix network a name refers to. Loads no diffusion library and no weights."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ import torch
 EMBEDDED_MODEL = Path(__file__).parent / "weights" / "difix-mini"
 """The small network that comes with the package."""
 EMBEDDED_NAME = "embedded"
-"""What it is called in a config."""
+"""Name of the small network in a config."""
 PUBLISHED_MODEL = "nvidia/difix_ref"
-"""The published network, which takes a reference view. No commit is pinned: what guards is that of any revision only
-weights and settings are downloaded, read as plain numbers, and must have exactly this network's keys and shapes."""
+"""The published network, which takes a reference view. No commit is pinned. This is safe because only weights and
+settings are downloaded from any revision, are read without running code, and must have the expected keys and shapes."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class ResolvedDifix:
-    """A network that can be loaded, and why it was chosen."""
+    """A network that can be loaded, and the reason it was chosen."""
 
     name: str
-    """What to write into a config to get the same network again."""
+    """Value of `model` in a config that selects the same network again."""
     source: str
-    """Folder, file or hub id for `DifixPipeline.from_pretrained`."""
+    """Folder, file or hub id to pass to `DifixPipeline.from_pretrained`."""
     revision: str | None
     """Revision of a hub id."""
     reason: str
-    """One sentence for the user."""
+    """One sentence that names the network and says why it was chosen."""
 
 
 def resolve_difix(model: str, device: torch.device | str, revision: str | None = None) -> ResolvedDifix:
-    """Decides which network `model` stands for.
+    """Decides which network `model` refers to.
 
     Args:
-        model: `auto`, `embedded`, a hub id, a folder, or an upstream `.pkl`.
-        device: where it will run; `auto` takes the published network only with CUDA.
+        model: `auto`, `embedded`, a hub id, a folder, or a `.pkl` of the authors' training.
+        device: the device it will run on; `auto` selects the published network only with CUDA.
         revision: revision of a hub id.
     """
     if model == "auto":
         if torch.device(device).type != "cuda":
-            return embedded_difix(f"there is no GPU for {PUBLISHED_MODEL}")
+            return embedded_difix(f"as there is no GPU for {PUBLISHED_MODEL}")
         if _cached(PUBLISHED_MODEL, revision):
             return ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, revision, f"{PUBLISHED_MODEL} from the local cache.")
         if _hub_reachable():
             return ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, revision, f"{PUBLISHED_MODEL}, to be downloaded.")
-        return embedded_difix(f"{PUBLISHED_MODEL} is neither cached nor can it be downloaded now")
+        return embedded_difix(f"as {PUBLISHED_MODEL} is not cached and cannot be downloaded now")
     if model == EMBEDDED_NAME:
         return embedded_difix("as configured")
     return ResolvedDifix(model, model, revision, f"{model}, as configured.")
 
 
 def embedded_difix(reason: str) -> ResolvedDifix:
-    """The embedded network, and half a sentence on why it was chosen."""
+    """Selects the embedded network; `reason` is a clause that ends its sentence, such as "as configured"."""
     return ResolvedDifix(EMBEDDED_NAME, str(EMBEDDED_MODEL), None, f"the embedded small network, {reason}.")
 
 
 def _cached(model: str, revision: str | None) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    # An interrupted download leaves some of them.
+    # All weights are looked for, as an interrupted download leaves only some of them.
     weights = ("vae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "text_encoder/model")
     return all(isinstance(try_to_load_from_cache(model, f"{w}.safetensors", revision=revision), str) for w in weights)
 
@@ -77,5 +77,5 @@ def _hub_reachable() -> bool:
         request = urllib.request.Request(f"{ENDPOINT}/{PUBLISHED_MODEL}/resolve/main/model_index.json", method="HEAD")
         with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
             return True
-    except (OSError, HTTPException, ValueError):  # no answer, no HTTP, no URL
+    except (OSError, HTTPException, ValueError):  # no answer, not HTTP, or not a URL
         return False

@@ -1,4 +1,4 @@
-"""Weights by names: LoRA merged, names of older files brought up to date, and a network given its weights."""
+"""State dicts: merges LoRA, renames the keys of older files, and loads weights into a module."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from difix3d_ns.difix.errors import DifixError, abbreviated
 
 LORA_ALPHA = 8
-"""peft's default, which the authors left: with rank 4 the LoRA counts twice."""
+"""peft's default, which the authors did not change. With their rank of 4, the LoRA has a factor of 2."""
 LORA_KEY = re.compile(r"^(?P<module>.+)\.lora_(?P<half>A|B)(?:\.[^.]+)?\.weight$")
-"""Key of one half of a module's LoRA."""
+"""Matches the key of one of the two factors of a module's LoRA."""
 
 StateDict = dict[str, Tensor]
 
@@ -24,11 +24,11 @@ def merge_lora(state: StateDict) -> StateDict:
     """Adds each LoRA to the weight it belongs to: W' = W + (alpha / rank) B A, with alpha 8.
 
     Args:
-        state: weights with peft's keys `M.base_layer.weight`, `M.lora_A.NAME.weight`, `M.lora_B.NAME.weight`, or
-            LoRA beside plain `M.weight`; weights without LoRA come back as they are.
+        state: weights with peft's keys `M.base_layer.weight`, `M.lora_A.NAME.weight` and `M.lora_B.NAME.weight`; the
+            base weight may also be called `M.weight`. Weights without LoRA are returned unchanged.
 
     Raises:
-        DifixError: one half of a LoRA, or its base weight, is missing.
+        DifixError: a factor of a LoRA or its base weight is missing, or their shapes do not fit.
     """
     merged = {key.replace(".base_layer.", "."): value for key, value in state.items() if not LORA_KEY.match(key)}
     halves: dict[str, dict[str, Tensor]] = {}
@@ -51,19 +51,19 @@ def merge_lora(state: StateDict) -> StateDict:
 
 
 def without_prefix(state: StateDict) -> StateDict:
-    """Keys without what peft's older model class, torch.compile or a distributed training put before them."""
+    """Removes the prefixes that older peft, torch.compile and distributed training put before the keys."""
     return {_WRAPPER_PREFIX.sub("", key): value for key, value in state.items()}
 
 
 def with_current_names(state: StateDict) -> StateDict:
-    """Attention layers under their names of today; older files call them query, key, value and proj_attn."""
+    """Renames attention layers that older files call query, key, value and proj_attn to their current names."""
 
     def current(key: str) -> str:
         parts = key.split(".")
         return ".".join(_OLD_ATTENTION_NAMES.get(part, part) for part in parts)
 
     renamed = {current(key): value for key, value in state.items() if ".attentions." in key}
-    # Old attention weights are 1x1 convolutions.
+    # In older files, the attention weights are 1x1 convolutions.
     renamed = {
         key: value.squeeze() if value.dim() == 4 and "lora" not in key else value for key, value in renamed.items()
     }
@@ -71,13 +71,13 @@ def with_current_names(state: StateDict) -> StateDict:
 
 
 def load_strictly(module: nn.Module, state: StateDict, name: str, dtype: torch.dtype) -> None:
-    """Gives a module without storage its weights.
+    """Loads weights into a module on the meta device.
 
     Args:
         module: on the device `meta`; changed in place.
-        state: its weights.
-        name: what the weights are called in an error.
-        dtype: number format that they get.
+        state: the weights.
+        name: name of the weights in error messages.
+        dtype: number format of the loaded weights.
 
     Raises:
         DifixError: a key is missing or unknown, or a shape differs.
@@ -86,12 +86,12 @@ def load_strictly(module: nn.Module, state: StateDict, name: str, dtype: torch.d
     missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     problems = [f"{what} {abbreviated(keys)}" for what, keys in (("missing", missing), ("unknown", unknown)) if keys]
     misshapen = [
-        f"{key} has shape {tuple(state[key].shape)} in place of {tuple(wanted[key].shape)}"
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in sorted(wanted.keys() & state.keys())
         if state[key].shape != wanted[key].shape
     ]
     problems += [abbreviated(misshapen)] if misshapen else []
     if problems:
         raise DifixError(f"the weights of {name} are not those of a Difix network: {'; '.join(problems)}.")
-    # Copied, as the file's own tensors would change or vanish with the file.
+    # Copied, because the tensors of a memory-mapped file would change or vanish with the file.
     module.load_state_dict({key: value.to(dtype, copy=True) for key, value in state.items()}, assign=True)

@@ -1,9 +1,9 @@
-"""The autoencoder's layers on large images, tile by tile, with the same result as at once and so without seams.
+"""Runs the autoencoder's layers tile by tile on large images, with the same result as untiled and so without seams.
 
-Cutting an image into tiles and blending the results shifts colours, as every tile has normalisations of its own.
-Here each layer is cut instead: normalisations are over the whole image, and a convolution takes the rows around its
-tile from the whole activation. What is saved is everything between two activations: normalised copies, upsampled
-copies, the workspace of the convolutions. Tiles are as wide as the image.
+Cutting an image into tiles and blending the results would shift colours, because every tile would be normalised by
+its own statistics. Here each layer is tiled instead: normalisations use the statistics of the whole image, and a
+convolution reads the rows around its tile from the whole activation. This saves the memory of everything between two
+activations: normalised copies, upsampled copies and the workspace of the convolutions. Tiles are as wide as the image.
 """
 
 from __future__ import annotations
@@ -19,88 +19,75 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 TILE_PIXELS = 128 * 1024
-"""Pixels of a tile, at the resolution of each layer."""
+"""Maximum pixels per tile, at the resolution of each layer. A tile has at least one row."""
 
 Activation = Float[Tensor, "batch channels height width"]
 
 
 class Layers(Protocol):
-    """How the layers of an autoencoder are run."""
+    """Runs the layers of an autoencoder."""
 
     def down_block(self, block: nn.Module, sample: Activation) -> Activation:
-        """A block of the encoder; leaves `sample` as it is."""
+        """Runs a block of the encoder; does not change `sample`."""
         ...
 
     def up_block(self, block: nn.Module, sample: Activation) -> Activation:
-        """A block of the decoder; may overwrite `sample`."""
+        """Runs a block of the decoder; may overwrite `sample`."""
         ...
 
     def convolution(
         self, convolution: nn.Conv2d, sample: Activation, norm: nn.GroupNorm | None = None, act: nn.Module | None = None
     ) -> Activation:
-        """A convolution, after a normalisation and an activation function if they are given."""
+        """Runs an optional normalisation, an optional activation function, and a convolution."""
         ...
 
     def add_skip(self, sample: Activation, convolution: nn.Module, skip: Activation, gamma: float) -> Activation:
-        """`sample` and `gamma` times the convolution of a skip; may overwrite `sample`."""
+        """Adds `gamma` times the convolution of a skip to `sample`; may overwrite `sample`."""
         ...
 
 
 class WholeLayers:
-    """Layers on whole activations, as diffusers runs them; differentiable.
+    """Runs layers on whole activations, as diffusers does; differentiable. The methods are those of `Layers`.
 
     Args:
-        run_block: how a block is called.
+        run_block: calls a block, for example with gradient checkpointing.
     """
 
     def __init__(self, run_block: Callable[[nn.Module, Activation], Activation] = lambda block, sample: block(sample)):
         self._run_block = run_block
 
     def down_block(self, block: nn.Module, sample: Activation) -> Activation:
-        """See `Layers`."""
         return self._run_block(block, sample)
 
     def up_block(self, block: nn.Module, sample: Activation) -> Activation:
-        """See `Layers`."""
         return self._run_block(block, sample)
 
     def convolution(
         self, convolution: nn.Conv2d, sample: Activation, norm: nn.GroupNorm | None = None, act: nn.Module | None = None
     ) -> Activation:
-        """See `Layers`."""
         sample = norm(sample) if norm is not None else sample
         return convolution(act(sample) if act is not None else sample)
 
     def add_skip(self, sample: Activation, convolution: nn.Module, skip: Activation, gamma: float) -> Activation:
-        """See `Layers`."""
         return torch.add(sample, convolution(skip), alpha=gamma)
 
 
 class TiledLayers:
-    """Layers tile by tile; not differentiable.
-
-    Args:
-        tile_pixels: bound on the pixels of a tile; it has one row at least.
-    """
-
-    def __init__(self, tile_pixels: int = TILE_PIXELS) -> None:
-        self._tile_pixels = tile_pixels
+    """Runs layers tile by tile; not differentiable. The methods are those of `Layers`."""
 
     def down_block(self, block: nn.Module, sample: Activation) -> Activation:
-        """See `Layers`."""
         if not isinstance(block, DownEncoderBlock2D):
             return block(sample)
         for index, resnet in enumerate(block.resnets):
             sample = self._resnet(resnet, sample, overwrite=index > 0)
         for downsampler in block.downsamplers or ():
             convolution: Any = downsampler.conv
-            # The encoder pads at the right and the bottom only.
+            # diffusers pads the encoder's downsampling convolutions only at the right and the bottom.
             padding = (0, 1) if convolution.padding[0] == 0 else None
             sample = self._convolve(convolution, sample, padding=padding)
         return sample
 
     def up_block(self, block: nn.Module, sample: Activation) -> Activation:
-        """See `Layers`."""
         if not isinstance(block, UpDecoderBlock2D):
             return block(sample)
         for resnet in block.resnets:
@@ -113,17 +100,15 @@ class TiledLayers:
     def convolution(
         self, convolution: nn.Conv2d, sample: Activation, norm: nn.GroupNorm | None = None, act: nn.Module | None = None
     ) -> Activation:
-        """See `Layers`."""
         return self._convolve(convolution, sample, norm, act)
 
     def add_skip(self, sample: Activation, convolution: nn.Module, skip: Activation, gamma: float) -> Activation:
-        """See `Layers`."""
         for rows in self._tiles(*sample.shape[-2:]):
             sample[:, :, rows].add_(convolution(skip[:, :, rows]), alpha=gamma)
         return sample
 
     def _tiles(self, height: int, width: int) -> Iterator[slice]:
-        rows = max(1, self._tile_pixels // width)
+        rows = max(1, TILE_PIXELS // width)
         return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
 
     def _resnet(self, block: Any, sample: Activation, overwrite: bool) -> Activation:
@@ -136,7 +121,7 @@ class TiledLayers:
         hidden = self._convolve(block.conv1, sample, block.norm1, block.nonlinearity)
         out = None
         if overwrite and block.conv2.out_channels <= sample.shape[1]:
-            # A tile of the input is not needed any more when its output is written.
+            # Each tile of the input is no longer needed once its output is written.
             out = sample[:, : block.conv2.out_channels]
         return self._convolve(block.conv2, hidden, block.norm2, block.nonlinearity, residual=shortcut, out=out)
 
@@ -151,17 +136,17 @@ class TiledLayers:
         residual: Callable[[slice], Activation] | None = None,
         out: Activation | None = None,
     ) -> Activation:
-        """Upsampling, normalisation, activation function, convolution and residual of one tile after the other.
+        """Normalisation, activation function, upsampling, convolution and residual, one tile after another.
 
         Args:
-            convolution: of square kernels.
+            convolution: has a square kernel.
             sample: the input.
-            norm: on the input.
-            act: after `norm`.
+            norm: applied to the input.
+            act: applied after `norm`.
             upscale: factor of a nearest-neighbour upsampling before the convolution.
-            padding: zeros before and after, in each direction; the convolution's own if None.
-            residual: what is added to given rows of the output.
-            out: gets the output; may be the tensor that `residual` reads.
+            padding: zeros added before and after, in both directions; the convolution's own padding if None.
+            residual: returns what is added to the given rows of the output.
+            out: receives the output; may be the tensor that `residual` reads.
         """
         (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
         before, after = padding or (int(convolution.padding[0]),) * 2
@@ -184,7 +169,7 @@ class TiledLayers:
                 offset = start % upscale
                 tile = F.interpolate(tile, scale_factor=float(upscale), mode="nearest")
                 tile = tile[:, :, offset : offset + stop - start]
-            # Zeros only beyond the image: inside it the tile has its neighbours' rows.
+            # Zeros are padded only at the border of the image; elsewhere the tile includes its neighbours' rows.
             tile = F.pad(tile, (before, after, start - first, last - stop))
             result = F.conv2d(tile, convolution.weight, convolution.bias, convolution.stride)
             out[:, :, rows] = result + residual(rows) if residual is not None else result
@@ -193,7 +178,7 @@ class TiledLayers:
     def _normalisation(
         self, norm: nn.GroupNorm, sample: Activation
     ) -> tuple[Float[Tensor, "batch channels 1 1"], Float[Tensor, "batch channels 1 1"]]:
-        """Factor and offset that normalise the whole activation, in float32."""
+        """Factor and offset that apply a normalisation over the whole activation, in float32."""
         weights, means, variances = [], [], []
         for rows in self._tiles(*sample.shape[-2:]):
             grouped = sample[:, :, rows].float().reshape(len(sample), norm.num_groups, -1)
@@ -204,7 +189,7 @@ class TiledLayers:
         weight = torch.tensor(weights, device=sample.device)[:, None, None]
         tile_means = torch.stack(means)
         mean = (weight * tile_means).sum(dim=0)
-        # Of all tiles together: the mean of their variances and the variance of their means.
+        # The variance over all tiles is the mean of their variances plus the variance of their means.
         variance = (weight * (torch.stack(variances) + (tile_means - mean).square())).sum(dim=0)
         per_group = norm.num_channels // norm.num_groups
         deviation = (variance + norm.eps).sqrt().repeat_interleave(per_group, dim=1)

@@ -1,10 +1,10 @@
 """Reference mixing: the self-attention of every UNet block sees the tokens of all views of an image.
 
-The parameters are those of diffusers' stock `UNet2DConditionModel`; only the way through its self-attention
-changes (arXiv 2503.01774, section 4.1), by an attention processor.
+The parameters are those of diffusers' stock `UNet2DConditionModel`. Only its self-attention is computed differently
+(arXiv 2503.01774, section 4.1), by an attention processor.
 
-In a large pretrained network tokens find the places they need in another view by what they show. A small one cannot, so
-there the queries and keys may be rotated by their places in the picture (arXiv 2104.09864, section 3, for both axes).
+In a large pretrained network, tokens find the matching position in another view by content. A small network cannot do
+this, so its queries and keys can be rotated by their position in the image (arXiv 2104.09864, section 3, on both axes).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from torch import Tensor
 from difix3d_ns.difix.errors import DifixError
 
 ROTARY_THETA = 30.0
-"""Ratio of the fastest rotation, a radian a token, to one beyond the slowest: pictures have tens of tokens a side."""
+"""Base of the rotary embedding: the rotations range from 1 to almost 1/30 radian per token, as an image has tens of
+tokens per side."""
 
 
 class ReferenceMixingProcessor(AttnProcessor2_0):
-    """Scaled-dot-product attention whose self-attention joins the tokens of `num_views` neighbouring batch entries."""
+    """Scaled-dot-product attention; self-attention runs over the tokens of `num_views` consecutive batch entries."""
 
     def __call__(
         self,
@@ -38,16 +39,16 @@ class ReferenceMixingProcessor(AttnProcessor2_0):
         num_views: int = 1,
         latent_size: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch_views tokens channels"]:
-        """Attention of one layer.
+        """Computes the attention of one layer.
 
         Args:
             attn: the layer.
-            hidden_states: tokens; the views of one image follow each other on the batch axis.
-            encoder_hidden_states: the prompt in cross-attention, which stays per view; None in self-attention.
+            hidden_states: tokens; the views of one image are consecutive on the batch axis.
+            encoder_hidden_states: the prompt in cross-attention, which is computed per view; None in self-attention.
             attention_mask: as in diffusers.
             temb: as in diffusers.
-            num_views: views to an image.
-            latent_size: height and width of the latents, where places count; None where they do not.
+            num_views: views per image.
+            latent_size: height and width of the latents, to rotate queries and keys by position; None for no rotation.
         """
         batch_views, tokens, channels = hidden_states.shape
         places = None
@@ -66,20 +67,20 @@ class ReferenceMixingProcessor(AttnProcessor2_0):
 def rotations(
     height: int, width: int, channels: int, num_views: int, device: torch.device
 ) -> tuple[Float[Tensor, "views_tokens channels"], Float[Tensor, "views_tokens channels"]]:
-    """Cosine and sine by which queries and keys turn: half of the channels by the row, half by the column.
+    """Cosines and sines that rotate queries and keys, half of the channels by the row and half by the column.
 
     Args:
         height: rows of tokens.
         width: columns of tokens.
-        channels: of an attention head, divisible by 4.
-        num_views: views of the image, whose tokens at the same place turn alike.
-        device: of the result.
+        channels: channels of an attention head, divisible by 4.
+        num_views: views of the image; tokens at the same position in different views have the same rotation.
+        device: device of the result.
 
     Raises:
-        DifixError: the channels are not divisible by 4.
+        DifixError: the number of channels is not divisible by 4.
     """
     if channels % 4:
-        raise DifixError(f"attention by places needs heads of a multiple of 4 channels; these have {channels}.")
+        raise DifixError(f"attention by places needs heads with a multiple of 4 channels, but these have {channels}.")
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     tables = [
         get_1d_rotary_pos_embed(channels // 2, positions.flatten().numpy(), ROTARY_THETA, use_real=True)
@@ -90,7 +91,7 @@ def rotations(
 
 
 def _token_grid(latent_size: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """Rows and columns of a level's tokens; each level halves them, rounding up."""
+    """Rows and columns of tokens at a level; each level halves the latents' size, rounding up."""
     height, width = latent_size
     while height * width > tokens:
         height, width = (height + 1) // 2, (width + 1) // 2
@@ -100,20 +101,20 @@ def _token_grid(latent_size: tuple[int, int], tokens: int) -> tuple[int, int]:
 def _attend_by_places(
     attn: Attention, hidden_states: Float[Tensor, "batch tokens channels"], places: tuple[Tensor, Tensor]
 ) -> Float[Tensor, "batch tokens channels"]:
-    """Self-attention of a UNet's layer with rotated queries and keys."""
+    """Self-attention with rotated queries and keys."""
     layers: Any = attn
     query, key, value = (
         projection(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         for projection in (layers.to_q, layers.to_k, layers.to_v)
     )
-    turn: Any = apply_rotary_emb  # its own annotation leaves the sines out
+    turn: Any = apply_rotary_emb  # its annotation omits the sines
     query, key = turn(query, places), turn(key, places)
     result = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     return layers.to_out[0](result)
 
 
 def mix_references(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Gives a UNet, in place, the attention that mixes views; with one view it computes what it did before."""
+    """Installs the view-mixing attention in a UNet, in place. With one view its output is unchanged."""
     unet.set_attn_processor(ReferenceMixingProcessor())
     return unet
 
@@ -125,14 +126,14 @@ def predict_noise(
     prompt_embedding: Float[Tensor, "1 prompt_tokens width"],
     by_places: bool = False,
 ) -> Float[Tensor, "batch views latent h w"]:
-    """The UNet's noise estimate of all views, their self-attention mixed.
+    """Predicts the noise of all views, with self-attention across the views of each image.
 
     Args:
         unet: a UNet after `mix_references`.
         latents: scaled latents; the target is view 0.
         timestep: diffusion step in [0, 1000).
-        prompt_embedding: embedding of the one prompt that all views share.
-        by_places: whether self-attention knows where in the picture its tokens are.
+        prompt_embedding: embedding of the prompt, which all views share.
+        by_places: whether self-attention knows the positions of its tokens in the image.
     """
     batch, views = latents.shape[:2]
     latent_size = tuple(latents.shape[-2:]) if by_places else None

@@ -1,4 +1,4 @@
-"""Autoencoder whose decoder also sees the encoder's activations (arXiv 2503.01774, section 4.1)."""
+"""Autoencoder whose decoder also receives the encoder's activations (arXiv 2503.01774, section 4.1)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from difix3d_ns.difix.tiling import Layers, TiledLayers, WholeLayers
 
 SKIP_INIT_SCALE = 1e-5
-"""Published start value of the skip convolutions, near which the autoencoder is the base model's own."""
+"""Published start value of the skip convolutions, at which the autoencoder almost equals that of the base model."""
 
 
 class SkipDecoder(Decoder):
     """diffusers' decoder with a 1x1 convolution of an encoder activation added before each up block."""
 
     def add_skip_convolutions(self, block_out_channels: tuple[int, ...]) -> None:
-        """Creates `skip_conv_1` to `skip_conv_n`, bias-free, the first for the deepest level.
+        """Creates `skip_conv_1` to `skip_conv_n` without biases; the first belongs to the deepest level.
 
         Args:
-            block_out_channels: of the autoencoder, as in its config.
+            block_out_channels: as in the autoencoder's config.
         """
-        # Before down block i the encoder has the channels of block i - 1, and before block 0 those of block 0.
+        # The input of down block i has the channels of block i - 1, or for block 0 those of block 0.
         encoder_channels = [block_out_channels[0], *block_out_channels[:-1]]
-        # Before up block j the decoder has the channels of the up block before it.
+        # The input of up block j has the channels of the up block before it.
         decoder_channels = [block_out_channels[-1], *reversed(block_out_channels)][: len(block_out_channels)]
         for level, (source, target) in enumerate(zip(reversed(encoder_channels), decoder_channels, strict=True), 1):
             convolution = nn.Conv2d(source, target, kernel_size=1, bias=False)
@@ -44,13 +44,13 @@ class SkipDecoder(Decoder):
         gamma: float,
         layers: Layers | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Decodes with skips.
+        """Decodes latents, adding the encoder's skips.
 
         Args:
             sample: latents, after the post-quantisation convolution.
             skips: the encoder's activations before its down blocks, in the encoder's order; empty for none.
             gamma: factor on the skips.
-            layers: how the layers are run; on whole activations if None.
+            layers: runs the layers; `WholeLayers` if None.
         """
         layers = layers or WholeLayers(self._run)
         sample = self._run(self.mid_block, self.conv_in(sample))
@@ -62,7 +62,7 @@ class SkipDecoder(Decoder):
         return layers.convolution(self.conv_out, sample, norm, self.conv_act)
 
     def _run(self, block: nn.Module, sample: Tensor) -> Tensor:
-        # diffusers sets both attributes in `enable_gradient_checkpointing`.
+        # `enable_gradient_checkpointing` of diffusers sets both attributes.
         if self.gradient_checkpointing and torch.is_grad_enabled():
             checkpointed: Any = self._gradient_checkpointing_func
             return checkpointed(block, sample)
@@ -70,12 +70,12 @@ class SkipDecoder(Decoder):
 
 
 class SkipAutoencoderKL(AutoencoderKL):
-    """`AutoencoderKL` with the skips of Difix; its parameters are the stock ones and `decoder.skip_conv_*`.
+    """`AutoencoderKL` with the skips of Difix. It adds only the parameters `decoder.skip_conv_*`.
 
-    Args (beyond `AutoencoderKL`'s):
+    Args (in addition to those of `AutoencoderKL`):
         gamma: factor on the skips.
-        ignore_skip: whether the skips are left out.
-        lora_rank: rank that the decoder's LoRA was trained with; kept for reference, LoRA is merged at load.
+        ignore_skip: whether to decode without skips.
+        lora_rank: rank of the LoRA that the decoder was trained with. Only recorded, as LoRA is merged on loading.
     """
 
     @register_to_config
@@ -139,16 +139,18 @@ class SkipAutoencoderKL(AutoencoderKL):
     def encode_with_skips(
         self, images: Float[Tensor, "batch 3 height width"], keep_skips: bool = True, tiled: bool = False
     ) -> tuple[DiagonalGaussianDistribution, list[Float[Tensor, "batch _ _ _"]]]:
-        """Posterior of the latents, and the activations before each down block.
+        """Encodes images, and returns the activations before each down block as skips.
 
         Args:
-            images: in [-1, 1], sides divisible by `downscale_factor`.
-            keep_skips: whether the activations are wanted; they take memory.
-            tiled: run the large layers tile by tile, for the same result with less memory, without gradients;
-                `enable_tiling` does so for all images larger than `tile_sample_min_size`.
+            images: in [-1, 1]; the sides are divisible by `downscale_factor`.
+            keep_skips: whether to return the activations, which take memory.
+            tiled: whether to run the large layers tile by tile, which saves memory and gives the same result. It has no
+                effect while gradients are recorded. `enable_tiling` does this for all images larger than
+                `tile_sample_min_size`.
 
         Returns:
-            The posterior, and one activation a level, the finest first; none without `keep_skips`.
+            The posterior of the latents, and one activation per level from fine to coarse, or none without
+            `keep_skips`.
         """
         layers = self._layers(images.shape[-2:], tiled) or WholeLayers()
         encoder: Any = self.encoder
@@ -169,15 +171,15 @@ class SkipAutoencoderKL(AutoencoderKL):
         skips: list[Float[Tensor, "batch _ _ _"]],
         tiled: bool = False,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Image of latents and the encoder's activations.
+        """Decodes latents and skips to images.
 
         Args:
-            latents: already divided by the scaling factor.
-            skips: as `encode_with_skips` gives them; left out where the config says `ignore_skip`.
+            latents: latents after division by the scaling factor.
+            skips: as returned by `encode_with_skips`; ignored if the config has `ignore_skip`.
             tiled: as in `encode_with_skips`.
 
         Returns:
-            The image in about [-1, 1], not clamped.
+            Images in about [-1, 1], not clamped.
         """
         height, width = (side * self.downscale_factor for side in latents.shape[-2:])
         sample = self.post_quant_conv(latents) if self.post_quant_conv is not None else latents
@@ -186,24 +188,23 @@ class SkipAutoencoderKL(AutoencoderKL):
 
     def _layers(self, size: Sequence[int], tiled: bool) -> Layers | None:
         tiled = tiled or (self.use_tiling and max(size) > self.tile_sample_min_size)
-        # In a training the decoder's convolutions have a LoRA beside them.
+        # During training, LoRA layers replace the decoder's convolutions, and `TiledLayers` cannot run these.
         is_plain = isinstance(self.decoder.conv_out, nn.Conv2d)
         return TiledLayers() if tiled and is_plain and not torch.is_grad_enabled() else None
 
     @property
     def downscale_factor(self) -> int:
-        """Image pixels to one latent pixel."""
+        """Image pixels per latent pixel along a side."""
         return 2 ** (len(self.config["block_out_channels"]) - 1)
 
 
-def randomise_skip_convolutions(vae: SkipAutoencoderKL, scale: float, generator: torch.Generator | None = None) -> None:
+def randomise_skip_convolutions(vae: SkipAutoencoderKL, scale: float) -> None:
     """Sets the skip convolutions to random values, for a network that is trained from scratch.
 
     Args:
         vae: the autoencoder, changed in place.
-        scale: factor on the usual start of a 1x1 convolution.
-        generator: source of the values.
+        scale: factor on the standard deviation 1 / sqrt(input channels).
     """
     for name, module in vae.decoder.named_children():
         if name.startswith("skip_conv_") and isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=scale / module.in_channels**0.5, generator=generator)
+            nn.init.normal_(module.weight, std=scale / module.in_channels**0.5)

@@ -1,11 +1,11 @@
-"""Evaluation: renders and enhanced renders against photos, in figures and on a page."""
+"""Compares renders and enhanced renders with photos, by metrics and on a page."""
 
 from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Measures and writes the page; see `difix3d_ns.evaluation.report.evaluate`."""
-    # Loads Pillow, and nerfstudio for a run: only once it is clear that something is evaluated.
+    """Runs an evaluation; see `difix3d_ns.evaluation.report.evaluate`."""
+    # Imported here because it loads torch and nerfstudio, which --help does not need.
     from difix3d_ns.evaluation.report import evaluate as run_evaluation
 
     run_evaluation(config)

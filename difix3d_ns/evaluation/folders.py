@@ -9,11 +9,11 @@ from difix3d_ns.evaluation.picture_folders import matched, pictures_in, read_pic
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
 
 SMALLEST_SIDE = 32
-"""Pixels on a side below which SSIM and LPIPS cannot be computed."""
+"""Width and height in pixels from which on SSIM and LPIPS can be computed."""
 
 
 class FolderSource:
-    """Renders, photos and perhaps enhanced renders from a folder each.
+    """Renders, photos and optional enhanced renders, each from a folder.
 
     Args:
         renders: folder of renders.
@@ -21,7 +21,7 @@ class FolderSource:
         enhanced: folder of enhanced renders, or None.
 
     Raises:
-        Difix3DError: a folder is missing or empty, or their pictures do not fit together.
+        Difix3DError: a folder is missing or empty, or the images do not fit together.
     """
 
     num_frames = 0
@@ -33,7 +33,7 @@ class FolderSource:
         by_word, how = matched(found)
         kinds = {word: kind for kind, word in words.items()}
         self._files = {name: {kinds[word]: file for word, file in files.items()} for name, files in by_word.items()}
-        # Sizes are in the files' heads: what does not fit is found before anything is measured.
+        # The sizes are in the files' headers, so a mismatch is found before anything is measured.
         for name, files in by_word.items():
             require_one_size(name, files, SMALLEST_SIDE)
         self.title = f"{renders.resolve().name} against {photos.resolve().name}"
@@ -46,5 +46,5 @@ class FolderSource:
             yield View(name, {kind: read_picture(file) for kind, file in files.items()}, files)
 
     def frames(self) -> Iterator[Frame]:
-        """No frames: folders hold neither cameras nor depth."""
+        """Yields nothing: folders contain neither cameras nor depth."""
         yield from ()

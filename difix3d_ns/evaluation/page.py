@@ -1,6 +1,6 @@
-"""The page of an evaluation: sliders between render, enhanced render and photo, with the metrics of each view.
+"""Makes the page of an evaluation: sliders between render, enhanced render and photo, and the metrics of each view.
 
-One HTML file that opens without a server and loads nothing but the images beside it.
+The page is one HTML file that opens without a server and loads only the images beside it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ METRICS: tuple[dict[str, Any], ...] = (
     {"name": "lpips", "label": "LPIPS", "digits": 3, "direction": "lower", "arrow": "\N{DOWNWARDS ARROW}"},
 )
 BAR_HEIGHT = 46.0
-"""Half the height of the chart of gains, in its own units, less a margin."""
+"""Height of the longest bar in the chart of gains, in the chart's units; the chart is 50 high above and below zero."""
 
 
 def page_of(report: Mapping[str, Any]) -> str:
     """The page as HTML, in UTF-8.
 
     Args:
-        report: what `metrics.json` holds; paths in it are relative to the page.
+        report: the content of `metrics.json`; its paths are relative to the page.
     """
     environment = Environment(
         loader=PackageLoader("difix3d_ns.evaluation", "page_template"),
@@ -40,7 +40,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Parts of this package, put in as they are; everything else is escaped.
+    # These files of the package are inserted unchanged; everything else is escaped.
     style, script = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))  # type: ignore[union-attr]
     views = report["views"]
     measured = [kind for kind in KINDS if kind in report["mean"]]
@@ -66,22 +66,22 @@ def page_of(report: Mapping[str, Any]) -> str:
         style_hash=_content_hash(style),
         script_hash=_content_hash(script),
     )
-    # A file's name may hold bytes that are no text.
+    # A file name may contain bytes that are not valid text.
     return page.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def url_of(file: str) -> str:
-    """A path relative to the page as a URL; any name that a file can have is safe in it."""
+    """The URL of a path relative to the page; every possible file name is escaped."""
     return quote(os.fsencode(file))
 
 
 def _content_hash(text: str) -> str:
-    """The hash by which the page's policy lets exactly this style or script in."""
+    """The hash that allows exactly this style or script in the page's content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _bars(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The gain in PSNR of each view as a bar that fits the chart; empty where none can be told."""
+    """A bar for the PSNR gain of each view, scaled to the chart; an empty list if no gain is known."""
     gains = [(view["name"], _gain(view)) for view in views]
     known = [abs(gain) for _, gain in gains if gain is not None]
     scale = BAR_HEIGHT / max(max(known, default=0.0), 1e-6)
@@ -96,19 +96,19 @@ def _bars(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _gain(view: Mapping[str, Any]) -> float | None:
-    """How much PSNR enhancing gains, in dB; None where an image is the photo itself, or was not enhanced."""
+    """PSNR gained by enhancing, in dB; None if a PSNR is infinite or the view was not enhanced."""
     before, after = view[RAW]["psnr"], view.get(ENHANCED, {}).get("psnr")
     return None if before is None or after is None else after - before
 
 
 def _order(view: Mapping[str, Any], key: str) -> float:
-    """What views are sorted by; an image that is the photo itself comes after all others."""
+    """Sort key of a view; a render or gain without a finite value comes after all others."""
     value = _gain(view) if key == "gain" else view[RAW]["psnr"]
     return 1e6 if value is None else round(value, 6)
 
 
 def _is_better(values: Mapping[str, Any], kind: str, metric: Mapping[str, Any]) -> bool:
-    """Whether this of raw and enhanced has the better figure; neither where one of them has none."""
+    """Whether `kind`, raw or enhanced, has the better value of the two; False if there is no enhanced image."""
     if ENHANCED not in values:
         return False
     own, other = (values[name][metric["name"]] for name in (kind, RAW if kind == ENHANCED else ENHANCED))

@@ -1,4 +1,4 @@
-"""Runs an evaluation: measures every view and the flicker, writes images, `metrics.json` and the page."""
+"""Runs an evaluation: measures views and flicker, and writes the images, `metrics.json` and the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nerfstudio.utils.rich_utils import CONSOLE
-from PIL import Image
+from PIL import ExifTags, Image
 from rich.table import Table
 
 from difix3d_ns.errors import Difix3DError
@@ -29,14 +29,13 @@ METRICS_FILE = "metrics.json"
 IMAGE_FOLDER = "images"
 FRAME_FOLDER = "frames"
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP")
-ORIENTATION_TAG = 0x0112
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Measures what the options name, and writes the output folder.
+    """Evaluates a run or folders, and writes the output folder.
 
     Raises:
-        Difix3DError: the options do not fit, the input cannot be read, or the output folder is not empty.
+        Difix3DError: an option is invalid, the input cannot be read, or the output folder is not empty.
     """
     config.check()
     with new_folder(config.output_dir) as folder:
@@ -49,18 +48,20 @@ def evaluate(config: EvaluateConfig) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that is new or empty; if what is done in it fails, it is left as it was found.
+    """Yields a new or empty folder; after an error, restores it to what it was.
 
     Raises:
-        Difix3DError: it has contents, is a file, or cannot be made.
+        Difix3DError: the folder has contents, is a file, or cannot be made.
     """
     if folder.is_dir() and any(folder.iterdir()):
-        raise Difix3DError(f"the output folder {folder} is not empty: name a new one, as nothing is overwritten.")
+        raise Difix3DError(f"the output folder {folder} is not empty: give a new one, because nothing is overwritten.")
     existed = folder.is_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Difix3DError(f"the output folder {folder} cannot be made ({error.strerror}).") from error
+        raise Difix3DError(
+            f"the output folder {folder} cannot be made ({error.strerror}): give another --output-dir."
+        ) from error
     try:
         yield folder
     except BaseException:
@@ -75,14 +76,14 @@ def _source(config: EvaluateConfig) -> Source:
     if config.load_config is None:
         assert config.renders is not None and config.photos is not None
         return FolderSource(config.renders, config.photos, config.enhanced)
-    # Loads nerfstudio's data and models: only for a run.
+    # Imported here because it loads nerfstudio's models, which folders do not need.
     from difix3d_ns.evaluation.run import RunSource
 
     return RunSource(config)
 
 
 def _measured(source: Source, folder: Path) -> dict[str, Any]:
-    """The report: figures, and the files that were written, relative to the folder."""
+    """Measures all views and the flicker, and writes their images; returns the content of `metrics.json`."""
     measure = ImageMetrics()
     views: list[dict[str, Any]] = []
     with progress_bars() as progress:
@@ -102,9 +103,9 @@ def _measured(source: Source, folder: Path) -> dict[str, Any]:
         "views": views,
     }
     if "lpips" not in views[0][RAW]:
-        report["notes"].append("LPIPS is left out: its network is neither cached nor could it be downloaded.")
+        report["notes"].append("LPIPS is left out, because its network is not cached and could not be downloaded.")
     if video is None and source.num_frames > 0:
-        report["notes"].append("Flicker could not be measured: neighbouring frames show nothing in common.")
+        report["notes"].append("Flicker could not be measured, because neighbouring frames show no common surface.")
     return report
 
 
@@ -118,13 +119,13 @@ def _measured_view(view: View, measure: ImageMetrics, folder: Path) -> dict[str,
     for kind in (RAW, ENHANCED):
         if kind in view.images:
             values = measure(view.images[kind], view.images[PHOTO])
-            # JSON has no infinity, which is the PSNR of the photo itself.
+            # The PSNR of the photo itself is infinite, which JSON cannot hold.
             entry[kind] = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return entry
 
 
 def _keep_picture(view: View, kind: str, folder: Path) -> Path:
-    """A picture in the output folder that looks in a browser as it was measured: the file itself, or a PNG."""
+    """Writes an image so that browsers show it as it was measured: a copy of its file if possible, else a PNG."""
     source = view.files.get(kind)
     path = folder / IMAGE_FOLDER / kind / view.name
     if source is not None and _looks_as_measured(source):
@@ -138,14 +139,14 @@ def _keep_picture(view: View, kind: str, folder: Path) -> Path:
 
 
 def _looks_as_measured(file: Path) -> bool:
-    """Whether browsers show a file, and as its pixels lie: not turned by its camera's note, not transparent."""
+    """Whether browsers show the file's pixels unchanged: a known format, opaque, and not turned by EXIF."""
     with Image.open(file) as picture:
-        turned = picture.getexif().get(ORIENTATION_TAG, 1) != 1
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return picture.format in SHOWN_BY_BROWSERS and picture.mode in ("RGB", "L") and not turned
 
 
 def _measured_video(source: Source, folder: Path, on_frame: Callable[[], None]) -> dict[str, Any] | None:
-    """Flicker of each kind, the share that enhancing adds, and the frames' files; None without frames to compare."""
+    """Measures the flicker of each kind and writes the frames; returns None if no frames can be compared."""
     meters: dict[str, FlickerMeter] = {}
     files: dict[str, list[str]] = {}
     size = (0, 0)
@@ -172,7 +173,7 @@ def _measured_video(source: Source, folder: Path, on_frame: Callable[[], None]) 
 
 
 def _means(values: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean of each metric; None where one of the values is infinite."""
+    """Mean of each metric; None if one of its values is infinite."""
     means: dict[str, float | None] = {}
     for name in values[0]:
         known = [value for view in values if (value := view[name]) is not None]

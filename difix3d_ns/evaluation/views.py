@@ -1,4 +1,4 @@
-"""What is evaluated: views, each with a photo, a render of the same camera and perhaps the render enhanced."""
+"""The data that is evaluated: views, each with a photo, its render and optionally the enhanced render."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from difix3d_ns.videos.flicker import FrameGeometry
 
 RAW, ENHANCED, PHOTO = KINDS = ("raw", "enhanced", "photo")
-"""What a view's images are called: in files, on the page and in `metrics.json`."""
+"""The kinds of a view's images, as named in files, on the page and in `metrics.json`."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One view's images, all of one size."""
+    """The images of one view, all of one size."""
 
     name: str
-    """Path in its folder without suffix; no two views have the same."""
+    """Path in its folder without extension; unique among the views."""
     images: Mapping[str, Float[Tensor, "height width 3"]]
-    """`raw`, `photo` and perhaps `enhanced`, in [0, 1]."""
+    """`raw`, `photo` and optionally `enhanced`, in [0, 1]."""
     files: Mapping[str, Path] = field(default_factory=dict)
-    """The files that the images were read from, if they were."""
+    """The files of the images that were read from files, by kind."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,27 @@ class Frame:
     """One frame of a video along a camera path."""
 
     images: Mapping[str, Float[Tensor, "height width 3"]]
-    """`raw` and perhaps `enhanced`, in [0, 1]."""
+    """`raw` and optionally `enhanced`, in [0, 1]."""
     geometry: FrameGeometry
-    """Of its camera and the splat."""
+    """The frame's camera, and the depth of its render."""
 
 
 class Source(Protocol):
-    """Where views come from."""
+    """Provides the views and frames of an evaluation."""
 
     title: str
-    """What is evaluated, for the page's head."""
+    """Name of what is evaluated, the heading of the page."""
     facts: dict[str, str]
-    """What else is to be known about it, by short names."""
+    """Further facts to show, by short names."""
     num_views: int
-    """How many views `views` gives."""
+    """Number of views that `views` yields."""
     num_frames: int
-    """How many frames `frames` gives; 0 where flicker cannot be measured or is not asked for."""
+    """Number of frames that `frames` yields; 0 if flicker cannot or shall not be measured."""
 
     def views(self) -> Iterator[View]:
-        """The views, one after the other."""
+        """Yields the views."""
         ...
 
     def frames(self) -> Iterator[Frame]:
-        """Frames along a camera path, one after the other."""
+        """Yields the frames along a camera path, in order."""
         ...

@@ -1,1 +1,1 @@
-"""Fixing a render: the fixer protocol, Difix as a fixer, and the photo that it is given as reference."""
+"""Cleaning renders: the fixer protocol, Difix as a fixer, and the choice of the reference photo."""

@@ -1,4 +1,4 @@
-"""Which photo the network is given as reference for a novel view: the nearest, or the one that shows most of it."""
+"""Chooses a novel view's reference photo: the nearest one, or the one that shows most of the view."""
 
 from __future__ import annotations
 
@@ -14,61 +14,62 @@ from torch import Tensor
 from difix3d_ns.cameras.poses import k_nearest_poses, viewmats_from_camera_to_worlds
 
 NUM_SAMPLES = 4096
-"""Gaussians by which overlap is measured, evenly over all of them."""
+"""Number of Gaussians that overlap is measured with, evenly spaced among all."""
 MAX_VALUES_AT_ONCE = 1 << 23
-"""Pairs of a camera and a Gaussian that are held in memory together."""
+"""Most pairs of a camera and a Gaussian in memory at once."""
 AT_ONCE = 32
-"""Cameras, or pairs of a camera and a photo, that go through one operation: few enough for the processor's cache."""
+"""Cameras, or pairs of a camera and a photo, that one operation processes: few enough for the processor's cache."""
 NEAR_PLANE = 0.01
+"""Depth in scene units below which a point is not seen, as in rendering."""
 
 
 @dataclass
 class ReferenceConfig:
-    """Which photo the network is given as reference for a novel view, and when none."""
+    """Which training photo the network gets as reference for a novel view, and when it gets none."""
 
     choice: Literal["pose", "overlap"] = "pose"
     """`pose`: the photo with the nearest pose, as published.
-    `overlap`: of the nearest ones, the photo that shows most of the Gaussians the novel view sees, from a similar
+    `overlap`: of the nearest photos, the one that shows most of the Gaussians that the novel view sees, from a similar
     direction."""
     num_candidates: int = 8
-    """How many photos, nearest by pose, `overlap` chooses from."""
+    """`overlap` chooses from this many photos, those with the nearest poses."""
     min_overlap: float = 0.1
-    """With `overlap`, a novel view is fixed without a reference where no photo shows at least this share of it."""
+    """With `overlap`, a novel view is fixed without a reference if no photo shows at least this share of it."""
     max_distance: float = 0.0
-    """Photos farther than this from a novel view are no reference for it; 0 for no limit.
-    The distance is that of the cameras, in the unit of `step_unit`, plus the angle between them in radians."""
+    """Photos farther than this from a novel view are never its reference; 0 for no limit.
+    The distance is that between the cameras, in the unit of `step_unit`, plus the angle between them in radians."""
 
 
 def choose_references(
     cameras: Sequence[Cameras],
-    photos: Cameras,
+    train_cameras: Cameras,
     config: ReferenceConfig,
     unit: float,
     means: Float[Tensor, "num_gaussians 3"],
     opacities: Float[Tensor, "num_gaussians"],
 ) -> list[int | None]:
-    """Index of the reference photo of each camera; None where no photo is near enough.
+    """Index of the reference photo of each camera; None where no photo qualifies.
 
     Args:
-        cameras: novel views, shape (1,) each.
-        photos: the training cameras.
+        cameras: cameras of novel views, shape (1,) each.
+        train_cameras: the cameras of the photos.
         config: how to choose.
         unit: length in scene units that counts as much as one radian.
-        means: centres of the Gaussians; only `overlap` looks at them.
+        means: centres of the Gaussians; only `overlap` uses them.
         opacities: their opacities in [0, 1].
     """
     if len(cameras) == 0:
         return []
     poses = torch.cat([camera.camera_to_worlds.cpu() for camera in cameras])
     num_candidates = 1 if config.choice == "pose" else max(1, config.num_candidates)
-    distances, candidates = k_nearest_poses(poses, photos.camera_to_worlds.cpu(), num_candidates, unit)
+    distances, candidates = k_nearest_poses(poses, train_cameras.camera_to_worlds.cpu(), num_candidates, unit)
     allowed = distances <= (config.max_distance or float("inf"))
     if config.choice == "pose":
         best = candidates[:, 0]
     else:
         sample = torch.linspace(0, max(len(means) - 1, 0), min(len(means), NUM_SAMPLES), device=means.device).long()
         overlaps = view_overlaps(
-            cameras, photos, candidates, means[sample].detach().cpu(), opacities[sample].detach().cpu()
+            cameras, train_cameras, candidates, means[sample].detach().cpu(), opacities[sample].detach().cpu()
         )
         overlaps = torch.where(allowed, overlaps, -1.0)
         allowed = (overlaps >= config.min_overlap) & (overlaps > 0)
@@ -79,37 +80,37 @@ def choose_references(
 
 def view_overlaps(
     cameras: Sequence[Cameras],
-    photos: Cameras,
+    train_cameras: Cameras,
     candidates: Int[Tensor, "num_cameras num_candidates"],
     points: Float[Tensor, "num_points 3"],
     weights: Float[Tensor, "num_points"],
 ) -> Float[Tensor, "num_cameras num_candidates"]:
-    """Share of the points that a camera sees which a photo also sees, for some photos of each camera.
+    """The share of the points seen by a camera that a photo shows too, for some photos of each camera.
 
-    Nothing is rasterised, so a point behind another counts as seen. That a photo from the other side shows another
-    surface is told by the directions instead: a point counts by the cosine of the angle between the two lines of
-    sight, and not at all from a right angle on.
+    Nothing is rasterized, so a point hidden behind another counts as seen. A photo from the other side, which shows a
+    different surface, is recognised by the directions instead: each point is weighted by the cosine of the angle
+    between the two lines of sight, and not counted from a right angle on.
 
     Args:
-        cameras: cameras of any sizes, shape (1,) each.
-        photos: the training cameras.
+        cameras: cameras of any image sizes, shape (1,) each.
+        train_cameras: the cameras of the photos.
         candidates: for each camera, indices of the photos to compare with.
         points: points in the scene.
-        weights: how much each counts.
+        weights: weight of each point.
 
     Returns:
-        Shares in [0, 1]; 0 for a camera that sees nothing.
+        Shares in [0, 1]; 0 for a camera that sees no point.
     """
     overlaps = torch.zeros(candidates.shape)
     block = max(1, MAX_VALUES_AT_ONCE // max(1, len(points)))
     for start in range(0, len(cameras), block):
         chosen = candidates[start : start + block]
         sights = _lines_of_sight(_joined(cameras[start : start + block]), points)
-        # A line of sight to a point outside the image has no length.
+        # The line of sight to a point outside the image is a zero vector.
         seen = torch.cat([(_lengths(part) * weights).sum(dim=-1) for part in sights.split(AT_ONCE)])
         shared = torch.zeros(chosen.shape)
-        for some in chosen.unique().split(block):  # ascending
-            photo_sights = _lines_of_sight(_pinholes(photos, some), points).mul_(weights)
+        for some in chosen.unique().split(block):  # ascending, as searchsorted needs them
+            photo_sights = _lines_of_sight(_pinholes(train_cameras, some), points).mul_(weights)
             rows, columns = torch.isin(chosen, some).nonzero(as_tuple=True)
             of_photo = torch.searchsorted(some, chosen[rows, columns])
             found = [
@@ -123,7 +124,7 @@ def view_overlaps(
 
 @dataclass(frozen=True)
 class _Pinholes:
-    """What of cameras decides which points they see; on the CPU."""
+    """The parameters of cameras that decide which points they see, on the CPU."""
 
     camera_to_worlds: Float[Tensor, "num_cameras 3 4"]
     intrinsics: Float[Tensor, "num_cameras 6"]
@@ -146,7 +147,7 @@ def _joined(cameras: Sequence[Cameras]) -> _Pinholes:
 def _lines_of_sight(
     cameras: _Pinholes, points: Float[Tensor, "num_points 3"]
 ) -> Float[Tensor, "num_cameras 3 num_points"]:
-    """Unit vectors from the cameras to the points that they see; 0 for those that they do not see."""
+    """Unit vectors from the cameras to the points that they see, and zero vectors to all other points."""
     sights = torch.empty(len(cameras.intrinsics), 3, len(points))
     parts = (sights, cameras.camera_to_worlds, cameras.intrinsics)
     for found, poses, intrinsics in zip(*(part.split(AT_ONCE) for part in parts), strict=True):
@@ -159,7 +160,7 @@ def _lines_of_sight(
 def _dots(
     vectors: Float[Tensor, "num_pairs 3 num_points"], others: Float[Tensor, "num_pairs 3 num_points"]
 ) -> Float[Tensor, "num_pairs num_points"]:
-    # Many times faster than a reduction over an axis of three.
+    # Many times faster than a sum over an axis of length three.
     (x, y, z), (ox, oy, oz) = vectors.unbind(dim=1), others.unbind(dim=1)
     return torch.addcmul(x * ox, y, oy).addcmul_(z, oz)
 
@@ -169,7 +170,7 @@ def _lengths(vectors: Float[Tensor, "num_cameras 3 num_points"]) -> Float[Tensor
 
 
 def seen_points(camera: Cameras, points: Float[Tensor, "num_points 3"]) -> Bool[Tensor, "num_cameras num_points"]:
-    """Which points lie inside the cameras' images, with lens distortion left out as in rendering."""
+    """Which points are inside the cameras' images; lens distortion is ignored, as in rendering."""
     return _seen(_pinholes(camera), points)
 
 

@@ -1,4 +1,4 @@
-"""Stopping a network between its layers."""
+"""Stops a network between its layers when its result is no longer wanted."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from contextlib import contextmanager
 from torch import nn
 
 
-class FixStopped(Exception):  # noqa: N818, as StopIteration: no error
-    """Nobody wants the result any more."""
+class FixStopped(Exception):  # noqa: N818, not an error, like StopIteration
+    """Raised to stop a network whose result is no longer wanted."""
 
 
 @contextmanager
 def stoppable(networks: Iterable[nn.Module], stop: Callable[[], bool]) -> Iterator[None]:
-    """A context in which the networks' convolutions and linear layers ask, before they compute, whether to go on.
+    """A context in which every convolution and linear layer calls `stop` before it computes.
 
-    Asking at layers, not at any line of code as nerfstudio's viewer does, leaves caches and weights whole.
+    nerfstudio's viewer can interrupt at any line of code. Stopping only at layers leaves caches and weights intact.
 
     Args:
-        networks: networks that are not compiled.
-        stop: whether to stop; called many times.
+        networks: networks, not compiled.
+        stop: returns whether to stop.
 
     Raises:
-        FixStopped: `stop` said so.
+        FixStopped: `stop` returned True.
     """
 
     def ask(*_: object) -> None:

@@ -1,1 +1,1 @@
-"""Difix on plain frames and videos: `ns-difix enhance`. Light: video coding and the network load when they are used."""
+"""Cleans image files and videos with Difix: `ns-difix enhance`. Video coding and the network load when first used."""

@@ -1,4 +1,4 @@
-"""What the OUTPUT of a command line stands for, and what it must not be."""
+"""Turns the OUTPUT argument into a sink, and refuses an output that does not fit the input."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from difix3d_ns.frames.sources import PictureSource, Source, VideoSource, frame_
 
 
 def open_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -> Sink:
-    """The sink of the configured output; nothing is written yet.
+    """Returns the sink for the configured output, without writing anything.
 
     Args:
         config: the command's options.
         source: the frames.
-        settings: what pieces of one video must have in common.
+        settings: options that must be the same for all pieces of one video.
 
     Raises:
-        Difix3DError: the output does not fit the frames, or would lie among them.
+        Difix3DError: the output does not fit the frames, or would be among the input files.
     """
     output = config.output
     suffix = output.suffix.lower()
@@ -38,11 +38,11 @@ def open_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -
         _require_no_input(source, [output])
         return PictureSink(source, [output], None)
     if suffix in (*IMAGES, *VIDEO_OUTPUTS):
-        fitting = "a picture or a folder" if one_picture else "a folder or a video"
-        raise Difix3DError(f"{config.input} cannot become {output}: give {fitting} as output.")
+        fitting = "an image or a folder" if one_picture else "a folder or a video"
+        raise Difix3DError(f"{config.input} cannot be written as {output}: give {fitting} as output.")
     raise Difix3DError(
-        f"{output} has an unknown extension: pictures are written as {', '.join(IMAGES)}, videos as "
-        f"{', '.join(VIDEO_OUTPUTS)}, and a folder has none."
+        f"{output} has an unknown extension: use {', '.join(IMAGES)} for images, "
+        f"{', '.join(VIDEO_OUTPUTS)} for videos, and no extension for a folder."
     )
 
 
@@ -50,16 +50,16 @@ def _video_sink(config: EnhanceConfig, source: Source, settings: dict[str, str])
     rate = frame_rate(source, config.fps)
     is_video = isinstance(source, VideoSource)
     if rate is None:
-        raise Difix3DError("pictures have no frame rate: add --fps, such as --fps 30, to make a video of them.")
+        raise Difix3DError("images have no frame rate: add --fps, such as --fps 30, to make a video from them.")
     if is_video and config.fps is not None:
-        raise Difix3DError(f"--fps is for videos made of pictures: {config.input} keeps its own frame times.")
+        raise Difix3DError(f"--fps is only for videos made from images: {config.input} keeps its own frame times.")
     first = next((index for index in range(len(source)) if source.size(index) is not None), 0)
     for index in range(len(source)):
         size, expected = source.size(index), source.size(first)
         if size is not None and expected is not None and size != expected:
             raise Difix3DError(
-                f"a video needs frames of one size: {source.name(first)} has {expected[1]} x {expected[0]} pixels and "
-                f"{source.name(index)} {size[1]} x {size[0]}."
+                f"all frames of a video need the same size: {source.name(first)} has {expected[1]} x {expected[0]} "
+                f"pixels and {source.name(index)} has {size[1]} x {size[0]}."
             )
     if is_video and config.audio:
         from difix3d_ns.videos.joining import require_audio_fits
@@ -86,7 +86,9 @@ def _file_names(source: Source, image_format: str) -> list[Path]:
         names = [name.with_suffix(f".{image_format}") for name in names]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise Difix3DError(f"{count} frames would be written as {name}: rename them, or leave out --image-format.")
+        raise Difix3DError(
+            f"{count} frames would be written to the same file {name}: rename them, or leave out --image-format."
+        )
     return names
 
 
@@ -95,7 +97,7 @@ def _require_apart(given: Path, output: Path) -> None:
         return
     inside, folder = Path(os.path.realpath(output)), Path(os.path.realpath(given))
     if inside == folder or folder in inside.parents:
-        raise Difix3DError(f"the output {output} lies inside the input folder {given}: choose a place outside of it.")
+        raise Difix3DError(f"the output {output} is inside the input folder {given}: choose a place outside it.")
 
 
 def _require_no_input(source: Source, files: list[Path]) -> None:
@@ -104,4 +106,4 @@ def _require_no_input(source: Source, files: list[Path]) -> None:
     inputs = {os.path.realpath(file) for file in source.files}
     for file in files:
         if os.path.realpath(file) in inputs:
-            raise Difix3DError(f"the output {file} is an input as well: choose another place for it.")
+            raise Difix3DError(f"the output {file} is also an input: choose another output.")

@@ -1,4 +1,4 @@
-"""Cleaning all frames: read, clean and write overlap, and the processes of `accelerate launch` share the work."""
+"""Cleans all frames. Reading, cleaning and writing overlap; processes started by `accelerate launch` share the work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.frames.destinations import open_sink
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.given_references import References, find_references
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 LONGEST_WAIT = timedelta(days=365)
-"""A process that is done waits for the others; the default ends after minutes."""
+"""How long a finished process waits for the others. PyTorch's default of some minutes is too short."""
 Unit = list[range]
-"""Batches that are finished together: one batch of pictures, or those of a piece of a video."""
+"""Batches that are finished together: one batch of images, or all batches of one piece of a video."""
 
 
 @dataclass
@@ -41,23 +41,23 @@ class Outcome:
     """What one process did."""
 
     num_frames: int = 0
-    """Frames that it cleaned."""
+    """Number of frames that it cleaned."""
     seconds: float = 0.0
-    """What that took, without loading the network."""
+    """Seconds that this took, without loading the network."""
     bad: list[str] = field(default_factory=list)
-    """A sentence for each frame that it passed over."""
+    """A sentence for each frame that it skipped."""
     error: str = ""
-    """What ended it early, in one sentence; empty if nothing did."""
+    """The error that ended it early, in one sentence; empty if there was none."""
 
 
 @dataclass
 class Work:
-    """Everything that cleaning needs."""
+    """Everything that is needed to clean the frames."""
 
     source: Source
     sink: Sink
     references: References
-    fixer: DifixFixer
+    fixer: LazyFixer
     config: EnhanceConfig
 
 
@@ -65,13 +65,13 @@ def enhance(config: EnhanceConfig) -> None:
     """Cleans the frames of the configured input.
 
     Raises:
-        Difix3DError: an option makes no sense, input or output do not fit, or a frame cannot be read, cleaned or
-            written; what was finished before stays. Of several processes only the main one raises it.
+        Difix3DError: an option is invalid, input and output do not fit, or a frame cannot be read, cleaned or written.
+            Finished frames are kept. Only the main process raises it; the others exit with code 1.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
 
-    # The processes only exchange messages; the GPUs are the networks'.
+    # The processes exchange only messages, which needs no GPU: the GPUs are left to the networks.
     state = PartialState(cpu=True, timeout=LONGEST_WAIT)
     try:
         work, units, error = _prepare(config, state)
@@ -92,16 +92,21 @@ def enhance(config: EnhanceConfig) -> None:
 
 
 def _prepare(config: EnhanceConfig, state: PartialState) -> tuple[Work | None, list[Unit] | None, str]:
-    """Opens input and output; the main process also says what is left to do, None if all is finished."""
+    """Opens input and output.
+
+    Returns:
+        The work; the units that are left, which only the main process knows, or None if all are finished; and an error
+        in one sentence, or "".
+    """
     try:
         config.check()
         if config.previous_frame_as_reference and state.num_processes > 1:
             raise Difix3DError(
-                "--previous-frame-as-reference cleans the frames one after the other, which processes cannot share: "
-                "start it without accelerate launch."
+                "--previous-frame-as-reference cleans the frames one after the other, so several processes cannot "
+                "share them: start the command without accelerate launch."
             )
         source = open_source(config.input)
-        fixer = DifixFixer(config.network(), _device(config, state))
+        fixer = LazyFixer(config.network(), _device(config, state))
         names = [source.name(index) for index in range(len(source))]
         references = find_references(config.reference, config.camera_path, names)
         sink = open_sink(config, source, _settings(config, source, fixer))
@@ -109,7 +114,7 @@ def _prepare(config: EnhanceConfig, state: PartialState) -> tuple[Work | None, l
         if not state.is_main_process:
             return work, None, ""
         if sink.prepare(config.resume):
-            CONSOLE.print(f"All frames are in {config.output} already.")
+            CONSOLE.print(f"All frames are already in {config.output}.")
             return work, None, ""
         units = sink.unfinished(1 if config.previous_frame_as_reference else config.max_pixels_per_batch)
         _announce(work, units, state)
@@ -122,11 +127,15 @@ def _announce(work: Work, units: Sequence[Unit], state: PartialState) -> None:
     total, left = len(work.source), sum(len(batch) for unit in units for batch in unit)
     earlier = f", {total - left} of them finished earlier" if left < total else ""
     processes = f" by {state.num_processes} processes" if state.num_processes > 1 else ""
-    CONSOLE.print(f"{total} frames of {work.config.input} to {work.config.output}{processes}{earlier}.", soft_wrap=True)
+    CONSOLE.print(
+        f"Cleaning {total} frames of {work.config.input} into {work.config.output}{processes}{earlier}.", soft_wrap=True
+    )
     CONSOLE.print(f"Difix: {work.fixer.resolve().reason}", soft_wrap=True)
     if work.config.previous_frame_as_reference:
-        first = f" The first frame's is {work.references.photos[0]}." if work.references.how else ""
-        CONSOLE.print(f"References: the frame cleaned before, so frames go one by one.{first}", soft_wrap=True)
+        first = f" The first frame uses {work.references.photos[0]}." if work.references.how else ""
+        CONSOLE.print(
+            f"References: the previous cleaned frame, so frames are cleaned one by one.{first}", soft_wrap=True
+        )
     elif work.references.how:
         CONSOLE.print(f"References: {work.references.how}", soft_wrap=True)
 
@@ -149,7 +158,7 @@ def _clean_units(work: Work, units: Sequence[Unit], outcome: Outcome, state: Par
     label = f"process 1 of {state.num_processes}" if state.num_processes > 1 else "frames"
     on_bad = outcome.bad.append if work.config.skip_bad else None
     clean = _clean_after_previous(work) if work.config.previous_frame_as_reference else _clean_batch(work)
-    work.fixer.network  # noqa: B018 - loads it before the clock of the frames runs
+    work.fixer.load()  # before the time of frames is measured
     started = time.perf_counter()
     try:
         with _progress(label, total, state.is_main_process) as advance, WriteBehind(work.sink.num_writers) as writer:
@@ -172,7 +181,7 @@ Clean = Callable[[range, Sequence[Frame]], "list[Float[Tensor, 'height width 3']
 
 
 def _clean_batch(work: Work) -> Clean:
-    """Cleans the frames of a batch together, each with its reference."""
+    """Returns a function that cleans the frames of a batch together, each with its reference."""
 
     def clean(batch: range, frames: Sequence[Frame]) -> list[Tensor]:
         renders = [frame.picture.over_black() for frame in frames]
@@ -182,9 +191,9 @@ def _clean_batch(work: Work) -> Clean:
 
 
 def _clean_after_previous(work: Work) -> Clean:
-    """Cleans frame by frame, each with the one before as reference."""
-    before: list[tuple[Frame, Tensor]] = []  # the frame cleaned last, and its result
-    position = 0  # after the frame looked at last
+    """Returns a function that cleans one frame at a time, with the previous cleaned frame as reference."""
+    before: list[tuple[Frame, Tensor]] = []  # the last cleaned frame and its result
+    position = 0  # index after the last batch
 
     def clean(batch: range, frames: Sequence[Frame]) -> list[Tensor]:
         nonlocal position
@@ -212,15 +221,15 @@ def _fix(work: Work, frames: Sequence[Frame], renders: list[Tensor], references:
     if not frames:
         return []
     try:
-        return work.fixer.fix(renders, references)
+        return work.fixer.clean(renders, references)
     except DifixError as error:
         first, last = (work.source.name(frame.index) for frame in (frames[0], frames[-1]))
         named = f"{first}" if first == last else f"{first} to {last}"
         raise Difix3DError(f"{named} cannot be cleaned: {error}") from error
 
 
-def _settings(config: EnhanceConfig, source: Source, fixer: DifixFixer) -> dict[str, str]:
-    """What the frames of one output must have in common, by the names of the options."""
+def _settings(config: EnhanceConfig, source: Source, fixer: LazyFixer) -> dict[str, str]:
+    """The settings that must be the same for all frames of one output, by option name."""
     settings = {
         "input": os.path.realpath(config.input) if config.input.exists() else str(config.input),
         "number of frames": len(source),
@@ -241,14 +250,16 @@ def _settings(config: EnhanceConfig, source: Source, fixer: DifixFixer) -> dict[
 def _device(config: EnhanceConfig, state: PartialState) -> str:
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise Difix3DError("--device cuda is given, but PyTorch finds no GPU: leave it out, or give --device cpu.")
+        raise Difix3DError(
+            "--device cuda is given, but PyTorch finds no GPU: leave out the option, or give --device cpu."
+        )
     if config.device == "cpu" or not available:
         return "cpu"
     return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
 
 
 def _end(sentence: str, state: PartialState) -> None:
-    """Ends the command; the main process says why."""
+    """Ends this process; only the main process reports the error."""
     if state.is_main_process:
         raise Difix3DError(sentence)
     raise SystemExit(1)
@@ -257,7 +268,7 @@ def _end(sentence: str, state: PartialState) -> None:
 def _report(config: EnhanceConfig, outcomes: Sequence[Outcome]) -> None:
     bad = [sentence for outcome in outcomes for sentence in outcome.bad]
     for sentence in bad:
-        CONSOLE.print(f"Passed over: {sentence}", soft_wrap=True)
+        CONSOLE.print(f"Skipped: {sentence}", soft_wrap=True)
     count = sum(outcome.num_frames for outcome in outcomes)
     passed = f"; {len(bad)} could not be read and are missing" if bad else ""
     seconds = max(outcome.seconds for outcome in outcomes)
@@ -266,7 +277,7 @@ def _report(config: EnhanceConfig, outcomes: Sequence[Outcome]) -> None:
 
 
 class _FramesPerSecond(ProgressColumn):
-    """The speed of the last frames."""
+    """Current speed in frames per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed or (task.completed / task.elapsed if task.elapsed else None)
@@ -275,7 +286,7 @@ class _FramesPerSecond(ProgressColumn):
 
 @contextmanager
 def _progress(label: str, total: int, visible: bool) -> Iterator[Callable[[int], None]]:
-    """A bar with frames per second and the time left; inside, a function that advances it by so many frames."""
+    """Shows a bar with frames per second and the time left; yields a function that advances it by some frames."""
     columns = [TextColumn(label), BarColumn(), MofNCompleteColumn(), _FramesPerSecond(), TimeRemainingColumn()]
     with Progress(*columns, console=CONSOLE, disable=not visible, speed_estimate_period=60) as bar:
         task = bar.add_task("", total=total)

@@ -1,4 +1,4 @@
-"""Which reference each frame gets: one photo, a photo of a folder, or a scene's photo nearest by pose."""
+"""The reference of each frame: one photo for all, a photo of a folder, or the photo of a scene nearest by pose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from difix3d_ns.frames.picture_files import read_picture
 from difix3d_ns.frames.sources import pictures_in
 
 MAX_PHOTOS = 4
-"""Photos that are kept in memory as pixels; what the network makes of them is remembered longer."""
+"""Number of photos whose pixels are kept in memory. The network itself remembers more photos in encoded form."""
 
 
 class References:
@@ -23,7 +23,7 @@ class References:
 
     Args:
         photos: the photo of each frame; None for frames without one.
-        how: one sentence for the user; empty without references.
+        how: how they were chosen, as a sentence for the user; empty without references.
     """
 
     def __init__(self, photos: Sequence[Path | None], how: str) -> None:
@@ -32,7 +32,11 @@ class References:
         self._pixels: OrderedDict[Path, Tensor] = OrderedDict()
 
     def __getitem__(self, index: int) -> Float[Tensor, "height width 3"] | None:
-        """Values in [0, 1]; Difix3DError if the photo cannot be read."""
+        """The reference of a frame, in [0, 1]; None if it has none.
+
+        Raises:
+            Difix3DError: the photo cannot be read.
+        """
         photo = self.photos[index]
         if photo is None:
             return None
@@ -45,15 +49,15 @@ class References:
 
 
 def find_references(reference: Path | None, camera_path: Path | None, names: Sequence[Path]) -> References:
-    """The references of all frames.
+    """Finds the references of all frames.
 
     Args:
-        reference: a photo, a folder of photos, a scene, or None.
-        camera_path: for a scene, the cameras of the frames.
+        reference: a photo, a folder of photos, a scene, or None for no references.
+        camera_path: the cameras of the frames, if `reference` is a scene.
         names: the file names of the frames.
 
     Raises:
-        Difix3DError: there is no such reference, or it does not fit the frames.
+        Difix3DError: the reference is missing, or it does not fit the frames.
     """
     if reference is None:
         return References([None] * len(names), "")
@@ -64,26 +68,26 @@ def find_references(reference: Path | None, camera_path: Path | None, names: Seq
         if not is_scene:
             raise Difix3DError(
                 f"--camera-path needs a scene with cameras as --reference, and {reference} has no transforms.json: "
-                "leave --camera-path out, or give the scene's folder or transforms JSON."
+                "leave out --camera-path, or give the scene's folder or transforms JSON."
             )
-        # Loads nerfstudio's dataparsers: only for scenes.
+        # Imported here because it loads nerfstudio's dataparsers, which only scenes need.
         from difix3d_ns.frames.photos_by_pose import nearest_photos
 
-        return References(nearest_photos(reference, camera_path, names), f"photos of {reference} nearest by pose.")
+        return References(nearest_photos(reference, camera_path, names), f"the photos of {reference} nearest by pose.")
     if is_scene and not (reference.is_dir() and _matches(names, pictures_in(reference))):
         raise Difix3DError(
-            f"the scene {reference} does not tell where the frames were rendered from: add their cameras by "
-            "--camera-path, or give one photo or a folder with a photo for each frame."
+            f"the scene {reference} does not contain the cameras of the frames: add them with --camera-path, or give "
+            "one photo or a folder with a photo for each frame."
         )
     if reference.is_file():
         if reference.suffix.lower() not in IMAGES:
-            raise Difix3DError(f"the reference {reference} has an unknown extension: photos are {', '.join(IMAGES)}.")
+            raise Difix3DError(f"the reference {reference} has an unknown extension: use {', '.join(IMAGES)}.")
         return References([reference] * len(names), f"{reference} for all frames.")
     photos = pictures_in(reference)
     if not photos:
-        raise Difix3DError(f"the reference folder {reference} holds no pictures ({', '.join(IMAGES)}).")
+        raise Difix3DError(f"the reference folder {reference} contains no images ({', '.join(IMAGES)}).")
     order, how = match_by_name_or_order(names, photos, f"the reference folder {reference}", "photos")
-    return References([photos[index] for index in order], f"photos of {reference}, matched by {how}.")
+    return References([photos[index] for index in order], f"the photos of {reference}, matched by {how}.")
 
 
 def _matches(names: Sequence[Path], photos: Sequence[Path]) -> bool:

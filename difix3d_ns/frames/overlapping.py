@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind, so that the network does not wait for files."""
+"""Reads the next frames and writes the last ones in threads, so that the network does not wait for files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ END = object()
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; while one is worked on, the next is made in a thread. An error comes in its turn."""
+    """Yields the same items; while the caller uses one, a thread makes the next.
+
+    An error of `items` is raised after the items before it.
+    """
     with ThreadPoolExecutor(1) as executor:
         coming = executor.submit(next, items, END)
         while (item := coming.result()) is not END:
@@ -23,10 +26,10 @@ def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 class WriteBehind:
-    """Runs calls in threads; at its end all are done, also those before an error elsewhere.
+    """Runs calls in threads. When its context ends, all submitted calls are done, even if the context ends in an error.
 
     Args:
-        num_threads: how many calls run together; 1 keeps their order.
+        num_threads: how many calls run at once; 1 keeps their order.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -45,12 +48,12 @@ class WriteBehind:
             self._executor.shutdown()
 
     def submit(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Runs a call soon; raises what an earlier one raised."""
+        """Queues a call, and waits while too many are queued; raises the error of an earlier call."""
         self._waiting.append(self._executor.submit(call, *arguments))
         while self._waiting and (len(self._waiting) > self.max_waiting or self._waiting[0].done()):
             self._waiting.popleft().result()
 
     def wait(self) -> None:
-        """Returns when all calls are done; raises what one of them raised."""
+        """Waits until all calls are done; raises the error of a failed one."""
         while self._waiting:
             self._waiting.popleft().result()

@@ -1,4 +1,4 @@
-"""Single pictures: read as what the network takes, and written with the bits, gray and alpha that they had."""
+"""Reads image files for the network, and writes them with the bit depth, gray and alpha that they had."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
@@ -24,48 +24,46 @@ PIL_FORMATS = {
     ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
     ".bmp": ("BMP", {}),
 }
-"""PIL's name of each format, and the options it is written with."""
+"""PIL's name of each format, and the options for writing it."""
 DEEP_FORMATS = (".png", ".tif", ".tiff")
-"""Formats that hold 16 bits."""
-ORIENTATION = 0x0112
-"""EXIF's tag of how a camera was held."""
+"""Formats that can hold 16 bits per channel."""
 LUMA = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in gray, as PIL takes them."""
+"""Weights of red, green and blue in gray, the same as PIL's."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, upright."""
+    """An image, turned upright."""
 
     rgb: Float[Tensor, "height width 3"]
-    """Values in [0, 1], not multiplied by alpha; the same three times for gray."""
+    """Values in [0, 1], not multiplied by alpha; a gray image has three equal channels."""
     alpha: Integer[np.ndarray, "height width"] | None = None
-    """Opacity in the file's own whole numbers, of 16 bits if `deep`."""
+    """Opacity as in the file: integers of 16 bits if `deep`, else of 8; None if the image is opaque."""
     deep: bool = False
-    """Whether it has 16 bits."""
+    """Whether the file has 16 bits per channel."""
     gray: bool = False
-    """Whether it has no colours."""
+    """Whether the file is gray."""
     icc_profile: bytes | None = None
-    """What its numbers mean as colours, where the file says so."""
+    """The ICC colour profile of the file, if it has one."""
 
     @property
     def opacity(self) -> Float[Tensor, "height width 1"] | float:
-        """In [0, 1]."""
+        """Opacity in [0, 1]."""
         if self.alpha is None:
             return 1.0
         return torch.from_numpy(self.alpha.astype(np.float32) / np.iinfo(self.alpha.dtype).max)[..., None]
 
     def over_black(self) -> Float[Tensor, "height width 3"]:
-        """What the network sees: without what fully transparent pixels hide."""
+        """The image composited over black, which is the network's input: transparent pixels hide their colour."""
         return self.rgb * self.opacity
 
     def cleaned(self, result: Float[Tensor, "height width 3"]) -> Picture:
-        """The picture with the network's result in its place.
+        """The image with the network's result.
 
-        Transparent pixels take the network's change in proportion to their opacity; invisible ones stay as they are.
+        The network's change of a pixel is scaled by the pixel's opacity, so fully transparent pixels keep their colour.
 
         Args:
-            result: what the network made of `over_black`, in [0, 1].
+            result: the network's output for `over_black`, in [0, 1].
         """
         if self.alpha is None:
             return replace(self, rgb=result)
@@ -73,10 +71,10 @@ class Picture:
 
 
 def read_picture(file: Path) -> Picture:
-    """Reads a picture of 8 or 16 bits, turned upright by its EXIF orientation.
+    """Reads an image of 8 or 16 bits, turned upright by its EXIF orientation.
 
     Raises:
-        Difix3DError: the file is missing, or no picture that can be read.
+        Difix3DError: the file is missing, or is not a readable image.
     """
     try:
         if file.suffix.lower() in DEEP_FORMATS:
@@ -86,29 +84,29 @@ def read_picture(file: Path) -> Picture:
         with Image.open(file) as image:
             return _from_pil(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
-        raise Difix3DError(f"the picture {file} is missing.") from error
+        raise Difix3DError(f"the image {file} is missing.") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
-        reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error).strip(" .")
-        raise Difix3DError(f"the picture {file} cannot be read ({reason}).") from error
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).strip(" .")
+        raise Difix3DError(f"the image {file} cannot be read ({reason}).") from error
 
 
 def read_size(file: Path) -> tuple[int, int] | None:
-    """Height and width of the upright picture, from its header; None where it cannot be told."""
+    """Height and width of the upright image, from the file's header; None if the header cannot be read."""
     try:
         with Image.open(file) as image:
-            lies = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             width, height = image.size
-            return (width, height) if lies else (height, width)
+            return (width, height) if on_its_side else (height, width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
-    """The content of a file.
+    """Encodes an image as the content of a file.
 
     Args:
-        picture: what to write. Formats of 8 bits get it rounded; JPEG and BMP get it without alpha, over black.
-        suffix: the file's extension.
+        picture: the image. It is rounded for 8-bit formats, and composited over black for JPEG and BMP.
+        suffix: the file's extension, which names the format.
     """
     suffix = suffix.lower()
     keeps_alpha = suffix not in (".jpg", ".jpeg", ".bmp")
@@ -136,18 +134,18 @@ def _to_whole_numbers(values: Float[Tensor, "*shape"], deep: bool) -> Integer[np
 
 
 def _encode_deep(values: Integer[np.ndarray, "height width channels"], suffix: str) -> bytes:
-    """PIL does not write colours of 16 bits, so OpenCV does."""
+    """Encodes 16-bit values with OpenCV, because PIL cannot write 16-bit colours."""
     channels = values.shape[2]
-    if channels == 2:  # gray with alpha, which OpenCV has no layout for
+    if channels == 2:  # OpenCV has no layout for gray with alpha
         values = values[..., [0, 0, 0, 1]]
     order = [2, 1, 0, 3][: values.shape[2]] if values.shape[2] > 1 else [0]
     done, content = cv2.imencode(suffix, np.ascontiguousarray(values[..., order]))
-    assert done, "OpenCV writes 16 bits in these formats"
+    assert done, "OpenCV can write 16 bits in these formats"
     return content.tobytes()
 
 
 def _read_deep(file: Path) -> Picture | None:
-    """A picture of 16 bits a channel, which PIL reads as 8 or not at all; None for others."""
+    """Reads an image of 16 bits per channel, which PIL reads as 8 bits or not at all; None for other images."""
     content = file.read_bytes()
     is_png = content.startswith(b"\x89PNG")
     if is_png and content[24:25] != b"\x10":
@@ -166,14 +164,14 @@ def _read_deep(file: Path) -> Picture | None:
     if is_png:
         gray = content[25] in (0, 4)
         with Image.open(BytesIO(content)) as header:
-            profile, orientation = header.info.get("icc_profile"), header.getexif().get(ORIENTATION, 1)
+            profile, orientation = header.info.get("icc_profile"), header.getexif().get(ExifTags.Base.Orientation, 1)
     turn = _turn(orientation)
     rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
     return Picture(torch.from_numpy(rgb.astype(np.float32) / 65535), alpha, True, gray, profile)
 
 
 def _turn(orientation: int):
-    """What turns an array upright."""
+    """Returns a function that turns an array upright, for an EXIF orientation from 1 to 8."""
     turns, mirrored = {1: (0, 0), 2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}.get(
         orientation, (0, 0)
     )
@@ -188,11 +186,11 @@ def _turn(orientation: int):
 def _from_pil(image: Image.Image) -> Picture:
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise Difix3DError(f"a picture of mode {image.mode} has neither 8 nor 16 bits in a known order.")
+        raise Difix3DError(f"its mode {image.mode} is not supported, as it has neither 8 nor 16 bits per channel")
     gray = image.mode in ("1", "L", "LA", "La")
     transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
     if image.mode == "CMYK":
-        profile = None  # it speaks of inks
+        profile = None  # it describes inks, and the image is converted to RGB
     values = np.asarray(image.convert("RGBA" if transparent else "RGB"))
     alpha = np.ascontiguousarray(values[..., 3]) if transparent else None
     return Picture(torch.from_numpy(values[..., :3].astype(np.float32) / 255), alpha, False, gray, profile)

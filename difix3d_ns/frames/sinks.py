@@ -1,4 +1,4 @@
-"""Where cleaned frames go: picture files, or pieces of a video that are joined at the end."""
+"""Writes cleaned frames: as image files, or as pieces of a video that are joined at the end."""
 
 from __future__ import annotations
 
@@ -23,49 +23,57 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "settings.json"
 PIECE_FORMAT = "nut"
-"""FFmpeg's container that keeps the times of a piece as they are."""
+"""An FFmpeg container that keeps frame times exactly."""
 
 
 class Sink(Protocol):
-    """Takes cleaned frames."""
+    """Writes cleaned frames."""
 
     num_writers: int
-    """Threads that may call `write` together."""
+    """Number of threads that may call `write` at the same time."""
 
     def prepare(self, resume: bool) -> bool:
-        """Looks at what is there; returns whether all is finished already. Only the main process calls it.
+        """Prepares the output; only the main process calls it.
+
+        Returns:
+            Whether all frames are already finished.
 
         Raises:
-            Difix3DError: something is there and `resume` is not given, or it was made otherwise.
+            Difix3DError: the output exists and `resume` is False, or it was made with other options.
         """
         ...
 
     def unfinished(self, max_pixels: int) -> list[list[range]]:
-        """What is left to do, in units that are finished as a whole: batches of neighbouring frames.
+        """The frames that are left, as units of neighbouring batches that one process finishes as a whole.
 
         Args:
-            max_pixels: bound on the pixels of a batch.
+            max_pixels: largest number of pixels in a batch.
         """
         ...
 
     def write(self, batch: range, frames: Sequence[tuple[int, Picture]]) -> None:
-        """Takes the cleaned frames of one batch; batches of a unit come in order."""
+        """Writes the cleaned frames of one batch, each with its index. The batches of a unit come in order."""
         ...
 
     def last_before(self, index: int) -> Float[Tensor, "height width 3"] | None:
-        """The finished frame before a unit that starts at `index`, as `as_written`; None if there is none."""
+        """The last finished frame before a unit that starts at `index`, as in the output; None if there is none."""
         ...
 
     def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-        """A frame that was just written, as a resumed command would find it."""
+        """A frame that was just written, as a resumed command would read it.
+
+        Args:
+            index: index of the frame.
+            rgb: its values before they were written, in [0, 1].
+        """
         ...
 
     def finish(self) -> None:
-        """Called once, by the main process, when all frames are written."""
+        """Completes the output. The main process calls it once, when all frames are written."""
         ...
 
     def abort(self) -> None:
-        """Called by each process at its end; leaves no half-written file."""
+        """Discards what is half written. Each process calls it at its end."""
         ...
 
 
@@ -75,7 +83,7 @@ class PictureSink:
     Args:
         source: where the frames come from.
         files: the file of each frame.
-        folder: the output folder; None for one file.
+        folder: the output folder; None if the output is a single file.
     """
 
     num_writers = 4
@@ -86,55 +94,55 @@ class PictureSink:
         self.folder = folder
 
     def prepare(self, resume: bool) -> bool:
-        """See `Sink`."""
+        """Makes the output folder; finished files are kept if `resume` is given."""
         place = self.folder or self.files[0]
         if not resume and (any(place.iterdir()) if place.is_dir() else place.exists()):
-            kind = "is not empty" if place.is_dir() else "exists already"
-            raise Difix3DError(f"the output {place} {kind}: add --resume to keep what is finished, or choose another.")
+            kind = "is not empty" if place.is_dir() else "already exists"
+            raise Difix3DError(f"the output {place} {kind}: add --resume to continue it, or choose another output.")
         with telling_errors(place):
             (self.folder or place.parent).mkdir(parents=True, exist_ok=True)
         return all(file.exists() for file in self.files)
 
     def unfinished(self, max_pixels: int) -> list[list[range]]:
-        """See `Sink`."""
+        """The batches that have a frame without a file; each is a unit."""
         batches = plan_batches(self.source, 0, len(self.source), max_pixels)
         return [[batch] for batch in batches if not all(self.files[index].exists() for index in batch)]
 
     def write(self, batch: range, frames: Sequence[tuple[int, Picture]]) -> None:
-        """See `Sink`. Files that are there already stay."""
+        """Writes the frames whose files do not exist yet."""
         for index, picture in frames:
             file = self.files[index]
             if not file.exists():
                 write_whole(file, encode_picture(picture, file.suffix))
 
     def last_before(self, index: int) -> Float[Tensor, "height width 3"] | None:
-        """See `Sink`."""
+        """The nearest file before `index`, composited over black."""
         found = next((file for file in reversed(self.files[:index]) if file.exists()), None)
         return None if found is None else read_picture(found).over_black()
 
     def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-        """See `Sink`."""
+        """The file of a frame, composited over black."""
         return read_picture(self.files[index]).over_black()
 
     def finish(self) -> None:
-        """See `Sink`."""
+        """Does nothing: each frame has its own file."""
 
     def abort(self) -> None:
-        """See `Sink`."""
+        """Does nothing: a file appears only when it is complete."""
 
 
 class VideoSink:
-    """Codes frames as pieces of a video, and joins them.
+    """Encodes frames as pieces of a video, and joins the pieces.
 
     Args:
         source: where the frames come from.
         output: the video.
         fps: frames per second.
-        crf: quality.
-        frames_per_piece: frames of one piece.
-        settings: what pieces of one video must have in common.
-        audio: whether the audio of a video is copied.
-        keep_last_frames: whether the last frame of a piece is kept for the next piece.
+        crf: quality, as x264's constant rate factor.
+        frames_per_piece: number of frames in a piece.
+        settings: options that must be the same for all pieces of one video, by name.
+        audio: whether the audio of the input video is copied.
+        keep_last_frames: whether the last frame of each piece is kept as a PNG, as reference for the next piece.
     """
 
     num_writers = 1
@@ -165,17 +173,17 @@ class VideoSink:
         self._last: Picture | None = None
 
     def prepare(self, resume: bool) -> bool:
-        """See `Sink`."""
+        """Makes the folder of the pieces; finished pieces are kept if `resume` is given."""
         if self.output.exists():
             if resume and not self.folder.exists():
                 return True
-            raise Difix3DError(f"the output {self.output} exists already: choose another, or move it away.")
+            raise Difix3DError(f"the output {self.output} already exists: choose another output, or move it away.")
         file = self.folder / SETTINGS_FILE
         if file.exists():
             if not resume:
                 raise Difix3DError(
-                    f"{self.folder} holds pieces of an interrupted command: add --resume to go on with them, or delete "
-                    "it to start anew."
+                    f"{self.folder} contains pieces of an interrupted command: add --resume to continue it, or delete "
+                    "the folder to start over."
                 )
             self._require_same_settings(file)
         with telling_errors(self.folder):
@@ -185,12 +193,12 @@ class VideoSink:
         return False
 
     def unfinished(self, max_pixels: int) -> list[list[range]]:
-        """See `Sink`."""
+        """The pieces that have no file; each is a unit."""
         missing = [piece for piece in self._pieces if not self._piece_file(piece.start).exists()]
         return [plan_batches(self.source, piece.start, piece.stop, max_pixels) for piece in missing]
 
     def write(self, batch: range, frames: Sequence[tuple[int, Picture]]) -> None:
-        """See `Sink`."""
+        """Encodes the frames of a batch, and completes the piece after its last batch."""
         for index, picture in frames:
             if self._writer is None:
                 self._writer = self._start_piece(batch.start)
@@ -211,17 +219,17 @@ class VideoSink:
         self._writer = None
 
     def last_before(self, index: int) -> Float[Tensor, "height width 3"] | None:
-        """See `Sink`."""
+        """The last frame of the nearest piece before `index` that has one."""
         files = (self._last_frame_file(piece.start) for piece in reversed(self._pieces) if piece.start < index)
         found = next((file for file in files if file.exists()), None)
         return None if found is None else read_picture(found).over_black()
 
     def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-        """See `Sink`. Rounded as in the PNG of a piece's last frame."""
+        """The frame rounded to 8 bits, as in the PNG that is kept of a piece's last frame."""
         return (rgb.clamp(0, 1).double() * 255).round().to(torch.float32) / 255
 
     def finish(self) -> None:
-        """See `Sink`."""
+        """Joins the pieces into the video, and deletes their folder."""
         from difix3d_ns.videos.joining import Timing, join_pieces
 
         count = len(self.source)
@@ -235,13 +243,13 @@ class VideoSink:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def abort(self) -> None:
-        """See `Sink`."""
+        """Discards a piece that is half written."""
         if self._writer is not None:
             self._writer.__exit__(KeyboardInterrupt)
             self._writer = None
 
     def _start_piece(self, start: int) -> VideoWriter:
-        # Loads the video libraries: only for videos.
+        # Imported here because it loads the video libraries.
         from difix3d_ns.videos.writer import VideoWriter
 
         video = self._video
@@ -265,11 +273,11 @@ class VideoSink:
         try:
             before = json.loads(file.read_text())
         except (OSError, ValueError) as error:
-            raise Difix3DError(f"{file} cannot be read: delete the folder {self.folder} to start anew.") from error
+            raise Difix3DError(f"{file} cannot be read: delete the folder {self.folder} to start over.") from error
         differing = [name for name, value in self.settings.items() if before.get(name) != value]
         if differing:
-            changes = ", ".join(f"{name} ({before.get(name)}, now {self.settings[name]})" for name in differing)
+            changes = ", ".join(f"{name} was {before.get(name)}, now {self.settings[name]}" for name in differing)
             raise Difix3DError(
-                f"the pieces in {self.folder} were made with another {changes}: give the same options as before, or "
-                "delete the folder to start anew."
+                f"the pieces in {self.folder} were made with other options ({changes}): give the same options as "
+                "before, or delete the folder to start over."
             )

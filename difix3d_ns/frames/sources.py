@@ -1,4 +1,4 @@
-"""Where frames come from: the pictures of a folder, a pattern or one file, or a video."""
+"""Reads frames: from the images of a folder or a pattern, from one image, or from a video."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from difix3d_ns.videos.reader import VideoReader
 
 OnBad = Callable[[str], None]
-"""Called with a sentence for each frame that cannot be read."""
+"""Is called with an error, as a sentence, for each frame that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -26,39 +26,39 @@ class Frame:
     """One frame that was read."""
 
     index: int
-    """Its place among the frames, from 0."""
+    """Its index in the source, from 0."""
     picture: Picture
-    """Its pixels."""
+    """Its image."""
 
 
 class Source(Protocol):
-    """Frames in their order."""
+    """A sequence of frames."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> Path:
-        """The file name of a frame, or the one it gets as a picture."""
+        """The file name of a frame, or the name it would have as an image file."""
         ...
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Height and width of a frame; None where it is not known before the frame is read."""
+        """Height and width of a frame; None if they are unknown before the frame is read."""
         ...
 
     def read(self, batches: Sequence[range], on_bad: OnBad | None = None) -> Iterator[tuple[range, list[Frame]]]:
-        """The frames of each batch, in order; those that cannot be read are missing.
+        """Yields each batch and its frames, in order, without the frames that cannot be read.
 
         Args:
             batches: indices of the frames, ascending.
-            on_bad: called for each frame that cannot be read; None raises Difix3DError at the first.
+            on_bad: called for each frame that cannot be read; if None, the first one raises Difix3DError.
         """
         ...
 
 
 class PictureSource:
-    """Picture files as frames.
+    """Image files as frames.
 
     Args:
-        files: the pictures in their order.
+        files: the images, in order.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -68,15 +68,15 @@ class PictureSource:
         return len(self.files)
 
     def name(self, index: int) -> Path:
-        """The picture's own name."""
+        """The file's own name."""
         return Path(self.files[index].name)
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Height and width, from the file's header."""
+        """Height and width, from the file's header; None if the header cannot be read."""
         return self._sizes[index]
 
     def read(self, batches: Sequence[range], on_bad: OnBad | None = None) -> Iterator[tuple[range, list[Frame]]]:
-        """See `Source`."""
+        """Reads the files of each batch."""
         for batch in batches:
             frames = []
             for index in batch:
@@ -84,7 +84,7 @@ class PictureSource:
                     frames.append(Frame(index, read_picture(self.files[index])))
                 except Difix3DError as error:
                     if on_bad is None:
-                        raise Difix3DError(f"{error} Repair it, or add --skip-bad to pass over it.") from error
+                        raise Difix3DError(f"{error} Repair it, or add --skip-bad to skip it.") from error
                     on_bad(str(error))
             yield batch, frames
 
@@ -94,10 +94,10 @@ class PictureSource:
 
 
 class VideoSource:
-    """A video's frames.
+    """The frames of a video.
 
     Args:
-        video: the opened video.
+        video: the open video.
     """
 
     def __init__(self, video: VideoReader) -> None:
@@ -107,15 +107,15 @@ class VideoSource:
         return len(self.video)
 
     def name(self, index: int) -> Path:
-        """`frame_00001.png` for the first."""
+        """`frame_00001.png` for the first frame, and so on."""
         return Path(f"frame_{index + 1:05d}.png")
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Height and width, the same for all."""
+        """Height and width, which are the same for all frames."""
         return self.video.height, self.video.width
 
     def read(self, batches: Sequence[range], on_bad: OnBad | None = None) -> Iterator[tuple[range, list[Frame]]]:
-        """See `Source`. Batches that follow one another are decoded in one go."""
+        """Decodes the frames of each batch; batches without a gap between them are decoded in one pass."""
         for run in _runs(batches):
             frames = self.video.read(run[0].start, run[-1].stop, on_bad)
             waiting = next(frames, None)
@@ -128,52 +128,50 @@ class VideoSource:
 
 
 def open_source(path: Path) -> Source:
-    """The frames of a folder, a pattern, a picture or a video.
+    """Opens a folder of images, a pattern, an image or a video.
 
     Raises:
-        Difix3DError: there are no frames there.
+        Difix3DError: the path is missing, of an unknown type, or without frames.
     """
     if path.is_dir():
         files = pictures_in(path)
         if not files:
-            raise Difix3DError(f"the folder {path} holds no pictures ({', '.join(IMAGES)}).")
+            raise Difix3DError(f"the folder {path} contains no images ({', '.join(IMAGES)}).")
         return PictureSource(files)
     if not path.exists() and glob.has_magic(str(path)):
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]
         files = sorted((file for file in found if file.suffix.lower() in IMAGES), key=natural_order)
         if not files:
-            raise Difix3DError(f"no picture ({', '.join(IMAGES)}) matches the pattern {path}.")
+            raise Difix3DError(f"no image ({', '.join(IMAGES)}) matches the pattern {path}.")
         return PictureSource(files)
     if not path.exists():
-        raise Difix3DError(f"the input {path} is missing: give a folder, a pattern in quotes, a picture or a video.")
+        raise Difix3DError(f"the input {path} is missing: give a folder, a quoted pattern, an image or a video.")
     if path.suffix.lower() in IMAGES:
         return PictureSource([path])
     if path.suffix.lower() in VIDEOS:
-        # Loads the video libraries: only for videos.
+        # Imported here because it loads the video libraries.
         from difix3d_ns.videos.reader import VideoReader
 
         return VideoSource(VideoReader(path))
-    raise Difix3DError(
-        f"{path} has an unknown extension: pictures are {', '.join(IMAGES)}, videos {', '.join(VIDEOS)}."
-    )
+    raise Difix3DError(f"{path} has an unknown extension: images are {', '.join(IMAGES)}, videos {', '.join(VIDEOS)}.")
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, without hidden ones and those of folders in it, in natural order."""
+    """The images directly in a folder, in natural order, without hidden files."""
     found = (file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith("."))
     return sorted(found, key=natural_order)
 
 
 def plan_batches(source: Source, start: int, stop: int, max_pixels: int) -> list[range]:
-    """Neighbouring frames of one size that go through the network together.
+    """Groups neighbouring frames of one size into batches for the network.
 
-    The plan does not depend on what is already done, so that a resumed command gives the network the same batches.
+    The batches do not depend on which frames are finished, so a resumed command gets the same results.
 
     Args:
         source: the frames.
         start: index of the first frame.
-        stop: index after the last one.
-        max_pixels: bound on the pixels of a batch; a larger frame is a batch of its own.
+        stop: index after the last frame.
+        max_pixels: largest number of pixels in a batch; a larger frame is a batch of its own.
     """
     batches: list[range] = []
     for index in range(start, stop):
@@ -188,14 +186,14 @@ def plan_batches(source: Source, start: int, stop: int, max_pixels: int) -> list
 
 
 def frame_rate(source: Source, fps: float | None) -> Fraction | None:
-    """Frames per second of a video of these frames; None where it is not known."""
+    """Frames per second for a video of these frames: the input video's own rate, else `fps`; None if unknown."""
     if isinstance(source, VideoSource):
         return source.video.fps
     return None if fps is None else Fraction(fps).limit_denominator(100_000)
 
 
 def _runs(batches: Sequence[range]) -> list[list[range]]:
-    """Batches grouped into runs without gaps."""
+    """Groups batches into runs without gaps between them."""
     runs: list[list[range]] = []
     for batch in batches:
         if runs and runs[-1][-1].stop == batch.start:

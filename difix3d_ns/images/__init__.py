@@ -1,1 +1,1 @@
-"""Images of a scene: photos as training sees them, and metrics of renders against them."""
+"""Images of a scene: photos as training reads them, and metrics of renders against photos."""

@@ -1,4 +1,4 @@
-"""Image metrics against photos: PSNR, SSIM, and LPIPS where its network can be had."""
+"""Image metrics against photos: PSNR, SSIM, and LPIPS if its network is available."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from difix3d_ns.difix.lpips import load_lpips
 class ImageMetrics:
     """PSNR, SSIM and LPIPS (AlexNet) of an image against a photo.
 
-    LPIPS needs a network that torchvision downloads. It is looked for at the first use and not at start, so a run
-    without network starts and evaluates; LPIPS is then left out and one line says so. Being no `nn.Module`, this
-    adds nothing to checkpoints.
+    LPIPS needs weights that torchvision downloads at the first use, so a run can start and evaluate offline. LPIPS is
+    then left out, and one line says so. This is not an `nn.Module`, so it adds nothing to checkpoints.
     """
 
     def __init__(self) -> None:
@@ -28,12 +27,12 @@ class ImageMetrics:
     def __call__(
         self, image: Float[Tensor, "height width 3"], photo: Float[Tensor, "height width 3"]
     ) -> dict[str, float]:
-        """Metrics of `image` against `photo`, both in [0, 1] and on one device.
+        """Metrics of `image` against `photo`, both in [0, 1] and on the same device.
 
         Returns:
-            `psnr` (dB), `ssim`, and `lpips` where available.
+            `psnr` (dB), `ssim`, and `lpips` if available.
         """
-        # Loaded here, not with the plugin: torchmetrics loads transformers.
+        # Imported late, because torchmetrics imports transformers.
         from torchmetrics.functional.image import peak_signal_noise_ratio
 
         image_batch, photo_batch = (x.detach().float().permute(2, 0, 1)[None] for x in (image, photo))
@@ -53,6 +52,6 @@ class ImageMetrics:
                 self._lpips = lpips.to(device)
             else:
                 CONSOLE.print(
-                    "LPIPS is left out of the metrics: its AlexNet is neither cached nor can it be downloaded now."
+                    "LPIPS is left out of the metrics: its AlexNet weights are not cached and cannot be downloaded now."
                 )
         return self._lpips

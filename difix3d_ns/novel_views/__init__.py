@@ -1,1 +1,1 @@
-"""Novel views: where they go, when they are fixed, and one fix from render to pseudo view."""
+"""Novel views: their targets, their walk there, the schedule of fixes, and how one fix is made."""

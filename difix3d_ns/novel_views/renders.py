@@ -1,4 +1,4 @@
-"""Rendering the novel views before they are fixed."""
+"""Renders novel views, which are then fixed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.model import Difix3DModel
 
 MAX_PIXELS_AT_ONCE = 12_000_000
-"""Pixels of novel views that are fixed together; each takes some 50 bytes: render, reference, fixed view, opacity."""
+"""Most pixels of novel views to fix together. Each takes about 50 bytes: render, reference, fixed view and opacity."""
 
 
 def in_parts(cameras: Sequence[Cameras], max_pixels: int) -> list[range]:
-    """Splits cameras into runs of neighbours whose images have at most `max_pixels` together, or are one image.
+    """Splits cameras into consecutive parts whose images together have at most `max_pixels` pixels.
 
     Args:
         cameras: shape (1,) each.
-        max_pixels: bound on the pixels of a part.
+        max_pixels: most pixels of a part. A larger image forms a part of its own.
 
     Returns:
         Indices of the cameras of each part.
@@ -39,26 +39,26 @@ def in_parts(cameras: Sequence[Cameras], max_pixels: int) -> list[range]:
 
 @torch.no_grad()
 def render_novel_views(
-    model: Difix3DModel,
+    model: Model,
     cameras: Sequence[Cameras],
     step: int,
     on_progress: Callable[[], None] = lambda: None,
     first: int = 0,
 ) -> tuple[list[Float[Tensor, "height width 3"]], list[Float[Tensor, "height width 1"]]]:
-    """Renders in evaluation mode, at full size.
+    """Renders novel views in evaluation mode, at full size.
 
     Args:
-        model: the Gaussians; it is left in the mode that it was in.
+        model: renders a camera to `rgb` and `accumulation`; its training mode is restored afterwards.
         cameras: novel cameras, shape (1,) each.
-        step: training step that comes next.
+        step: the next training step, for the error message.
         on_progress: called after each render.
-        first: index of the first camera among all novel views.
+        first: index of the first camera among all novel views, for the error message.
 
     Returns:
-        Images in [0, 1] and accumulated opacities in [0, 1], on the CPU.
+        Images and accumulated opacities, both in [0, 1] and on the CPU.
 
     Raises:
-        Difix3DError: a render holds NaN, so training has diverged.
+        Difix3DError: a render contains NaN, so training has diverged.
     """
     was_training = model.training
     model.eval()
@@ -69,8 +69,8 @@ def render_novel_views(
             rgb = outputs["rgb"].cpu()
             if not rgb.isfinite().all():
                 raise Difix3DError(
-                    f"the render of novel view {index} at step {step} holds NaN: training has diverged; lower the "
-                    "learning rates or look for a broken photo or pose."
+                    f"the render of novel view {index} at step {step} contains NaN: training has diverged; lower "
+                    "the learning rates or look for a broken photo or pose."
                 )
             renders.append(rgb)
             accumulations.append(outputs["accumulation"].cpu())

@@ -1,4 +1,4 @@
-"""What is said and shown about one fix of the novel views."""
+"""Reports one fix of the novel views: a printed line, and images for tensorboard."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from difix3d_ns.pseudo_views.views import PseudoViewSet
 from difix3d_ns.vetting.vet import NovelViewFix
 
 NUM_LOGGED_VIEWS = 4
-"""Before/after images that each fix sends to tensorboard."""
+"""How many of the views each fix shows in tensorboard."""
 LOGGED_HEIGHT = 360
-"""Their height in pixels, at most: they are kept for every fix of a run."""
+"""Largest height in pixels of these images, which tensorboard keeps for every fix of a run."""
 NUM_NAMED_VIEWS = 3
-"""Rejected views that the line about a fix gives reasons for; all reasons are in the set's JSON."""
+"""How many rejected views the printed line names with reasons; the JSON of the saved set has all."""
 
 
 class PartTimer:
-    """Adds up how long the kinds of work of one fix take, which come again and again."""
+    """Adds up the time that each kind of work takes in one fix, where each is done several times."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, work: str) -> Iterator[None]:
-        """Counts the time inside for this kind of work."""
+        """Adds the time spent inside to this kind of work."""
         started = time.perf_counter()
         yield
         self._seconds[work] = self._seconds.get(work, 0.0) + time.perf_counter() - started
@@ -40,11 +40,11 @@ class PartTimer:
 
 
 def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None = None) -> str:
-    """A fix in half a sentence: how many views were fixed, which are rejected and why, and how much they count.
+    """Describes a fix: how many views were fixed, which were rejected and why, and how much the others count.
 
     Args:
-        views: what the fix made.
-        num_arrived: how many of the views stand at their targets.
+        views: the views that the fix made.
+        num_arrived: how many of the views have reached their targets.
         reliability: share of the renders' error at photos that the network removes; None if it was not tested.
     """
     num_views = len(views.views) + len(views.rejected)
@@ -67,16 +67,16 @@ def panels(
     references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None],
     first_target: int = 0,
 ) -> dict[str, Float[Tensor, "logged_height width_of_panels 3"]]:
-    """Render, fixed view, confidence and, if it has their size, reference, side by side.
+    """Shows render, fixed view, confidence and, if it has the same size, reference side by side.
 
     Args:
         fixes: some of the novel views, in the order of their targets.
-        views: what became of them, with its pictures; a rejected view has a black confidence.
-        references: the photo that the network was given for each, None where it was given none.
-        first_target: index of the first one's target.
+        views: the pseudo views made of them, with their images in memory. The confidence of a rejected view is black.
+        references: the reference photo of each, or None.
+        first_target: index of the first view's target.
 
     Returns:
-        Images in [0, 1] of those that are among the first `NUM_LOGGED_VIEWS` views, by names for tensorboard.
+        Images in [0, 1] by their names for tensorboard, one for each view among the first `NUM_LOGGED_VIEWS` targets.
     """
     images = {}
     taught = {view.target: view.load() for view in views.views if view.target < NUM_LOGGED_VIEWS}
@@ -84,10 +84,10 @@ def panels(
         view = taught.get(target)
         fixed = fix.fixed.nan_to_num(0.0) if view is None else view.image.float() / 255
         confidence = torch.zeros_like(fixed) if view is None else (view.confidence.float() / 255).expand_as(fixed)
-        pictures = [fix.render, fixed, confidence]
+        parts = [fix.render, fixed, confidence]
         if reference is not None and reference.shape == fixed.shape:
-            pictures.append(reference)
-        images[f"Novel Views/{target}: render, fixed, confidence, reference"] = _small(torch.cat(pictures, dim=1))
+            parts.append(reference)
+        images[f"Novel Views/{target}: render, fixed, confidence, reference"] = _small(torch.cat(parts, dim=1))
     return images
 
 

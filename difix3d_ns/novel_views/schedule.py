@@ -1,9 +1,27 @@
-"""At which training steps novel views are fixed."""
+"""The training steps at which novel views are fixed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FixSchedule:
+    """The training steps of one run before which novel views are fixed."""
+
+    certain: tuple[int, ...]
+    """Steps of the fixes that are always made, ascending."""
+    early: frozenset[int]
+    """Steps of early fixes, which are made only if the network is reliable."""
+    first_step: int = 0
+    """First step of the run. A resumed run does not repeat the fixes before it."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The fix steps from the first step of the run on, ascending."""
+        return tuple(sorted(step for step in {*self.certain, *self.early} if step >= self.first_step))
 
 
 def fix_steps_of_run(
@@ -14,17 +32,17 @@ def fix_steps_of_run(
 ) -> tuple[int, ...]:
     """The steps of one run before which novel views are fixed.
 
-    A list and a period may be given together; their union counts. A run shorter than planned keeps its fixes: all
-    steps shrink in proportion, so that a quick trial shows what the full run does.
+    The list and the period can be combined. In a run shorter than planned all steps shrink in proportion, so a quick
+    trial has as many fixes as the full run.
 
     Args:
-        fix_steps: fixed steps of the planned run.
+        fix_steps: fix steps of the planned run.
         fix_every: a period in steps of the planned run; 0 for none.
-        num_iterations: steps that this run takes in all.
-        planned_num_iterations: steps that `fix_steps` and `fix_every` are made for; 0 to take them as they are.
+        num_iterations: number of steps in this run.
+        planned_num_iterations: length of the run that `fix_steps` and `fix_every` are planned for; 0 never scales them.
 
     Returns:
-        Ascending steps, each once, all within the run and after its first step.
+        Ascending steps without duplicates, all after the first step of the run and before its end.
 
     Raises:
         ValueError: a step, the period or a number of iterations is negative.
@@ -40,37 +58,34 @@ def fix_steps_of_run(
 
 
 def describe_fixes(
-    num_views: int,
-    steps: Sequence[int],
-    num_fixes_to_arrive: int,
-    step_length_to_arrive: float,
-    early_steps: Sequence[int] = (),
+    num_views: int, schedule: FixSchedule, num_fixes_to_arrive: int, step_length_to_arrive: float
 ) -> str:
-    """What is told before training: when novel views are fixed, and what to set if they do not arrive.
+    """The text printed before training: when novel views are fixed, and what to set if they do not arrive.
 
     Args:
         num_views: number of novel views.
-        steps: the run's fix steps.
-        num_fixes_to_arrive: fixes that the farthest view needs.
-        step_length_to_arrive: `step_length` with which these fixes are enough.
-        early_steps: steps at which only a network that proves reliable fixes.
+        schedule: the run's fixes.
+        num_fixes_to_arrive: fixes that the farthest view needs to reach its target.
+        step_length_to_arrive: `step_length` with which it arrives within the certain fixes.
     """
-    if not steps:
+    certain = [step for step in schedule.steps if step not in schedule.early]
+    if not certain:
         return "No fix of novel views falls into this run: see --pipeline.fix-steps and --pipeline.fix-every."
-    fixes = f"{len(steps)} fix{'es' if len(steps) > 1 else ''}"
-    told = f"{num_views} novel views are fixed before steps {_listed(steps)} ({fixes}; "
-    told += f"they reach their targets after {num_fixes_to_arrive})."
-    if num_fixes_to_arrive > len(steps):
+    fixes = f"{len(certain)} fix{'es' if len(certain) > 1 else ''}"
+    text = f"{num_views} novel views are fixed before steps {_listed(certain)} ({fixes}; "
+    text += f"they reach their targets after {num_fixes_to_arrive})."
+    if num_fixes_to_arrive > len(certain):
         step_length = math.ceil(step_length_to_arrive * 100) / 100
-        told += (
-            f" That is too few to arrive: lengthen the steps by --pipeline.step-length {step_length:g}, or fix "
-            "more often by --pipeline.fix-every or more --pipeline.fix-steps."
+        text += (
+            f" That is too few to arrive: lengthen the steps with --pipeline.step-length {step_length:g}, or fix "
+            "more often with --pipeline.fix-every or more --pipeline.fix-steps."
         )
-    if early_steps:
-        told += f" If the network proves reliable at photos, also before steps {_listed(early_steps)}."
-    return told
+    early = [step for step in schedule.steps if step in schedule.early]
+    if early:
+        text += f" If the network proves reliable at photos, also before steps {_listed(early)}."
+    return text
 
 
 def _listed(steps: Sequence[int]) -> str:
-    """The first of them."""
+    """The first steps, separated by commas."""
     return ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")

@@ -1,4 +1,4 @@
-"""The walk of the novel views: from the photos nearest to their targets, a step at every fix, until they arrive."""
+"""Novel views walk from the photos nearest to their targets to the targets, one step at every fix."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from difix3d_ns.errors import Difix3DError
 
 
 class NovelViewWalk:
-    """Where the novel views stand.
+    """The poses of the novel views on the way to their targets.
 
     Args:
         targets: cameras to arrive at, shape (num_views,).
-        photos: poses of the training photos.
-        step_length: length of a step, in `unit`s.
-        unit: a length in scene units; it is also what the distance to the nearest photo is measured in.
+        train_poses: poses of the training photos.
+        step_length: length of a step, in multiples of `unit`.
+        unit: length in scene units; it counts as much as one radian when the nearest photo is chosen.
 
     Attributes:
         poses: the novel views' poses; each starts at the photo nearest to its target.
 
     Raises:
-        Difix3DError: the step has no length.
+        Difix3DError: the step length is not a positive number.
     """
 
     def __init__(
-        self, targets: Cameras, photos: Float[Tensor, "num_photos 3 4"], step_length: float, unit: float = 1.0
+        self, targets: Cameras, train_poses: Float[Tensor, "num_photos 3 4"], step_length: float, unit: float = 1.0
     ) -> None:
         if not 0 < step_length < float("inf"):
             raise Difix3DError(f"--pipeline.step-length is {step_length}: give a length above 0.")
         self.targets = targets
         self.target_poses: Float[Tensor, "num_views 3 4"] = targets.camera_to_worlds.cpu()
-        self.poses: Float[Tensor, "num_views 3 4"] = photos[nearest_poses(self.target_poses, photos, unit)]
+        self.poses: Float[Tensor, "num_views 3 4"] = train_poses[nearest_poses(self.target_poses, train_poses, unit)]
         self._unit = unit
         self._step_length = step_length * unit
 
@@ -42,10 +42,10 @@ class NovelViewWalk:
         return len(self.poses)
 
     def go_on_from(self, poses: Float[Tensor, "num_poses 3 4"]) -> None:
-        """Puts the views where an earlier run left them.
+        """Moves the views to where an earlier run left them.
 
-        A pose that is farther from its target than the nearest photo is of a walk to another target and is left out;
-        so are all poses if their number is not that of the targets.
+        Poses of a walk to other targets are ignored: a pose that is farther from its target than the nearest photo, and
+        all poses if their number differs from that of the targets.
         """
         if len(poses) != len(self.poses):
             return
@@ -54,16 +54,16 @@ class NovelViewWalk:
         self.poses = torch.where((earlier <= here)[:, None, None], poses, self.poses)
 
     def advance(self) -> None:
-        """Moves every view a step towards its target."""
+        """Moves every view one step towards its target."""
         self.poses = step_towards(self.poses, self.target_poses, self._step_length)
 
     def cameras(self) -> list[Cameras]:
-        """The novel views' cameras, shape (1,) each: the targets' with the poses of the moment."""
+        """The novel views' cameras, shape (1,) each: the target cameras at the current poses."""
         return [camera_with_pose(self.targets[i : i + 1], pose) for i, pose in enumerate(self.poses)]
 
     @property
     def num_arrived(self) -> int:
-        """How many views stand at their targets."""
+        """How many views have reached their targets."""
         return int((self.poses == self.target_poses).all(dim=-1).all(dim=-1).sum())
 
     @property

@@ -1,1 +1,1 @@
-"""Pseudo views: fixed novel views that teach, in memory and in the run's folder."""
+"""Pseudo views: fixed novel views that training draws, in memory and in the run's folder."""

@@ -1,35 +1,33 @@
-"""The views of a bank, what one fix made of them, and how they are drawn."""
+"""The views that a bank holds, the sets that they belong to, and the draw of one of them."""
 
 from __future__ import annotations
 
-import ctypes
 import random
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
-
-import torch
 
 from difix3d_ns.pseudo_views.files import StoredView
 from difix3d_ns.pseudo_views.views import PseudoView, PseudoViewSet, RejectedView
 
 
 class BankedView:
-    """A view that teaches: on disk, in memory or both.
+    """A view that teaches. Its images are on disk, in memory or both.
 
     Args:
-        stored: where its pictures are on disk; None for a view that could not be written.
-        held: the view with its pictures; None where these are on disk alone.
+        view: the view, which gives the camera and all else but the images.
+        stored: the view on disk; None if it is not written.
     """
 
-    def __init__(self, stored: StoredView | None, held: PseudoView | None) -> None:
+    def __init__(self, view: PseudoView | StoredView, stored: StoredView | None) -> None:
         self.stored = stored
-        self.held = held
+        """The view on disk; None if it could not be written."""
+        self.held: PseudoView | None = None
+        """The view with its images in memory; None if they are not held."""
         self.coming: Future[PseudoView] | None = None
-        """Its pictures, while they are read ahead."""
-        facts = stored or held
-        assert facts is not None
+        """The view with its images, while another thread reads them ahead."""
+        facts = stored or view
         self.camera = facts.camera
         self.target = facts.target
         self.reference = facts.reference
@@ -37,10 +35,10 @@ class BankedView:
         self.mean_confidence = facts.mean_confidence
 
     def load(self) -> PseudoView:
-        """The view with its pictures, from memory or disk.
+        """Returns the view with its images, from memory or disk.
 
         Raises:
-            Difix3DError: they are on disk, and missing or damaged.
+            Difix3DError: the images are only on disk, and are missing or damaged.
         """
         coming, self.coming = self.coming, None
         if self.held is not None:
@@ -53,31 +51,31 @@ class BankedView:
 
 @dataclass
 class BankedSet:
-    """What one fix made, as the bank has it."""
+    """The views of one fix, as the bank holds them."""
 
     step: int
-    """Training step before which it was made."""
+    """Training step before which they were fixed."""
     views: list[BankedView]
     """Views that teach."""
     rejected: list[RejectedView]
     """Views that do not."""
 
     def as_set(self) -> PseudoViewSet:
-        """As others see it."""
+        """The set as the rest of the package sees it."""
         return PseudoViewSet(self.step, self.views, self.rejected)
 
     def reject(self, view: BankedView, reason: str) -> None:
-        """Its picture is not to be had, so only its pose counts."""
+        """Rejects a view whose images are lost. Its pose still shows how far it has moved."""
         self.views = [other for other in self.views if other is not view]
         self.rejected = [*self.rejected, RejectedView(view.camera, view.target, (reason,))]
 
 
 class Lottery:
-    """Draws views.
+    """Draws views at random.
 
     Args:
-        sets: the views, newest fix first.
-        older_set_probability: factor of a view's probability for each fix since.
+        sets: the views of each fix, newest fix first.
+        older_set_probability: factor by which each later fix lowers a view's probability.
     """
 
     def __init__(self, sets: Sequence[Sequence[BankedView]], older_set_probability: float) -> None:
@@ -87,33 +85,5 @@ class Lottery:
         self._weights = list(accumulate(weight for _, weight in drawn))
 
     def draw(self, generator: random.Random) -> int:
-        """An index among `views`."""
+        """Draws an index into `views`."""
         return generator.choices(range(len(self.views)), cum_weights=self._weights)[0]
-
-
-def bytes_held(view: PseudoView) -> int:
-    """Memory that a view's pictures take once they are held.
-
-    Pinned memory, which is taken where there is CUDA, comes in powers of two.
-    """
-    sizes = (view.image.numel(), view.confidence.numel())
-    return sum(1 << (size - 1).bit_length() for size in sizes) if torch.cuda.is_available() else sum(sizes)
-
-
-def to_hold(view: PseudoView) -> PseudoView:
-    """The view with its pictures in pinned memory where CUDA can be used, for copies that do not wait."""
-    if not torch.cuda.is_available() or view.image.is_pinned():
-        return view
-    return replace(view, image=view.image.pin_memory(), confidence=view.confidence.pin_memory())
-
-
-def give_back_freed_memory() -> None:
-    """Gives the system what the C library keeps of freed memory.
-
-    Large pictures that come and go leave holes between the ones that stay, and thousands of them add up to gigabytes.
-    Where the C library has no such call, nothing is done.
-    """
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return

@@ -1,11 +1,11 @@
-"""Sets of pseudo views in a run's folder: PNG and JSON, for people, for other tools and for a run that resumes.
+"""Reads and copies the sets of pseudo views in a run's folder. `writer.py` writes them.
 
-`pseudo_view_writer` writes them.
+They are PNG and JSON files, for people, for other tools and for resumed runs:
 
-pseudo_views/step-000000400/pseudo_views.json            cameras, references, reasons of rejection
+pseudo_views/step-000000400/pseudo_views.json            cameras, references and reasons for rejection
 pseudo_views/step-000000400/view-0000.png                a fixed view that teaches
-pseudo_views/step-000000400/view-0000-confidence.png     how much each pixel counts, white is fully
-pseudo_views/rejected/step-000000400-view-0003-*.png     render and fixed view of a rejected one
+pseudo_views/step-000000400/view-0000-confidence.png     how much each pixel counts; white counts fully
+pseudo_views/rejected/step-000000400-view-0003-*.png     the render and the fixed view of a rejected view
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 @dataclass(frozen=True)
 class StoredView:
-    """A pseudo view whose pictures wait in the run's folder."""
+    """A pseudo view whose images are in the run's folder."""
 
     camera: Cameras
     """The novel camera, shape (1,), on the CPU."""
@@ -47,28 +47,28 @@ class StoredView:
     image_name: str
     confidence_name: str
     reference: int | None
-    """Index of the training photo that Difix was given."""
+    """Index of the training photo that the network was given; None if none was near enough."""
     target: int
-    """Index of the target that this view walks to."""
-    reliability: float = 0.0
-    """How reliable the network was when it made this view, in [0, 1]."""
-    mean_confidence: float = 0.0
-    """Mean of the confidence of its pixels, in [0, 1]."""
+    """Index of the target that this view moves to."""
+    reliability: float
+    """Reliability of the network when it made this view, in [0, 1]."""
+    mean_confidence: float
+    """Mean confidence of its pixels, in [0, 1]."""
 
     def check(self) -> None:
-        """Looks at the pictures' first and last bytes, which costs little and finds most damage.
+        """Reads only the first and last bytes of the images, which is fast and finds most damage.
 
         Raises:
-            Difix3DError: one is missing, cut off, or not of the camera's size.
+            Difix3DError: an image is missing, cut off, or not of the camera's size.
         """
         for name in (self.image_name, self.confidence_name):
             _check_image(self.folder / name, (int(self.camera.width), int(self.camera.height)))
 
     def load(self) -> PseudoView:
-        """Reads the pictures.
+        """Reads the images.
 
         Raises:
-            Difix3DError: one is missing, damaged, or not of the camera's size.
+            Difix3DError: an image is missing, damaged, or not of the camera's size.
         """
         size = int(self.camera.width), int(self.camera.height)
         image = _read_image(self.folder / self.image_name, "RGB", size)
@@ -77,14 +77,14 @@ class StoredView:
 
 
 def read_set(folder: Path) -> PseudoViewSet:
-    """Reads a set's cameras; its pictures stay on disk until they are loaded.
+    """Reads a set without its images, which each view loads on demand.
 
     Raises:
-        Difix3DError: the set's index is missing, damaged or laid out otherwise.
+        Difix3DError: the set's index is missing or damaged, or its layout is unexpected.
     """
     try:
         index = json.loads((folder / INDEX_NAME).read_text())
-        # Names are taken without their folders, so that an index from elsewhere cannot point outside its own.
+        # Folders in names are dropped, so that a foreign index cannot point outside its own folder.
         views = [
             StoredView(
                 camera=_read_camera(entry),
@@ -93,7 +93,7 @@ def read_set(folder: Path) -> PseudoViewSet:
                 confidence_name=Path(entry["confidence"]).name,
                 reference=None if entry["reference"] is None else int(entry["reference"]),
                 target=int(entry["target"]),
-                reliability=float(entry.get("reliability", 0.0)),  # sets of earlier versions have none
+                reliability=float(entry.get("reliability", 0.0)),  # earlier versions wrote neither
                 mean_confidence=float(entry.get("mean_confidence", 0.0)),
             )
             for entry in index["views"]
@@ -110,10 +110,10 @@ def read_set(folder: Path) -> PseudoViewSet:
 
 
 def copy_sets(source: Path, folder: Path, last_step: int) -> None:
-    """Copies the sets made at `last_step` or before, so that a resumed run's folder can itself be resumed from.
+    """Copies the sets of `last_step` and before, so that a resumed run can itself be resumed.
 
     Raises:
-        Difix3DError: they cannot be copied.
+        Difix3DError: the sets cannot be copied.
     """
     if source.resolve() == folder.resolve():
         return
@@ -125,9 +125,9 @@ def copy_sets(source: Path, folder: Path, last_step: int) -> None:
                 put_in_place(unfinished, folder / saved.name)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
-            pictures = rejected_pictures(source, saved.name)
-            if pictures:
-                _link_or_copy(pictures, folder / REJECTED_FOLDER)
+            images = rejected_images(source, saved.name)
+            if images:
+                _link_or_copy(images, folder / REJECTED_FOLDER)
     except OSError as error:
         raise Difix3DError(
             f"the novel views of {source} cannot be copied into {folder} ({error.strerror or error}): make room."
@@ -135,7 +135,7 @@ def copy_sets(source: Path, folder: Path, last_step: int) -> None:
 
 
 def unfinished_folder(final: Path) -> Path:
-    """An empty folder to fill beside `final`: an interrupted run leaves no half set."""
+    """Makes an empty folder next to `final`. A set is written there first, so an interrupted run leaves no half set."""
     unfinished = final.with_name(f".{final.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -143,29 +143,29 @@ def unfinished_folder(final: Path) -> Path:
 
 
 def put_in_place(unfinished: Path, final: Path) -> None:
-    """Puts a folder that is filled where it belongs."""
+    """Moves a complete folder to its final place."""
     shutil.rmtree(final, ignore_errors=True)
     unfinished.rename(final)
 
 
-def rejected_pictures(folder: Path, name: str) -> list[Path]:
-    """Pictures of the rejected views of the set `name`."""
+def rejected_images(folder: Path, name: str) -> list[Path]:
+    """Image files of the rejected views of the set `name`."""
     return list((folder / REJECTED_FOLDER).glob(f"{name}-*.png"))
 
 
 def set_name(step: int) -> str:
-    """Folder name of the set made at `step`; names sort by step."""
+    """Folder name of the set of a training step. Names sort by step."""
     return f"step-{step:09d}"
 
 
 def saved_sets(folder: Path, last_step: int | None = None) -> list[Path]:
-    """Folders of the finished sets in `folder`, oldest first; none later than `last_step` if it is given."""
+    """Folders of the finished sets in `folder`, oldest first; if `last_step` is given, only up to that step."""
     sets = sorted(path for path in folder.glob("step-*") if path.is_dir())
     return [path for path in sets if last_step is None or path.name <= set_name(last_step)]
 
 
 def _link_or_copy(files: Iterable[Path], folder: Path) -> None:
-    """Puts files into a folder, where it can be without taking up room a second time: no file of a set ever changes."""
+    """Puts files into a folder, as hard links where possible. Files of a set never change, so they can be shared."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         if not file.is_file():
@@ -179,7 +179,7 @@ def _link_or_copy(files: Iterable[Path], folder: Path) -> None:
 
 
 def camera_entry(camera: Cameras) -> dict:
-    """A camera as it is told in a set's index."""
+    """Converts a camera to its entry in a set's index."""
     return {
         "camera_to_world": camera.camera_to_worlds[0].tolist(),
         **{name: float(getattr(camera, name)) for name in ("fx", "fy", "cx", "cy")},
@@ -192,7 +192,7 @@ def _read_camera(entry: dict) -> Cameras:
     names = ("fx", "fy", "cx", "cy", "width", "height")
     pose = torch.tensor(entry["camera_to_world"], dtype=torch.float32)
     if pose.shape != (3, 4) or not pose.isfinite().all():
-        raise ValueError("a camera_to_world is no matrix of 3 x 4 finite numbers")
+        raise ValueError("a camera_to_world is not a matrix of 3 x 4 finite numbers")
     wrong = [
         name for name in names if not math.isfinite(entry[name]) or (entry[name] <= 0 and name not in ("cx", "cy"))
     ]
@@ -207,10 +207,10 @@ def _read_camera(entry: dict) -> Cameras:
 
 
 def _read_image(path: Path, mode: str, size: tuple[int, int]) -> UInt8[Tensor, "height width *channels"]:
-    """A picture of `size`, width and height.
+    """Reads an image of the given width and height.
 
     Raises:
-        Difix3DError: it is missing, damaged or of another size.
+        Difix3DError: the image is missing, damaged or of another size.
     """
     with _opened(path, size) as image:
         return torch.from_numpy(np.array(image.convert(mode)))

@@ -1,4 +1,4 @@
-"""Pseudo views: novel views, rendered and cleaned, that training draws besides photos."""
+"""Pseudo views: fixed novel views that training draws in addition to photos."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 PSEUDO_VIEW_FOLDER = "pseudo_views"
-"""Folder of the fixed views inside a run's folder."""
+"""Name of the folder, in a run's folder, that holds its pseudo views."""
 
 
 class DrawableView(Protocol):
-    """A view that teaches, in memory or on disk."""
+    """A pseudo view in memory or on disk."""
 
     @property
     def camera(self) -> Cameras:
@@ -25,38 +25,38 @@ class DrawableView(Protocol):
 
     @property
     def target(self) -> int:
-        """Index of the target that this view walks to."""
+        """Index of the target that this view moves to."""
         ...
 
     @property
     def mean_confidence(self) -> float:
-        """Mean of the confidence of its pixels, in [0, 1]."""
+        """Mean confidence of its pixels, in [0, 1]."""
         ...
 
     def load(self) -> PseudoView:
-        """The view with its pictures."""
+        """Returns the view with its images."""
         ...
 
 
 @dataclass(frozen=True)
 class PseudoView:
-    """One novel view, rendered and cleaned."""
+    """A fixed novel view that teaches."""
 
     camera: Cameras
     """The novel camera, shape (1,), on the CPU."""
     image: UInt8[Tensor, "height width 3"]
-    """The cleaned render."""
+    """The fixed view."""
     confidence: UInt8[Tensor, "height width 1"]
-    """How much each pixel counts in training: 255 is fully, 0 not at all."""
+    """How much each pixel counts in training, from 0 (not at all) to 255 (fully)."""
     reference: int | None
-    """Index of the training photo that Difix was given; None where none was near enough."""
+    """Index of the training photo that the network was given; None if none was near enough."""
     target: int
-    """Index of the target that this view walks to."""
-    reliability: float = 0.0
-    """How reliable the network was when it made this view, in [0, 1]."""
+    """Index of the target that this view moves to."""
+    reliability: float
+    """Reliability of the network when it made this view, in [0, 1]."""
 
     def load(self) -> PseudoView:
-        """The view itself."""
+        """Returns the view itself."""
         return self
 
     @property
@@ -67,37 +67,37 @@ class PseudoView:
 
 @dataclass(frozen=True)
 class RejectedView:
-    """A novel view whose fix is not trusted: its pose counts for the walk, its picture does not teach."""
+    """A novel view that does not teach. Its pose still shows how far it has moved."""
 
     camera: Cameras
     """The novel camera, shape (1,), on the CPU."""
     target: int
-    """Index of the target that this view walks to."""
+    """Index of the target that this view moves to."""
     reasons: tuple[str, ...]
-    """Why, in a few words each."""
+    """Why it was rejected; one phrase for each reason."""
     fixed: UInt8[Tensor, "height width 3"] | None = None
-    """What the network made; None once it is in the run's folder."""
+    """The network's output; None in a set that the bank holds."""
     render: UInt8[Tensor, "height width 3"] | None = None
-    """What it was made from; None once it is in the run's folder."""
+    """The render that was fixed; None in a set that the bank holds."""
 
 
 @dataclass(frozen=True)
 class PseudoViewSet:
-    """What one fix made."""
+    """The views of one fix."""
 
     step: int
-    """Training step before which it was made."""
+    """Training step before which they were fixed."""
     views: Sequence[DrawableView]
     """Views that teach."""
     rejected: Sequence[RejectedView] = ()
     """Views that do not."""
 
     def camera_to_worlds(self) -> Float[Tensor, "num_views 3 4"]:
-        """Poses of all views in the order of their targets: how far each walk has come."""
+        """Poses of all views, of rejected ones too, in the order of their targets."""
         cameras = {view.target: view.camera for view in (*self.views, *self.rejected)}
         return torch.cat([torch.empty(0, 3, 4), *(cameras[target].camera_to_worlds for target in sorted(cameras))])
 
 
 def to_bytes(image: Float[Tensor, "height width channels"]) -> UInt8[Tensor, "height width channels"]:
-    """An image in [0, 1] as eight-bit values; NaN becomes 0."""
+    """Converts an image in [0, 1] to eight-bit values. NaN becomes 0."""
     return (image.nan_to_num(0.0).clamp(0, 1) * 255).round().byte()

@@ -1,4 +1,4 @@
-"""Writing the pseudo views of a fix while it goes on, so that they need not all be in memory."""
+"""Writes the pseudo views of a fix part by part, so that they need not all be in memory at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from difix3d_ns.pseudo_views.files import (
     StoredView,
     camera_entry,
     put_in_place,
-    rejected_pictures,
+    rejected_images,
     saved_sets,
     set_name,
     unfinished_folder,
@@ -25,17 +25,17 @@ from difix3d_ns.pseudo_views.files import (
 from difix3d_ns.pseudo_views.views import PseudoView, RejectedView
 
 COMPRESS_LEVEL = 1
-"""Of zlib: four times faster than Pillow's own choice, for files that are hardly larger."""
+"""Compression level of zlib. It is four times faster than Pillow's default, and the files are hardly larger."""
 MAX_THREADS = 8
-"""Pictures that are written at once."""
+"""Largest number of views that are written at the same time."""
 
 
 class SetWriter:
-    """Writes one set, part by part; it appears in its place when it is finished, whole or not at all.
+    """Writes one set part by part. The set appears in its folder, complete, when it is finished.
 
     Args:
         folder: the run's folder of pseudo views.
-        step: training step before which the set was made.
+        step: training step before which its views are fixed.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -47,13 +47,13 @@ class SetWriter:
         self._rejected: list[dict] = []
 
     def write(self, views: Sequence[PseudoView], rejected: Sequence[RejectedView] = ()) -> list[StoredView]:
-        """Writes some views.
+        """Writes a part of the set.
 
         Returns:
-            Where those that teach wait once the set is finished.
+            The views that teach, at the place of their files once the set is finished.
 
         Raises:
-            OSError: they cannot be written, as on a full disk.
+            OSError: the files cannot be written, for example because the disk is full.
         """
         if self._unfinished is None:
             self._unfinished = unfinished_folder(self._folder / self._name)
@@ -77,17 +77,17 @@ class SetWriter:
         ]
 
     def finish(self, sets_kept: int) -> None:
-        """Puts the set in its place and removes sets that are too old, and those of later steps.
+        """Moves the set to its place and removes the sets that are too old and those of later steps.
 
-        Sets of later steps come from a course of training that was given up by resuming before them.
+        Sets of later steps are left over when a run resumes from an earlier checkpoint.
 
         Args:
-            sets_kept: sets that stay, with this one.
+            sets_kept: number of sets that stay, including this one.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the set cannot be written.
         """
-        self.write([])  # an empty set has its place too
+        self.write([])  # makes the folder of a set without views
         assert self._unfinished is not None
         index = {"step": self._step, "views": self._views, "rejected": self._rejected}
         (self._unfinished / INDEX_NAME).write_text(json.dumps(index, indent=1))
@@ -97,24 +97,24 @@ class SetWriter:
         outdated = [other for other in saved if other.name <= self._name][:-sets_kept]
         for other in (*later, *outdated):
             shutil.rmtree(other)
-            for picture in rejected_pictures(self._folder, other.name):
-                picture.unlink()
+            for image in rejected_images(self._folder, other.name):
+                image.unlink()
 
     def discard(self) -> None:
-        """Removes what was written."""
+        """Removes everything that was written."""
         if self._unfinished is not None:
             shutil.rmtree(self._unfinished, ignore_errors=True)
-            for picture in rejected_pictures(self._folder, self._name):
-                picture.unlink()
+            for image in rejected_images(self._folder, self._name):
+                image.unlink()
 
     def _write_rejected(self, view: RejectedView) -> dict:
         entry: dict = {"target": view.target, "reasons": list(view.reasons), **camera_entry(view.camera)}
         folder = self._folder / REJECTED_FOLDER
         folder.mkdir(exist_ok=True)
-        for name, picture in (("render", view.render), ("fixed", view.fixed)):
-            if picture is not None:
+        for name, image in (("render", view.render), ("fixed", view.fixed)):
+            if image is not None:
                 file = folder / f"{self._name}-view-{view.target:04d}-{name}.png"
-                Image.fromarray(picture.numpy()).save(file, compress_level=COMPRESS_LEVEL)
+                Image.fromarray(image.numpy()).save(file, compress_level=COMPRESS_LEVEL)
                 entry[name] = f"../{REJECTED_FOLDER}/{file.name}"
         return entry
 

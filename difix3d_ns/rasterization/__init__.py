@@ -1,4 +1,4 @@
-"""Gaussian splatting behind gsplat's own signature, with CUDA and without."""
+"""Gaussian rasterization with gsplat's signature, with or without CUDA."""
 
 from difix3d_ns.rasterization.rendering import rasterization
 

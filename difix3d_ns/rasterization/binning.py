@@ -1,4 +1,4 @@
-"""Which Gaussians touch which tile of an image, and their order from front to back."""
+"""Assignment of Gaussians to the image tiles that they overlap, sorted front to back."""
 
 from __future__ import annotations
 
@@ -14,25 +14,34 @@ from difix3d_ns.rasterization.tiles import TILE_SIZE
 
 
 class Bins(NamedTuple):
-    """Which Gaussians touch which tile of an image."""
+    """The Gaussians of each tile of an image."""
 
     offsets: np.ndarray
-    """Where each tile's part of `indices` begins, and the end."""
+    """Start of each tile's range in `indices`, and the end of the last one, shape (num_tiles + 1,)."""
     indices: np.ndarray
-    """Gaussians by tile, front to back."""
+    """Gaussians of all tiles, tile by tile and front to back."""
     tiles: np.ndarray
-    """Order in which tiles are worked on, so that each thread gets its share of the full ones."""
+    """Order in which tiles are processed; it gives each thread a similar share of the tiles with many Gaussians."""
     gaussian_offsets: np.ndarray
-    """Where each Gaussian's part of `places` begins, and the end."""
+    """Start of each Gaussian's range in `places`, and the end of the last one, shape (num_gaussians + 1,)."""
     places: np.ndarray
-    """For each Gaussian the places in `indices` where it stands."""
+    """Positions of each Gaussian in `indices`, Gaussian by Gaussian."""
 
 
 @untraced
 def bin_gaussians(
     means2d: np.ndarray, radii: np.ndarray, depths: np.ndarray, extents: np.ndarray, width: int, height: int
 ) -> Bins:
-    """Which Gaussians touch which tile."""
+    """Finds the Gaussians that overlap each tile.
+
+    Args:
+        means2d: centres (N, 2) in pixels.
+        radii: radii (N,) in pixels; 0 for Gaussians that are culled.
+        depths: depths (N,).
+        extents: half the sides (N, 2) of the box that each Gaussian's alpha reaches, in pixels; negative if empty.
+        width: image width in pixels.
+        height: image height in pixels.
+    """
     tiles_x, tiles_y = -(-width // TILE_SIZE), -(-height // TILE_SIZE)
     order = _front_to_back(radii, depths.view(np.uint32))
     rectangles = np.empty((len(means2d), 4), np.int32)
@@ -48,16 +57,16 @@ def bin_gaussians(
 
 @cached_njit()
 def _front_to_back(radii, depth_bits):
-    """Gaussians that are seen, by depth and among equals by number: a radix sort of three digits of 11 bits.
+    """Visible Gaussians sorted by depth, equal depths by index: a radix sort with three digits of 11 bits.
 
-    Several times as fast as a sort by comparisons, and the order of the image depends on it at every render.
+    It runs at every render and is several times as fast as a comparison sort.
     """
     keys, order = np.empty(len(radii), np.uint32), np.empty(len(radii), np.int32)
     num_seen = 0
     counts = np.zeros((3, 2048), np.int64)
     for g in range(len(radii)):
         if radii[g] > 0:
-            # Unsigned integers in the order of the floats: all bits of negative numbers turn, of others the sign.
+            # Maps floats to unsigned integers of the same order: flips all bits of negative numbers, else the sign bit.
             key = depth_bits[g] ^ (np.uint32(0xFFFFFFFF) if depth_bits[g] >> 31 else np.uint32(0x80000000))
             keys[num_seen], order[num_seen] = key, g
             num_seen += 1
@@ -83,7 +92,7 @@ def _front_to_back(radii, depth_bits):
 
 @cached_njit()
 def _count_tiles(means2d, radii, extents, tiles_x, tiles_y, rectangles):
-    """Tile rectangle of each Gaussian: gsplat's square of the radius, less the tiles its alpha does not reach."""
+    """Tile rectangle of each Gaussian: gsplat's square of its radius, minus the tiles that its alpha does not reach."""
     per_tile = np.zeros(tiles_x * tiles_y, np.int64)
     per_gaussian = np.zeros(len(means2d), np.int64)
     for g in range(len(means2d)):
@@ -92,7 +101,7 @@ def _count_tiles(means2d, radii, extents, tiles_x, tiles_y, rectangles):
             continue
         x, y, radius = means2d[g, 0], means2d[g, 1], np.float32(radii[g])
         reach_x, reach_y = extents[g, 0], extents[g, 1]
-        # The first and last pixel centres within reach decide, besides gsplat's own rounding of the radius.
+        # The intersection of gsplat's tile range and the range of the first and last pixel centres within reach.
         left = max(math.floor((x - radius) / TILE_SIZE), math.floor((x - reach_x - 0.5) / TILE_SIZE))
         right = min(math.ceil((x + radius) / TILE_SIZE), math.floor((x + reach_x - 0.5) / TILE_SIZE) + 1)
         top = max(math.floor((y - radius) / TILE_SIZE), math.floor((y - reach_y - 0.5) / TILE_SIZE))
@@ -112,7 +121,7 @@ def _count_tiles(means2d, radii, extents, tiles_x, tiles_y, rectangles):
 
 @cached_njit()
 def _fill_tiles(order, rectangles, tiles_x, offsets, gaussian_offsets):
-    """Walks the Gaussians front to back and notes each in its tiles: no tile needs sorting of its own."""
+    """Appends each Gaussian, front to back, to the lists of its tiles, so that no tile has to be sorted."""
     cursor = offsets[:-1].copy()
     indices = np.empty(offsets[-1], np.int32)
     places = np.empty(offsets[-1], np.int64)

@@ -1,4 +1,4 @@
-"""Numba compilation that is kept between processes where a folder for it can be written."""
+"""Helpers for calling Numba kernels: compilation with a cache, calls that are not traced, and aligned arrays."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from numba import njit
 from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def cached_njit(**options: Any) -> Callable[[F], F]:
-    """`numba.njit(cache=True)`, or without the cache where none can be kept.
+    """`numba.njit(cache=True)`, or without a cache if none can be written.
 
-    Numba keeps it beside the source, else in the user's cache folder or in `NUMBA_CACHE_DIR`. Where it can write to
-    none of them it raises when a function is decorated, so the package could not even be imported.
+    Numba writes its cache next to the source file, or else to the user's cache folder or `NUMBA_CACHE_DIR`. If none of
+    them is writable, it raises an error when a function is decorated, so that the package could not even be imported.
 
     Args:
-        options: passed on to `numba.njit`.
+        options: options of `numba.njit`.
     """
 
     def compile_kernel(function: F) -> F:
@@ -36,18 +38,14 @@ def cached_njit(**options: Any) -> Callable[[F], F]:
     return compile_kernel
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
 def untraced(kernel: Callable[P, R]) -> Callable[P, R]:
-    """A Numba kernel during whose calls Python's tracing rests.
+    """Wraps a Numba kernel so that Python's tracing is off while it runs.
 
-    nerfstudio's viewer interrupts a render by raising from a trace function. Raised inside Numba's dispatch, which is
-    C calling back to Python, the exception turns into a SystemError that ends the viewer's thread.
+    nerfstudio's viewer interrupts a render by raising an exception in a trace function. Inside Numba's dispatch, which
+    is C code that calls Python, the exception becomes a SystemError that ends the viewer's thread.
 
     Args:
-        kernel: a compiled function; kernels that call each other use the inner one.
+        kernel: a compiled function. Kernels that call it must use the unwrapped one.
     """
 
     @functools.wraps(kernel)
@@ -65,10 +63,10 @@ def untraced(kernel: Callable[P, R]) -> Callable[P, R]:
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """The tensor's values as a contiguous float32 array, sharing memory where it can."""
+    """The tensor's values as a contiguous float32 array, which shares the tensor's memory if possible."""
     return tensor.detach().to(torch.float32).contiguous().numpy()
 
 
 def empty_array(*shape: int) -> np.ndarray:
-    """A float32 array that begins where a cache line does, which NumPy's own do not, with any values."""
+    """An uninitialised float32 array that is aligned to a cache line, which `np.empty` does not guarantee."""
     return torch.empty(shape, dtype=torch.float32).numpy()

@@ -1,8 +1,8 @@
-"""Alpha compositing of projected Gaussians as a function that PyTorch can differentiate.
+"""Alpha compositing of projected Gaussians as a PyTorch autograd function.
 
-Tiles are independent in the forward pass; in the backward pass each (tile, Gaussian) pair writes its own row of
-gradients, and a second pass sums each Gaussian's rows: no atomics, and the same result in every run, with any number
-of threads.
+In the forward pass tiles are independent. In the backward pass each (tile, Gaussian) pair writes its own row of
+gradients, and a second pass sums the rows of each Gaussian. This needs no atomics and gives the same result in every
+run, with any number of threads.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from difix3d_ns.rasterization.lanes import NUM_LANES
 from difix3d_ns.rasterization.tiles import NUM_PIXELS, TILE_SIZE, image_to_tiles, tiles_to_image
 
 MAX_COMPILED_CHANNELS = 4
-"""Colours and depth: what is rendered every step is compiled for its number of channels."""
+"""Up to this number of channels, kernels are compiled for the exact number: it covers RGB and depth, which training
+renders at every step."""
 
 
 class CompositeGaussians(torch.autograd.Function):
-    """Projected Gaussians to images of C cameras.
+    """Composites projected Gaussians into the images of C cameras.
 
-    Gaussians come as (C, N, ...), or packed as (M, ...), camera after camera; `counts` says how many each camera has.
-    Forward returns colours (C, height, width, D) without background, accumulated opacity (C, height, width), and what
-    stands in which tile, named and laid out as in gsplat: `isect_offsets` (C, tile_height, tile_width), where each
-    tile's part of `flatten_ids` begins, `flatten_ids`, and `tiles_per_gauss`, (C, N) or (M). Tiles that the box
-    around what a Gaussian's alpha reaches does not touch are not among its tiles.
+    Gaussians have shape (C, N, ...), or (M, ...) if packed, camera after camera; `counts` are the numbers of Gaussians
+    per camera. Forward returns colours (C, height, width, D) without background, accumulated opacity
+    (C, height, width), and the Gaussians of each tile, named and laid out as in gsplat: `isect_offsets`
+    (C, tile_height, tile_width), the start of each tile's range in `flatten_ids`, `flatten_ids`, and
+    `tiles_per_gauss`, (C, N) or (M). A Gaussian belongs only to tiles that overlap the bounding box of its alpha.
     """
 
     @staticmethod
@@ -62,7 +63,7 @@ class CompositeGaussians(torch.autograd.Function):
         isect_offsets = np.zeros((num_cameras, *tile_shape), np.int32)
         flatten_ids, tiles_per_gauss = [], []
         num_isects = 0
-        # Gaussians of all cameras in one row; `parts` are each camera's.
+        # The Gaussians of all cameras are concatenated; `parts` are the slices of the cameras.
         beyond = np.cumsum(counts)
         parts = [slice(end - count, end) for end, count in zip(beyond.tolist(), counts, strict=True)]
         arrays = (
@@ -95,7 +96,7 @@ class CompositeGaussians(torch.autograd.Function):
             num_isects += len(bins.indices)
         ctx.absgrad = absgrad
         results = (torch.from_numpy(images), torch.from_numpy(accumulations))
-        # Saved, though the kernels read the arrays, so that PyTorch refuses a backward pass after a change in place.
+        # The kernels read the arrays, but saving the tensors lets PyTorch detect in-place changes before backward.
         ctx.save_for_backward(means2d, conics, colors, opacities, *results)
         tiles = (
             torch.from_numpy(isect_offsets),
@@ -110,7 +111,7 @@ class CompositeGaussians(torch.autograd.Function):
         means2d, conics, colors, opacities, *_ = ctx.saved_tensors
         v_images, v_accumulations = (as_array(gradient) for gradient in output_gradients[:2])
         channels, num_channels = ctx.channels, len(ctx.channels)
-        # Of the means, conics, opacities and colours, and absolute ones of the means.
+        # Gradients of means, conics, opacities and colours, and absolute gradients of the means.
         sums = tuple(torch.empty(tensor.shape) for tensor in (means2d, conics, opacities, colors, means2d))
         flat_sums = [
             values.numpy().reshape(-1, *last)
@@ -133,14 +134,14 @@ class CompositeGaussians(torch.autograd.Function):
 
 
 def _channels(num_channels: int) -> tuple[int, ...] | np.ndarray:
-    """What tells kernels the number of channels by its length.
+    """A dummy argument whose length is the number of channels.
 
-    A tuple's length is known when a kernel is compiled, once for each length, so that no loop over it is left; an
-    array's is not, so that one kernel takes them all.
+    Numba compiles a kernel once per tuple length and can unroll loops over it. For arrays, one kernel handles all
+    lengths.
     """
     return (0,) * num_channels if num_channels <= MAX_COMPILED_CHANNELS else np.zeros(num_channels, np.int8)
 
 
 def _whole_lines(num_columns: int) -> int:
-    """As many columns of float32 as fill whole cache lines."""
+    """Rounds a number of float32 columns up to whole cache lines."""
     return -(-num_columns // NUM_LANES) * NUM_LANES

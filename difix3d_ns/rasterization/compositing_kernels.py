@@ -1,7 +1,7 @@
 """Alpha compositing of tiles, forward and backward, as Numba kernels.
 
-A Gaussian is worked on only in the blocks of a tile that its alpha reaches, which one test of sixteen blocks at once
-tells. All arrays of a tile are in the order of `tiles`.
+A Gaussian is processed only in the blocks of a tile that its alpha reaches; one vectorised test finds them among all
+sixteen blocks. Pixels of a tile are in the order defined in `tiles`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ MIN_TRANSMITTANCE = np.float32(1e-4)
 
 @njit
 def _falloff(t):
-    """exp(8 t) for t in [-1, 0], absolute error 4e-7: a polynomial, squared three times; no branch, no call.
+    """exp(8 t) for t in [-1, 0] with an absolute error of 4e-7: a polynomial, squared three times, without branches.
 
-    Its coefficients are those for which the largest error of the result is smallest, and 1 at t = 0.
+    The coefficients minimise the maximum error of the result, with exactly 1 at t = 0.
     """
     p = fused(t, 0.0010331219527870417, 0.008066834881901741)
     p = fused(t, p, 0.04157031700015068)
@@ -69,7 +69,7 @@ def _falloff(t):
 
 @njit
 def _gaussian(parameters, row, x_start, y_start):
-    """Where a tile's first pixel is seen from a Gaussian's mean, its conic and its opacity."""
+    """Offset of a tile's first pixel from a Gaussian's mean, the Gaussian's conic and its opacity."""
     x_offset = x_start - number(parameters, row + MEAN_X)
     y_offset = y_start - number(parameters, row + MEAN_Y)
     xx, xy = number(parameters, row + CONIC_XX), number(parameters, row + CONIC_XY)
@@ -84,9 +84,10 @@ def _tile_start(tile, tiles_x):
 
 @njit
 def _reached_blocks(x_offset, y_offset, xx, xy, yy, reach, ridge_x, ridge_y):
-    """The blocks, as bits, in which the falloff's exponent is anywhere at least `reach`.
+    """Bit mask of the blocks in which the falloff's exponent reaches at least `reach`.
 
-    A concave function whose peak is outside a rectangle is highest on one of the two sides that face the peak.
+    The maximum of a concave function over a rectangle that does not contain its peak is on one of the two sides that
+    face the peak.
     """
     left, top = load(BLOCK_X, 0) + x_offset, load(BLOCK_Y, 0) + y_offset
     right, bottom = left + np.float32(BLOCK_SIZE - 1), top + np.float32(BLOCK_SIZE - 1)
@@ -103,13 +104,13 @@ def _composite_tile(parameters, indices, start, end, x_start, y_start, tile, pla
     """Composites the Gaussians of one tile.
 
     Args:
-        tile: its place in `planes`, in numbers.
-        planes: colours of the pixels, and last their transmittance, which is 1 before.
-        closing: the place in the tile's list at which a pixel became opaque.
-        masks: blocks in which each Gaussian of the list was worked on.
+        tile: flat index of the tile's first value in `planes`.
+        planes: receives the colours of the pixels, and in the last plane their transmittance, initially 1.
+        closing: receives the index in the tile's list of the Gaussian at which each pixel became opaque.
+        masks: receives the blocks in which each Gaussian of the list was processed.
     """
     last_plane = tile + len(channels) * NUM_PIXELS
-    # 0 where a pixel takes no more; then what its transmittance was is in `planes`.
+    # 0 for pixels that are closed; their final transmittance is then in `planes`.
     transmittance = np.empty(NUM_PIXELS, np.float32)
     for at in range(0, NUM_PIXELS, NUM_LANES):
         is_inside = load(closing, at) > ZERO
@@ -155,7 +156,7 @@ def _composite_tile(parameters, indices, start, end, x_start, y_start, tile, pla
 @untraced
 @cached_njit(parallel=True)
 def composite_forward(parameters, offsets, indices, order, width, height, planes, closings, channels, masks):
-    """Composites all tiles; fills `planes` (tiles_y, tiles_x, D + 1, 256), `closings` (tiles, 256) and `masks`."""
+    """Composites all tiles and fills `planes` (tiles_y, tiles_x, D + 1, 256), `closings` (tiles, 256) and `masks`."""
     tiles_x = planes.shape[1]
     for position in prange(len(order)):
         tile = order[position]
@@ -176,10 +177,10 @@ def composite_forward(parameters, offsets, indices, order, width, height, planes
 def _differentiate_tile(
     parameters, indices, start, end, x_start, y_start, tile, planes, v_planes, closing, channels, masks, gradients
 ):
-    """Writes the gradients of the Gaussians of one tile, a row for each of its list.
+    """Writes the gradients of the Gaussians of one tile, one row per entry of the tile's list.
 
-    From front to back, as forward: `behind` is what is still to come behind the Gaussian, colour dotted with its
-    gradient and what the final transmittance is worth.
+    It goes front to back like the forward pass. For each pixel, `behind` holds the composited colour behind the current
+    Gaussian, dotted with the colour's gradient, plus the term of the final transmittance.
     """
     last_plane = tile + len(channels) * NUM_PIXELS
     transmittance, behind = np.ones(NUM_PIXELS, np.float32), np.empty(NUM_PIXELS, np.float32)
@@ -189,7 +190,7 @@ def _differentiate_tile(
             place = tile + channel * NUM_PIXELS + at
             rest = fused(load(v_planes, place), load(planes, place), rest)
         store(behind, at, rest)
-    # Sixteen partial sums of each column of a gradient row.
+    # Sixteen partial sums for each column of a gradient row.
     sums = np.zeros(gradients.shape[1] * NUM_LANES, np.float32)
     zeros = spread(ZERO)
     for k in range(start, end):
@@ -226,7 +227,7 @@ def _differentiate_tile(
             store(behind, at, rest)
             store(transmittance, at, before - weight)
             v_alpha = before * seen - rest / (ONE - alpha)
-            # A clamped alpha does not depend on the Gaussian's shape and opacity.
+            # A clamped alpha has no gradient with respect to the Gaussian's shape and opacity.
             slope = where(counts & (unclamped <= MAX_ALPHA), unclamped * v_alpha, ZERO)
             slope_x, slope_y = slope * dx, slope * dy
             v_xx, v_xy, v_yy = fused(slope_x, dx, v_xx), fused(slope_x, dy, v_xy), fused(slope_y, dy, v_yy)
@@ -248,7 +249,7 @@ def _differentiate_tile(
 @untraced
 @cached_njit(parallel=True)
 def composite_backward(parameters, offsets, indices, order, planes, v_planes, closings, channels, masks, gradients):
-    """Fills the rows of `gradients` whose mask is not 0; gradients of the image come as `v_planes`."""
+    """Fills the rows of `gradients` whose mask is not 0, from the image gradients in `v_planes`."""
     tiles_x = planes.shape[1]
     for position in prange(len(order)):
         tile = order[position]

@@ -1,4 +1,4 @@
-"""Gaussians as rows of numbers: what the compositing reads of each, and what it leaves of gradients for each."""
+"""Layout of the per-Gaussian rows that compositing reads (parameters) and writes (gradients)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from difix3d_ns.rasterization.lanes import AHEAD, NUM_LANES, load, prefetch, spr
 MIN_ALPHA = np.float32(1.0 / 255.0)
 ZERO, ONE = np.float32(0), np.float32(1)
 PART_SIZE = 1024
-"""How many Gaussians' sums share a piece of memory."""
+"""Number of Gaussians that one parallel work item sums."""
 
-# Columns of a Gaussian's parameters. The conic is that of the falloff's exponent, over 8, and REACH the value at which
-# alpha is MIN_ALPHA. Along a row of pixels the falloff is highest at x = RIDGE_X y, along a column at y = RIDGE_Y x.
+# Columns of a Gaussian's parameters. The conic is that of the falloff's exponent divided by 8; REACH is the value of
+# that exponent at which alpha is MIN_ALPHA. The falloff is highest at x = RIDGE_X y along a row of pixels, and at
+# y = RIDGE_Y x along a column.
 MEAN_X, MEAN_Y, CONIC_XX, CONIC_XY, CONIC_YY, OPACITY, REACH, RIDGE_X, RIDGE_Y, FIRST_COLOR = range(10)
 
-# Columns of its gradients before the colours: of the mean, the conic and the opacity, absolute ones of the mean.
+# Gradient columns before the colours: mean (2), conic (3), opacity (1), absolute gradients of the mean (2).
 NUM_SHARED = 8
 
 
 @untraced
 @cached_njit(parallel=True)
 def pack_gaussians(means2d, conics, opacities, colors, radii, parameters, extents):
-    """Fills the rows of `parameters` (N, 9 + D or more) of Gaussians that are seen.
+    """Fills the rows of `parameters` (N, 9 + D or more) of visible Gaussians.
 
-    `extents` (N, 2) become half the sides of the box outside which alpha is below MIN_ALPHA, or -1 where it is so
-    everywhere.
+    `extents` (N, 2) are set to half the sides of the box outside which alpha is below MIN_ALPHA, in pixels, or to -1
+    if it is below everywhere.
     """
     for g in prange(len(radii)):
         extents[g, 0] = extents[g, 1] = -ONE
         if radii[g] <= 0 or not opacities[g] > MIN_ALPHA:
             continue
         a, b, c = conics[g, 0], conics[g, 1], conics[g, 2]
-        # A hair of margin, so that rounding takes no pixel away that counts.
+        # The margin keeps rounding from excluding pixels that contribute.
         reach = np.float32(2.0 * math.log(255.0 * opacities[g]) * 1.0001 + 0.02)
         det = max(a * c - b * b, np.float32(1e-30))
         extents[g, 0] = math.sqrt(reach * c / det) + np.float32(1e-3)
@@ -56,7 +57,7 @@ def sum_gradients(
     gradients, masks, parameters, gaussian_offsets, places,
     v_means2d, v_conics, v_opacities, v_colors, absolute_v_means2d,
 ):  # fmt: skip
-    """Sums each Gaussian's rows, and turns the sums into the gradients of what the rasterization was given."""
+    """Sums the rows of each Gaussian and converts the sums to gradients of the compositing inputs."""
     count, row_length, last = len(v_means2d), gradients.shape[1], len(places) - 1
     for part in prange(-(-count // PART_SIZE)):
         sums = np.empty(row_length, np.float32)

@@ -1,4 +1,4 @@
-"""Colours from spherical harmonics of degree 0 to 3: Numba kernels, forward and backward."""
+"""Colours from spherical harmonics of degree 0 to 3, forward and backward, as Numba kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUM_BASES = (MAX_DEGREE + 1) ** 2
 
 
 class HarmonicColors(torch.autograd.Function):
-    """Colours of Gaussians seen from one place: harmonics plus 0.5, at least 0; 0 for culled ones."""
+    """Colours of Gaussians seen from one position: harmonics plus 0.5, at least 0; 0 for culled Gaussians."""
 
     @staticmethod
     def forward(
@@ -32,7 +32,7 @@ class HarmonicColors(torch.autograd.Function):
         centres, weights, position = as_array(means), as_array(coefficients), as_array(camera_position)
         colors = np.zeros((len(means), 3), np.float32)
         _harmonics_forward(centres, weights, position, radii.numpy(), degree, colors)
-        # Saved, though the kernels read the arrays, so that PyTorch refuses a backward pass after a change in place.
+        # The kernels read the arrays, but saving the tensors lets PyTorch detect in-place changes before backward.
         ctx.save_for_backward(means, coefficients)
         ctx.arrays, ctx.degree, ctx.colors = (centres, weights, position, radii.numpy()), degree, colors
         return torch.from_numpy(colors)
@@ -54,13 +54,13 @@ class HarmonicColors(torch.autograd.Function):
             v_coefficients,
         )
         results = torch.from_numpy(v_means), torch.from_numpy(v_coefficients)
-        # Only the difference of Gaussian and camera counts, so the camera's gradient is the opposite of all Gaussians'.
+        # Colours depend on means minus camera position, so the camera's gradient is minus the sum over all means.
         return *results, -results[0].sum(0) if ctx.needs_input_grad[2] else None, None, None
 
 
 @njit
 def _bases(degree, x, y, z, basis):
-    """Values of the real harmonics in a unit direction."""
+    """Values of the real spherical harmonics in a unit direction."""
     basis[0] = np.float32(0.28209479177387814)
     if degree < 1:
         return
@@ -86,7 +86,7 @@ def _bases(degree, x, y, z, basis):
 
 @njit
 def _bases_gradient(degree, x, y, z, gradient):
-    """Derivatives of the harmonics by the direction's three coordinates."""
+    """Derivatives of the harmonics with respect to the direction's three coordinates."""
     gradient[:] = 0
     if degree < 1:
         return
@@ -151,7 +151,7 @@ def _harmonics_backward(means, coefficients, camera_position, radii, degree, col
         for k in range(num_bases):
             v_basis = np.float32(0)
             for channel in range(3):
-                # A colour held at 0 passes no gradient on.
+                # A colour clamped at 0 has no gradient.
                 v_color = v_colors[g, channel] if colors[g, channel] > 0 else np.float32(0)
                 v_coefficients[g, k, channel] = basis[k] * v_color
                 v_basis += coefficients[g, k, channel] * v_color

@@ -1,11 +1,12 @@
-"""Sixteen float32 numbers as one value of Numba kernels: a vector register's worth, or two or four narrower registers.
+"""A Numba type of sixteen float32 lanes, which fills one vector register, or two or four narrower ones.
 
-Numba leaves it to LLVM to find vector instructions in loops over arrays. Across the many arrays of a tile it finds few,
-and checks at every row whether they overlap. With a value that is a vector the kernels say what they mean, sums stay in
-registers, and every processor gets the widest instructions that it has.
+Numba relies on LLVM to vectorise loops over arrays. With the many arrays of a tile, LLVM vectorises few loops and
+checks for overlapping arrays at every row. An explicit vector type avoids this: sums stay in registers, and every
+processor uses its widest instructions.
 
-In kernels: `+ - * /` between lanes and with numbers, `< <= > >=`, which give a mask, `&` of masks, and the functions
-below. Numba keeps kernels by the date of their own file: after a change here remove this folder's `__pycache__`.
+Kernels can use `+ - * /` between lanes and with numbers, `< <= > >=`, which return a mask, `&` of masks, and the
+functions below. Numba's cache depends only on the date of a kernel's own file: remove this folder's `__pycache__` after
+a change in this file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numba.extending import intrinsic, models, register_model, type_callable
 
 NUM_LANES = 16
 AHEAD = 8
-"""How many Gaussians ahead of their use memory is fetched: they stand in no order that a processor could foresee."""
+"""Memory of Gaussians is prefetched this many Gaussians ahead, because processors cannot predict their order."""
 
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, NUM_LANES)
@@ -30,14 +31,14 @@ _BITS = ir.IntType(NUM_LANES)
 
 
 class LanesType(types.Type):
-    """The type of sixteen numbers."""
+    """The Numba type of sixteen float32 numbers."""
 
     def __init__(self) -> None:
         super().__init__("Lanes")
 
 
 class MaskType(types.Type):
-    """The type of sixteen booleans."""
+    """The Numba type of sixteen booleans."""
 
     def __init__(self) -> None:
         super().__init__("Mask")
@@ -59,7 +60,7 @@ class _MaskModel(models.PrimitiveModel):
 
 
 def _intrinsic(function: Any) -> Any:
-    """Numba's `intrinsic`; kernels call what it makes without the typing context."""
+    """Numba's `intrinsic`, typed as Any because kernels call its result without the typing context."""
     return intrinsic(function)
 
 
@@ -68,7 +69,7 @@ def _is_operand(kind: Any) -> bool:
 
 
 def _as_vector(context: Any, builder: ir.IRBuilder, value: ir.Value, kind: types.Type) -> ir.Value:
-    """The sixteen numbers themselves, or a single number sixteen times."""
+    """The value itself if it has sixteen lanes, or a number copied to all lanes."""
     if isinstance(kind, LanesType):
         return value
     number = context.cast(builder, value, kind, types.float32)
@@ -77,7 +78,7 @@ def _as_vector(context: Any, builder: ir.IRBuilder, value: ir.Value, kind: types
 
 
 def _define_operator(symbol: Any, result: types.Type, build: Any) -> None:
-    """Gives a Python operator a meaning between lanes, and between lanes and numbers."""
+    """Defines a Python operator between lanes, and between lanes and numbers."""
 
     @type_callable(symbol)
     def resolve(context: Any) -> Any:
@@ -126,7 +127,7 @@ def _is_float_array(kind: Any) -> bool:
 
 @_intrinsic
 def load(typing_context, array, start):
-    """Sixteen numbers of a contiguous float32 array from a flat index on; nothing checks where the array ends."""
+    """Reads sixteen numbers of a contiguous float32 array, starting at a flat index, without bounds checks."""
     if not _is_float_array(array):
         return None
 
@@ -139,7 +140,7 @@ def load(typing_context, array, start):
 
 @_intrinsic
 def number(typing_context, array, index):
-    """The number at a flat index, which must not be negative: unlike with brackets nothing is looked at."""
+    """Reads the number at a flat index, which must not be negative: unlike indexing, it handles no negative index."""
     if not _is_float_array(array):
         return None
 
@@ -151,13 +152,13 @@ def number(typing_context, array, index):
 
 @_intrinsic
 def prefetch(typing_context, array, index):
-    """Has the cache line with the number at a flat index fetched, for a read some hundred instructions later."""
+    """Prefetches the cache line of a flat index, for a read some hundred instructions later."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         integer = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), integer, integer, integer])
         array = context.make_array(signature.args[0])(context, builder, args[0])
-        settings = [ir.Constant(integer, setting) for setting in (0, 3, 1)]  # a read, to be kept, of data
+        settings = [ir.Constant(integer, setting) for setting in (0, 3, 1)]  # for reading, with high locality, of data
         builder.call(
             cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"),
             [builder.gep(array.data, [args[1]]), *settings],
@@ -169,7 +170,7 @@ def prefetch(typing_context, array, index):
 
 @_intrinsic
 def store(typing_context, array, start, values):
-    """Writes sixteen numbers to a contiguous float32 array from a flat index on; nothing checks where it ends."""
+    """Writes sixteen numbers to a contiguous float32 array, starting at a flat index, without bounds checks."""
     if not _is_float_array(array) or not _is_operand(values):
         return None
 
@@ -183,7 +184,7 @@ def store(typing_context, array, start, values):
 
 @_intrinsic
 def spread(typing_context, value):
-    """One number in all lanes."""
+    """A number copied to all lanes."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return _as_vector(context, builder, args[0], signature.args[0])
@@ -193,7 +194,7 @@ def spread(typing_context, value):
 
 @_intrinsic
 def where(typing_context, mask, values, others):
-    """`values` where the mask holds, else `others`."""
+    """`values` where the mask is true, else `others`."""
     if not isinstance(mask, MaskType):
         return None
 
@@ -205,7 +206,7 @@ def where(typing_context, mask, values, others):
 
 
 def _choose(comparison: str) -> Any:
-    """An intrinsic that gives the left of two values where it compares so, else the right: one instruction."""
+    """An intrinsic that returns the left value where the comparison holds, else the right one: a single instruction."""
 
     def choose(typing_context, left, right):
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -222,7 +223,7 @@ smaller, larger = _choose("<"), _choose(">")
 
 @_intrinsic
 def fused(typing_context, left, right, addend):
-    """`left * right + addend`, rounded once where the processor can."""
+    """`left * right + addend`, with a single rounding if the processor supports it."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         operands = [_as_vector(context, builder, *pair) for pair in zip(args, signature.args, strict=True)]
@@ -234,7 +235,7 @@ def fused(typing_context, left, right, addend):
 
 @_intrinsic
 def absolute(typing_context, values):
-    """Each value without its sign."""
+    """The absolute value of each lane."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(_VECTOR, [_VECTOR])
@@ -245,9 +246,9 @@ def absolute(typing_context, values):
 
 @_intrinsic
 def column_sums(typing_context, array, start):
-    """The sums of sixteen times sixteen numbers of a contiguous array from a flat index on, as lanes.
+    """The sums of sixteen consecutive groups of sixteen numbers of an array, starting at a flat index, as lanes.
 
-    In a tree: neighbours are folded into one another until one vector has all sums, in 15 steps instead of 16 times 4.
+    Neighbouring vectors are combined in a tree until one vector has all sums, in 15 steps instead of 16 times 4.
     """
     if not _is_float_array(array):
         return None
@@ -259,7 +260,7 @@ def column_sums(typing_context, array, start):
             builder.load(builder.gep(address, [ir.Constant(index, i)], source_etype=_VECTOR), align=4, typ=_VECTOR)
             for i in range(NUM_LANES)
         ]
-        # Each vector holds the partial sums of `per_vector` inputs, one after the other.
+        # Each vector contains the partial sums of `per_vector` inputs, one after the other.
         per_vector = 1
         while len(vectors) > 1:
             length = NUM_LANES // per_vector // 2
@@ -282,7 +283,7 @@ def column_sums(typing_context, array, start):
 
 @_intrinsic
 def bits(typing_context, mask):
-    """The mask as a number, lane 0 its lowest bit."""
+    """The mask as an integer whose lowest bit is lane 0."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.zext(builder.bitcast(args[0], _BITS), ir.IntType(64))
@@ -292,7 +293,7 @@ def bits(typing_context, mask):
 
 @_intrinsic
 def lowest_bit(typing_context, number):
-    """The position of the lowest bit that is set in an integer other than 0."""
+    """The position of the lowest set bit of an integer that is not 0."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))

@@ -1,7 +1,7 @@
-"""Projection of 3D Gaussians to the image: Numba kernels, forward and backward, parallel over Gaussians.
+"""Projection of 3D Gaussians to the image, forward and backward, as Numba kernels that are parallel over Gaussians.
 
-Same quantities and limits as gsplat's PyTorch reference for pinhole cameras (`gsplat.cuda._torch_impl`), without
-its intermediate tensors.
+They compute the same quantities with the same limits as gsplat's PyTorch reference for pinhole cameras
+(`gsplat.cuda._torch_impl`), without its intermediate tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EIGENVALUE_FLOOR = 0.01
 
 
 class Inputs(NamedTuple):
-    """What is projected, and the camera, as arrays."""
+    """The Gaussians to project and the camera, as arrays."""
 
     means: np.ndarray
     quats: np.ndarray
@@ -32,10 +32,11 @@ class Inputs(NamedTuple):
 
 
 class ProjectGaussians(torch.autograd.Function):
-    """Means, quaternions and scales of Gaussians to their image of one camera.
+    """Projects Gaussians, given by means, quaternions and scales, to the image of one camera.
 
-    Forward returns `means2d` (N, 2) in pixels, `depths` (N), `conics` (N, 3), the upper triangle of the inverse
-    2D covariance, `compensations` (N), the opacity factor of antialiasing, and `radii` (N), 0 where culled.
+    Forward returns `means2d` (N, 2) in pixels, `depths` (N), `conics` (N, 3), the upper triangle of the inverse 2D
+    covariance, `compensations` (N), the opacity factor for antialiasing, and `radii` (N) in pixels, 0 for culled
+    Gaussians.
     """
 
     @staticmethod
@@ -63,7 +64,7 @@ class ProjectGaussians(torch.autograd.Function):
             np.float32(width), np.float32(height), np.float32(eps2d), np.float32(near_plane), np.float32(far_plane),
             np.float32(radius_clip), means2d, depths, conics, compensations, radii,
         )  # fmt: skip
-        # Saved, though the kernels read the arrays, so that PyTorch refuses a backward pass after a change in place.
+        # The kernels read the arrays, but saving the tensors lets PyTorch detect in-place changes before backward.
         ctx.save_for_backward(means, quats, scales)
         ctx.arrays, ctx.outputs = arrays, (conics, compensations, radii)
         ctx.width, ctx.height, ctx.eps2d = np.float32(width), np.float32(height), np.float32(eps2d)
@@ -94,7 +95,7 @@ def _fill_rotation(w, x, y, z, R):
 
 @njit
 def _field_limits(K, width, height):
-    """Bounds of x/z and y/z outside which the linearisation is held, 0.3 of half the field beyond the image."""
+    """Bounds to which x/z and y/z are clamped for the linearisation: 0.3 of half the field of view beyond the image."""
     margin_x, margin_y = np.float32(0.15) * width / K[0, 0], np.float32(0.15) * height / K[1, 1]
     return (
         -(K[0, 2] / K[0, 0] + margin_x),
@@ -191,7 +192,7 @@ def _project_backward(
             B[0, j] = fx / z * (WR[0, j] - held_x * WR[2, j]) * scales[g, j]
             B[1, j] = fy / z * (WR[1, j] - held_y * WR[2, j]) * scales[g, j]
 
-        # Gradient of the 2D covariance: -X G X for its inverse X, plus that of the compensation.
+        # Gradient of the 2D covariance: -X G X for its inverse X and X's gradient G, plus that of the compensation.
         a, b, c = conics[g, 0], conics[g, 1], conics[g, 2]
         ga, gb, gc = v_conics[g, 0], half * v_conics[g, 1], v_conics[g, 2]
         left_00, left_01 = a * ga + b * gb, a * gb + b * gc
@@ -227,7 +228,7 @@ def _project_backward(
             v_j11 += v_b1 * s * WR[1, j]
             v_j12 += v_b1 * s * WR[2, j]
 
-        # J = [[fx / z, 0, -fx x / z^2], [0, fy / z, -fy y / z^2]], where x / z and y / z may be held.
+        # J = [[fx / z, 0, -fx x / z^2], [0, fy / z, -fy y / z^2]], where x / z and y / z may be clamped.
         v_x = v_means2d[g, 0] * fx / z
         v_y = v_means2d[g, 1] * fy / z
         v_z = v_depths[g] - (v_means2d[g, 0] * fx * camera[0] + v_means2d[g, 1] * fy * camera[1]) / (z * z)

@@ -1,4 +1,4 @@
-"""gsplat's `rasterization` for tensors on the CPU, and the choice between it and gsplat."""
+"""`rasterization`: gsplat for CUDA tensors, this package's kernels for CPU tensors."""
 
 from __future__ import annotations
 
@@ -40,46 +40,47 @@ def rasterization(
     camera_model: Literal["pinhole", "ortho", "fisheye"] = "pinhole",
     covars: Float[Tensor, "N 3 3"] | None = None,
 ) -> tuple[Float[Tensor, "C height width X"], Float[Tensor, "C height width 1"], dict[str, Any]]:
-    """Renders Gaussians: with CUDA tensors by gsplat itself, on the CPU by this package's kernels.
+    """Renders Gaussians with gsplat if the tensors are on a CUDA device, else with this package's CPU kernels.
 
-    Signature, return values and semantics are `gsplat.rendering.rasterization`'s. On the CPU `channel_chunk` and
-    `tile_size` have no effect, and `info` has no `isect_ids`: Gaussians are sorted once, not by tile.
+    Signature, return values and semantics are those of `gsplat.rendering.rasterization`. On the CPU, `channel_chunk`
+    and `tile_size` have no effect, and `info` has no `isect_ids`, because Gaussians are sorted once and not per tile.
 
     Args:
         means: centres in world coordinates.
-        quats: rotations (wxyz), normalised inside.
+        quats: rotations (wxyz), which need not be normalised.
         scales: standard deviations along the Gaussians' axes.
         opacities: in [0, 1].
-        colors: colours of D channels, or harmonics' coefficients if `sh_degree` is given; per camera or for all.
+        colors: D-channel colours, or spherical harmonics coefficients if `sh_degree` is given; per camera or shared.
         viewmats: world-to-camera matrices, OpenCV axes.
         Ks: intrinsics in pixels.
-        width: of the images, in pixels.
-        height: of the images, in pixels.
-        near_plane: Gaussians nearer than this are left out.
-        far_plane: Gaussians farther than this are left out.
-        radius_clip: Gaussians of at most this radius, in pixels, are left out.
-        eps2d: added to the 2D covariances' diagonal, in pixels squared.
-        sh_degree: degree of harmonics to use, 0 to 3 on the CPU.
-        packed: whether `info` holds only the (camera, Gaussian) pairs that are seen; the images are the same.
-        tile_size: see above.
+        width: image width in pixels.
+        height: image height in pixels.
+        near_plane: Gaussians nearer than this are culled.
+        far_plane: Gaussians farther than this are culled.
+        radius_clip: Gaussians with at most this radius, in pixels, are culled.
+        eps2d: added to the diagonal of the 2D covariances, in square pixels.
+        sh_degree: degree of the spherical harmonics to use, 0 to 3 on the CPU.
+        packed: whether `info` contains only the visible (camera, Gaussian) pairs; the images are the same.
+        tile_size: has no effect on the CPU.
         backgrounds: colours behind the Gaussians.
-        render_mode: colours, accumulated (D) or expected (ED) depth, or both.
-        sparse_grad: not on the CPU.
-        absgrad: whether the backward pass leaves absolute gradients in `info["means2d"].absgrad`.
-        rasterize_mode: `antialiased` scales opacities by what the blur of `eps2d` adds to the size.
-        channel_chunk: see above.
-        distributed: not on the CPU.
-        camera_model: the projection.
-        covars: covariances in place of `quats` and `scales`.
+        render_mode: colours, accumulated (D) or expected (ED) depth, or colours and one of these.
+        sparse_grad: not supported on the CPU.
+        absgrad: whether the backward pass stores absolute gradients in `info["means2d"].absgrad`.
+        rasterize_mode: `antialiased` scales opacities down to compensate for the area that `eps2d` adds.
+        channel_chunk: has no effect on the CPU.
+        distributed: not supported on the CPU.
+        camera_model: type of projection.
+        covars: covariances, used instead of `quats` and `scales`.
 
     Returns:
-        Images, accumulated opacities, and what gsplat's densification reads: `radii`, `means2d`, `depths`, `conics`,
-        `opacities`, `width`, `height`, `n_cameras`, and more. With `packed` their first axis is (camera, Gaussian)
-        pairs, named by `camera_ids` and `gaussian_ids`; else they are (C, N, ...), and the two are None.
+        Images, accumulated opacities, and `info`, which gsplat's densification reads: `radii`, `means2d`, `depths`,
+        `conics`, `opacities`, `width`, `height`, `n_cameras`, and more. With `packed`, the first axis of its tensors
+        runs over (camera, Gaussian) pairs, whose indices are `camera_ids` and `gaussian_ids`; otherwise the tensors
+        have shape (C, N, ...), and these two are None.
 
     Raises:
-        NotImplementedError: an option that the CPU backend does not have.
-        ValueError: shapes or modes that do not fit.
+        NotImplementedError: the CPU backend does not support an option.
+        ValueError: a shape or mode is invalid.
     """
     if means.is_cuda:
         from gsplat.rendering import rasterization as gsplat_rasterization
@@ -92,7 +93,7 @@ def rasterization(
             channel_chunk=channel_chunk, distributed=distributed, camera_model=camera_model, covars=covars,
         )  # fmt: skip
     if distributed or sparse_grad:
-        raise NotImplementedError("distributed and sparse_grad need CUDA")
+        raise NotImplementedError("distributed and sparse_grad are only supported with CUDA")
     if render_mode not in ("RGB", "D", "ED", "RGB+D", "RGB+ED"):
         raise ValueError(f"unknown render_mode {render_mode!r}")
     if rasterize_mode not in ("classic", "antialiased"):
@@ -182,7 +183,7 @@ def _check_shapes(
     sh_degree: int | None,
     covars: Tensor | None,
 ) -> None:
-    """Raises ValueError where a shape does not fit: the kernels read without looking where an array ends."""
+    """Raises ValueError if a shape is invalid, because the kernels do not check array bounds."""
     num_gaussians, num_cameras = len(means), len(viewmats)
     expected = {"means": (means, (3,)), "opacities": (opacities, ())}
     if covars is None:
@@ -196,18 +197,18 @@ def _check_shapes(
         if tensor.shape != (num_cameras, side, side):
             raise ValueError(f"{name} must have shape {(num_cameras, side, side)}, got {tuple(tensor.shape)}")
     if sh_degree is not None and colors.shape[-1] != 3:
-        raise ValueError(f"colors must be 3 harmonics per coefficient, got shape {tuple(colors.shape)}")
+        raise ValueError(f"colors must have 3 channels per harmonics coefficient, got shape {tuple(colors.shape)}")
     if sh_degree is not None and colors.dim() >= 2 and (sh_degree + 1) ** 2 > colors.shape[-2]:
         raise ValueError(f"sh_degree {sh_degree} needs {(sh_degree + 1) ** 2} coefficients, got {colors.shape[-2]}")
     leading = colors.shape[: -1 if sh_degree is None else -2]
     if leading not in ((num_gaussians,), (num_cameras, num_gaussians)):
-        raise ValueError(f"colors must be for {num_gaussians} Gaussians, got shape {tuple(colors.shape)}")
+        raise ValueError(f"colors must have one entry per Gaussian ({num_gaussians}), got shape {tuple(colors.shape)}")
 
 
 def _seen_colors(
     means: Float[Tensor, "N 3"], colors: Tensor, viewmats: Float[Tensor, "C 4 4"], radii: Tensor, sh_degree: int | None
 ) -> Float[Tensor, "C N D"]:
-    """Colours of the Gaussians as each camera sees them."""
+    """Colours of the Gaussians as seen by each camera."""
     num_cameras = len(viewmats)
     if sh_degree is None:
         return colors.expand(num_cameras, *colors.shape[-2:])
@@ -235,14 +236,14 @@ def _project_by_reference(
     radius_clip: float,
     camera_model: Literal["pinhole", "ortho", "fisheye"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """gsplat's PyTorch projection, for what the kernels do not cover: other cameras, covariances, moving cameras."""
+    """gsplat's PyTorch projection for what the kernels lack: other camera models, covariances, camera gradients."""
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
     if covars is None:
         covars = _quat_scale_to_covar_preci(quats, scales, compute_covar=True, compute_preci=False)[0]
     assert covars is not None
-    # The projection divides by the depth, which makes gradients NaN at depth 0, even those that are multiplied by 0:
-    # Gaussians outside the planes are projected from another place, before the camera and off its axis.
+    # The projection divides by the depth, which makes gradients NaN at depth 0 even if they are multiplied by 0 later.
+    # Gaussians outside the near and far planes are therefore moved to the point (1, 1, 1) in camera coordinates.
     aside = torch.linalg.inv(viewmats.detach()) @ viewmats.new_ones(4)
     parts = []
     for viewmat, K, place in zip(viewmats, Ks, aside[:, :3], strict=True):

@@ -1,8 +1,8 @@
-"""Images as tiles, tiles as blocks, and back: the order of pixels that the compositing works in.
+"""Conversion between images and tiles, in the pixel order that compositing uses.
 
-A tile's 16 x 16 pixels are 16 blocks of 4 x 4, row by row, and a block is one value of sixteen lanes, row by row. Tiles
-have a plane for each channel of the image and a last one. Images are read and written row after row: processors foresee
-that, and not the small pieces that each tile alone would touch.
+A tile has 16 x 16 pixels: 16 blocks of 4 x 4, row by row. A block is one vector of sixteen lanes, row by row. A tile
+has one plane per image channel and one more. Images are read and written row by row, because processors prefetch such
+accesses, but not the short rows of single tiles.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ NUM_PIXELS = TILE_SIZE * TILE_SIZE
 _pixels = np.arange(NUM_PIXELS)
 _blocks, _lanes = _pixels // NUM_LANES, _pixels % NUM_LANES
 PIXEL_X = (BLOCK_SIZE * (_blocks % BLOCK_SIZE) + _lanes % BLOCK_SIZE).astype(np.float32)
-"""Column in the tile of each of its pixels."""
+"""Column of each pixel within its tile."""
 PIXEL_Y = (BLOCK_SIZE * (_blocks // BLOCK_SIZE) + _lanes // BLOCK_SIZE).astype(np.float32)
-"""Row in the tile of each of its pixels."""
+"""Row of each pixel within its tile."""
 BLOCK_X, BLOCK_Y = PIXEL_X[::NUM_LANES].copy(), PIXEL_Y[::NUM_LANES].copy()
 """Column and row of each block's first pixel."""
 
 
 @njit
 def _place_in_tile(x, y):
-    """Where the pixel in column x and row y of a tile stands."""
+    """Index in a tile of the pixel in column x and row y."""
     block = (y // BLOCK_SIZE) * BLOCK_SIZE + x // BLOCK_SIZE
     return block * NUM_LANES + (y % BLOCK_SIZE) * BLOCK_SIZE + x % BLOCK_SIZE
 
@@ -39,7 +39,7 @@ def _place_in_tile(x, y):
 def image_to_tiles(image, plane, tiles, channels):
     """Fills tiles (tiles_y, tiles_x, D + 1, 256) from an image (height, width, D) and a plane (height, width).
 
-    Of `channels` only the length counts: D. Outside the image tiles get 0.
+    Only the length D of `channels` is used. Pixels outside the image are set to 0.
     """
     height, width, _ = image.shape
     tiles_y, tiles_x = tiles.shape[:2]
@@ -67,7 +67,7 @@ def image_to_tiles(image, plane, tiles, channels):
 @untraced
 @cached_njit(parallel=True)
 def tiles_to_image(tiles, image, plane, channels):
-    """Fills an image (height, width, D) and, with 1 less the last plane, a plane (height, width) from tiles."""
+    """Fills an image (height, width, D) from tiles, and a plane (height, width) with 1 minus their last plane."""
     height, width, _ = image.shape
     for y in prange(height):
         tile_y, row = y // TILE_SIZE, y % TILE_SIZE

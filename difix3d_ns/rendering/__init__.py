@@ -1,1 +1,1 @@
-"""Rendering any of nerfstudio's runs through Difix: `ns-difix render`."""
+"""Renders a run of any nerfstudio method and enhances its frames with Difix: `ns-difix render`."""

@@ -1,4 +1,4 @@
-"""Rendering the views of a scene's photos into folders, one for each output."""
+"""Renders the views of a scene's photos into folders, one for each output."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ from difix3d_ns.rendering.trajectory import ImageFormat, require_free, write_pic
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """What is rendered of every view, and where to."""
+    """Which outputs of every view are rendered, and where they are written."""
 
     output_path: Path
-    """Folder; a view's output goes to SPLIT/OUTPUT/NAME below it."""
+    """The output folder; an output of a view becomes the file SPLIT/OUTPUT/NAME in it."""
     output_names: list[str]
-    """Outputs of the model and `rgba`; with `gt-` the photo (`gt-rgb`) and what else the dataset has; with `raw-` the
-    values in a .npy.gz, depths in the capture's units."""
+    """Outputs of the model, or `rgba`. `gt-NAME` is what the dataset contains, such as the photo as `gt-rgb`.
+    `raw-NAME` writes the values as .npy.gz; depths are then in the units of the capture."""
     splits: Sequence[str] = ("test",)
-    """Of train, val and test."""
+    """Some of train, val and test."""
     image_format: ImageFormat = "jpeg"
-    """Format of pictures."""
+    """Format of the images."""
     jpeg_quality: int = 100
-    """Quality of JPEG, to 100."""
+    """JPEG quality, at most 100."""
     pictures: PictureOptions = field(default_factory=PictureOptions)
-    """How depths and the like are coloured."""
+    """How outputs that are not colours, such as depth, are coloured."""
     overwrite: bool = False
     """Whether existing files may be replaced."""
 
 
 def require_free_folders(options: DatasetOptions) -> None:
-    """Makes sure that the outputs can be written and that nothing is lost by it.
+    """Makes sure that the format fits the outputs and that no existing file is replaced without permission.
 
     Raises:
-        Difix3DError: there is something already, or an output does not fit the format.
+        Difix3DError: an output folder has contents, or an output does not fit the format.
     """
     if "rgba" in options.output_names and options.image_format == "jpeg":
-        raise Difix3DError("rgba has transparent pixels: add --image-format png.")
+        raise Difix3DError("rgba has transparent pixels, which JPEG cannot hold: add --image-format png.")
     for split in options.splits:
         for name in options.output_names:
             require_free(options.output_path / split / name, options.overwrite)
 
 
 def render_dataset(run: Run, options: DatasetOptions) -> None:
-    """Renders every photo's view; as many as the network takes at once are cleaned together.
+    """Renders the view of every photo; enhances as many views together as fit into one batch of the network.
 
     Raises:
-        Difix3DError: an output is unknown, a split has no photos, a photo is needed and cannot be read, or the files
+        Difix3DError: an output is unknown, a split has no photos, a photo that is needed cannot be read, or a file
             cannot be written.
-        DifixError: there is no usable network, or its result is none.
+        DifixError: there is no usable network, or it returns no usable image.
     """
     for split in options.splits:
         started = time.perf_counter()
@@ -106,18 +106,20 @@ def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetO
 
 
 def _names_of_photos(files: Sequence[Path]) -> list[Path]:
-    """Names below the folder that all photos lie in, without suffixes."""
+    """The photos' paths relative to their common folder, without extensions."""
     root = Path(os.path.commonpath([Path(file).parent for file in files]))
     return [Path(file).relative_to(root).with_suffix("") for file in files]
 
 
 def _what_the_dataset_has(dataset: InputDataset, index: int) -> dict[str, Tensor]:
-    """The photo as `rgb`, and every other picture of the view, as a mask."""
+    """The photo of a view as `rgb`, and every other image that the dataset has for it, such as a mask."""
     try:
         data: dict[str, Any] = dataset[index]
     except READING_ERRORS as error:
         file = dataset.image_filenames[index]
-        raise Difix3DError(f"the photo {file} cannot be read ({reason_of(error)}): leave out gt- outputs.") from error
+        raise Difix3DError(
+            f"the photo {file} cannot be read ({reason_of(error)}): leave out the outputs gt-."
+        ) from error
     data["rgb"] = over_black(data.pop("image"))
     return {name: value for name, value in data.items() if isinstance(value, Tensor) and value.dim() == 3}
 

@@ -1,11 +1,13 @@
-"""What each pixel of a rendered frame shows and where: by it a frame is carried into the view of the next."""
+"""Camera and depth of a rendered frame, by which the frame can be warped into the view of the next one."""
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
+from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.rendering.runs import Outputs
@@ -16,22 +18,23 @@ def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeom
     """Camera and depth of a rendered frame.
 
     Args:
-        model: what rendered it: Gaussians, whose depth lies along the optical axis, or one of nerfstudio's ray-based
-            models, whose depth lies along the pixel's ray.
-        camera: shape (1,), a perspective one without distortion.
-        outputs: what the model rendered.
+        model: the model that rendered the frame: a splat, whose depth is measured along the optical axis, or one of
+            nerfstudio's ray-based models, whose depth is measured along the ray of the pixel.
+        camera: a perspective camera without distortion, shape (1,).
+        outputs: the outputs of the model.
 
     Returns:
         The geometry, on the outputs' device.
 
     Raises:
-        Difix3DError: the camera is no perspective one, or the model renders no such depth.
+        Difix3DError: the camera is not a perspective camera, or the model does not render such a depth.
     """
     require_carriable(camera)
     along_rays = type(model).get_outputs_for_camera is Model.get_outputs_for_camera
     if not (isinstance(model, SplatfactoModel) or along_rays) or not {"depth", "accumulation"} <= {*outputs}:
         raise Difix3DError(
-            f"{type(model).__name__} renders no depth by which frames could be carried into each other's views."
+            f"{type(model).__name__} renders no depth to warp frames into each other's views: use a splat, or one of "
+            "nerfstudio's ray-based methods."
         )
     depth, accumulation = outputs["depth"], outputs["accumulation"]
     K = camera.get_intrinsics_matrices()[0].to(depth)
@@ -41,16 +44,22 @@ def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeom
 
 
 def require_carriable(cameras: Cameras) -> None:
-    """Raises Difix3DError where cameras are no perspective ones, whose frames alone can be carried."""
+    """Raises Difix3DError unless the cameras are perspective cameras: only their frames can be warped by depth."""
     kind = CameraType(int(cameras.camera_type.flatten()[0]))
     if kind is not CameraType.PERSPECTIVE:
         raise Difix3DError(
-            f"frames of {kind.name.lower()} cameras cannot be carried into each other's views: only perspective ones."
+            f"frames of {kind.name.lower()} cameras cannot be warped into each other's views: use perspective cameras."
         )
 
 
-def ray_lengths(K: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """How far along its ray each pixel's point at depth 1 lies, (height, width, 1); K (3, 3) is in pixels."""
+def ray_lengths(K: Float[Tensor, "3 3"], height: int, width: int) -> Float[Tensor, "height width 1"]:
+    """Length of each pixel's ray up to depth 1 along the optical axis.
+
+    Args:
+        K: intrinsics in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+    """
     rows = (torch.arange(height, device=K.device) + 0.5 - K[1, 2]) / K[1, 1]
     columns = (torch.arange(width, device=K.device) + 0.5 - K[0, 2]) / K[0, 0]
     return (1 + rows[:, None] ** 2 + columns[None] ** 2).sqrt()[..., None]

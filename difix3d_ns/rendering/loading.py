@@ -1,4 +1,4 @@
-"""Loading a finished run of any of nerfstudio's methods, to render it."""
+"""Loads a finished run of any nerfstudio method, to render it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.model import Difix3DModelConfig
@@ -29,42 +29,42 @@ from difix3d_ns.rendering.runs import Run
 from difix3d_ns.resuming.checkpoints import TO_RENDER, newest_readable_step
 
 LOADING_ERRORS = (*READING_ERRORS, yaml.YAMLError, pickle.UnpicklingError, ImportError)
-"""What nerfstudio raises on a run that it cannot load."""
+"""Exceptions that nerfstudio raises for a run that it cannot load."""
 
 ConfigType = TypeVar("ConfigType")
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is loaded and its frames enhanced."""
+    """How a run is loaded and how its frames are enhanced."""
 
     difix: DifixConfig
-    """The network. Of a run of ours its own settings hold, where these are left at their defaults."""
+    """The network. For a difix3d run, settings left at their defaults keep the run's own."""
     references: ReferenceConfig
-    """Which photo is a frame's reference; the same."""
+    """The photo that is a frame's reference. For a difix3d run, settings left at their defaults keep the run's own."""
     data: Path | None = None
-    """The scene, where it is no longer where it was trained on."""
+    """The scene, if it was moved since the training."""
     downscale_factor: float | None = None
-    """By which the dataparser divides the size of the photos; None for the run's own."""
+    """Number by which the dataparser divides the size of the photos; None for the run's own."""
     eval_num_rays_per_chunk: int | None = None
     """Rays that a ray-based model renders at a time; None for the run's own."""
     match_colors: bool = False
-    """Whether large-scale colours of enhanced frames become those of their renders."""
+    """Whether an enhanced frame gets the large-scale colours of its render."""
     with_photos: bool = False
-    """Whether the run's datamanager is to give the held-out photos."""
+    """Whether the run's datamanager loads the held-out photos."""
 
 
 def load_run(load_config: Path, options: RunOptions) -> Run:
-    """Loads a finished run of any method that is installed.
+    """Loads a finished run of any installed method.
 
-    Splatfacto's Gaussians are rendered by our model, which needs neither CUDA nor a download.
+    A splatfacto run is rendered by this package's model, which needs neither CUDA nor a download.
 
     Args:
         load_config: the run's `config.yml`.
-        options: how.
+        options: how to load it.
 
     Raises:
-        Difix3DError: there is no such run, or it cannot be loaded here.
+        Difix3DError: there is no such run, or it cannot be loaded on this machine.
     """
     _require_config_of_a_run(load_config)
     difix, references, unit = options.difix, options.references, None
@@ -100,15 +100,17 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
 
 def _require_config_of_a_run(load_config: Path) -> None:
     if load_config.is_dir():
-        raise Difix3DError(f"{load_config} is a folder: give the run's config, as {load_config / 'config.yml'}.")
+        raise Difix3DError(f"{load_config} is a folder: give the run's config, such as {load_config / 'config.yml'}.")
     try:
         text = load_config.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise Difix3DError(f"the config {load_config} cannot be read: give a run's config.yml.") from error
-    # Looked at as text: loading nerfstudio's YAML runs the constructors that it names.
+    # Searched as text, because loading nerfstudio's YAML runs the constructors that it names.
     method = re.search(r"^method_name: (\S+)", text, re.MULTILINE)
     if not re.match(r"!!python/object:[\w.]+", text) or method is None:
-        raise Difix3DError(f"{load_config} is no config of a nerfstudio run: give the config.yml in a run's folder.")
+        raise Difix3DError(
+            f"{load_config} is not the config of a nerfstudio run: give the config.yml in a run's folder."
+        )
     if method[1] not in all_methods:
         raise Difix3DError(
             f"{load_config} is a run of the method {method[1]}, which is not installed here: install its package."
@@ -129,14 +131,16 @@ def _settle_on_scene(config: TrainerConfig, options: RunOptions) -> None:
 
 
 def settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
-    """Takes the newest undamaged checkpoint, of the folder beside the config if there is one: runs may be moved.
+    """Makes a config load the newest undamaged checkpoint of its run.
+
+    The checkpoint folder beside the config is preferred to the one that the config names, because runs may be moved.
 
     Args:
-        config: the run's; it is changed.
-        load_config: where it was read.
+        config: the run's config; it is changed.
+        load_config: the file that it was read from.
 
     Raises:
-        Difix3DError: there is no checkpoint, or all are damaged.
+        Difix3DError: the run has no checkpoint, or all are damaged.
     """
     beside = load_config.absolute().parent / config.relative_model_dir
     if beside.is_dir():
@@ -144,11 +148,13 @@ def settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
     folder = config.get_base_dir() / config.relative_model_dir
     config.load_step = newest_readable_step(folder, TO_RENDER)
     if config.load_step is None:
-        raise Difix3DError(f"the run {load_config} has no checkpoint in {folder}: train it, or put it there.")
+        raise Difix3DError(
+            f"the run {load_config} has no checkpoint in {folder}: train the run, or put its checkpoint there."
+        )
 
 
 def _require_whole(model: Model, checkpoint: Path) -> None:
-    """nerfstudio leaves what a checkpoint lacks as it was drawn at random, without a word."""
+    """Raises Difix3DError if a checkpoint lacks parameters, which nerfstudio would silently leave random."""
     if isinstance(model, SplatfactoModel):
         return
     saved = torch.load(checkpoint, map_location="cpu", mmap=True)["pipeline"]
@@ -156,26 +162,26 @@ def _require_whole(model: Model, checkpoint: Path) -> None:
     missing = [name for name, _ in model.named_parameters() if name not in names and not name.startswith("lpips.")]
     if missing:
         raise Difix3DError(
-            f"the checkpoint {checkpoint} lacks {len(missing)} of the model's parameters, as {missing[0]}: it was "
-            "trained with another implementation, such as tiny-cuda-nn, which is not installed here."
+            f"the checkpoint {checkpoint} lacks {len(missing)} of the model's parameters, such as {missing[0]}: it was "
+            "trained with another implementation, such as tiny-cuda-nn: install that one."
         )
 
 
 def _own_network(own: DifixConfig, given: DifixConfig) -> DifixConfig:
-    """As `_with_given`; the revision and base of a run's network are not those of another one."""
+    """Merges settings like `_with_given`; another network does not inherit the revision and base of the run's own."""
     if given.model not in (DifixConfig().model, own.model):
         own = replace(own, revision=None, base=None)
     return _with_given(own, given)
 
 
 def _with_given(own: ConfigType, given: ConfigType) -> ConfigType:
-    """A run's settings, with those that were given in place of the defaults."""
+    """A run's settings, replaced by the given settings that differ from their defaults."""
     default = type(given)()
     values = {f.name: getattr(given, f.name) for f in fields(given)}  # type: ignore[arg-type]
     return replace(own, **{name: value for name, value in values.items() if value != getattr(default, name)})  # type: ignore[type-var]
 
 
 def _as(config_type: type[ConfigType], config: Any) -> ConfigType:
-    """The settings of one config in one of another type, for that type's own class."""
+    """Converts a config to another type: copies the fields that both have, except the class that is set up."""
     names = {f.name for f in fields(config_type)} & {f.name for f in fields(config)}  # type: ignore[arg-type]
     return config_type(**{name: getattr(config, name) for name in names - {"_target"}})

@@ -1,4 +1,4 @@
-"""The training photo nearest to a frame's camera, for a look at both side by side."""
+"""Finds the training photo nearest to a frame's camera, to be shown beside the frame."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from difix3d_ns.images.photos import READING_ERRORS, read_photo
 from difix3d_ns.rendering.runs import Run
 
 PROBE_SIZE = 16
-"""Side in pixels of the image by which a line of sight is probed."""
+"""Side in pixels of the small render that tests a line of sight."""
 PROBE_FOCAL = 256.0
-"""Its focal length in pixels: about four degrees are seen."""
+"""Focal length of this render in pixels, for a field of view of about four degrees."""
 
 
 def nearest_photo(run: Run, camera: Cameras, check_occlusions: bool) -> int:
@@ -27,7 +27,7 @@ def nearest_photo(run: Run, camera: Cameras, check_occlusions: bool) -> int:
     Args:
         run: the run.
         camera: shape (1,), on the run's device.
-        check_occlusions: takes the nearest one whose camera can be seen; the nearest if none can.
+        check_occlusions: whether to choose only among photos whose camera is visible, if any is.
     """
     photos = run.train_dataset.cameras.camera_to_worlds.cpu()
     pose = camera.camera_to_worlds.cpu()
@@ -39,7 +39,7 @@ def nearest_photo(run: Run, camera: Cameras, check_occlusions: bool) -> int:
 
 
 def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height width 3"]:
-    """A training photo scaled to a frame's height.
+    """Reads a training photo and scales it to a frame's height.
 
     Raises:
         Difix3DError: the photo cannot be read.
@@ -56,13 +56,13 @@ def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height wid
 
 
 def _is_seen(run: Run, pose: Float[Tensor, "1 3 4"], point: Float[Tensor, "3"]) -> bool:
-    """Whether nothing lies between a camera's centre and a point, by a small render towards it."""
+    """Whether nothing is between a camera's centre and a point, tested by a small render towards the point."""
     distance = float((point - pose[0, :, 3]).norm())
     if distance < 1e-6:
         return True
     try:
         towards = looking_at(pose[:, :, 3], point[None], up=pose[0, :, 1])
-    except ValueError:  # along the camera's up
+    except ValueError:  # the direction is the camera's up
         towards = looking_at(pose[:, :, 3], point[None], up=pose[0, :, 2])
     probe = Cameras(towards, PROBE_FOCAL, PROBE_FOCAL, PROBE_SIZE / 2, PROBE_SIZE / 2, PROBE_SIZE, PROBE_SIZE)
     (outputs,) = run.render([probe.to(run.pipeline.device)], enhanced=False)

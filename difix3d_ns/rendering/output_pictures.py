@@ -1,4 +1,4 @@
-"""Outputs of a model as pictures, coloured as by `ns-render`."""
+"""Outputs of a model as images, coloured in the same way as by `ns-render`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from difix3d_ns.rendering.runs import Outputs
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """How outputs that are no colours become pictures."""
+    """How outputs that are not colours become images."""
 
     depth_near_plane: float | None = None
-    """Closest depth of the colour map, in scene units; None for the least depth of a frame."""
+    """Nearest depth of the colour map, in scene units; None for the smallest depth of each frame."""
     depth_far_plane: float | None = None
-    """Farthest depth of the colour map; None for the greatest of a frame."""
+    """Farthest depth of the colour map, in scene units; None for the largest depth of each frame."""
     colormap: ColormapOptions = field(default_factory=ColormapOptions)
-    """Colours of single-channel outputs."""
+    """Colour map for outputs of one channel."""
 
 
 def picture(outputs: Outputs, name: str, options: PictureOptions) -> Float[Tensor, "height width channels"]:
-    """One output as a picture in [0, 1]: colours and `rgba` as they are, all others by a colour map.
+    """One output as an image in [0, 1]: colours and `rgba` unchanged, all others by a colour map.
 
     Raises:
-        Difix3DError: the output is no picture.
+        Difix3DError: the output has no shape of an image.
     """
     image = outputs[name]
     if name == "rgba":
@@ -44,17 +44,18 @@ def picture(outputs: Outputs, name: str, options: PictureOptions) -> Float[Tenso
             )
         return apply_colormap(image, colormap_options=options.colormap)
     except NotImplementedError as error:
-        raise Difix3DError(f"the output {name} of shape {tuple(image.shape)} is no picture.") from error
+        raise Difix3DError(
+            f"the output {name} of shape {tuple(image.shape)} is not an image: leave it out of --rendered-output-names."
+        ) from error
 
 
 def require_names(names: list[str], offered: list[str]) -> None:
-    """Makes sure that all outputs that were asked for exist.
+    """Raises Difix3DError if one of the requested outputs does not exist.
 
-    Raises:
-        Difix3DError: one does not.
+    Args:
+        names: the requested outputs.
+        offered: the outputs that exist.
     """
     for name in names:
         if name not in offered:
-            raise Difix3DError(
-                f"there is no output {name}: set --rendered-output-names to some of {', '.join(offered)}."
-            )
+            raise Difix3DError(f"there is no output {name}: choose --rendered-output-names among {', '.join(offered)}.")

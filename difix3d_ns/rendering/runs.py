@@ -1,4 +1,4 @@
-"""A finished run of any of nerfstudio's methods: its frames, with `rgb_enhanced` among their outputs."""
+"""A finished run of any nerfstudio method, rendered with `rgb_enhanced` among its outputs."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ from torch import Tensor
 from difix3d_ns.cameras.poses import scene_radius
 from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
 from difix3d_ns.fixing.enhancer import RenderEnhancer
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.splats.gaussians import means_and_opacities
 from difix3d_ns.vetting.color_matching import match_colors
 
 ENHANCED = "rgb_enhanced"
-"""Name of the output that Difix makes of `rgb`."""
+"""Name of the output that is `rgb` enhanced by Difix."""
 
 Outputs = MutableMapping[str, Tensor]
 
 
 class Run:
-    """A finished run: its model renders, and Difix cleans what it rendered.
+    """A finished run: its model renders frames, and Difix enhances them.
 
     Args:
         config: the run's config.
         pipeline: the loaded run.
         difix: the network.
-        references: which photo is a frame's reference.
-        unit: length in scene units that counts as much as one radian; None for the radius of the run's cameras.
-        match_colors: whether large-scale colours of `rgb_enhanced` become those of `rgb`, where that is opaque.
+        references: how a frame's reference photo is chosen.
+        unit: length in scene units that counts as much as one radian between poses; None for the radius of the run's
+            cameras.
+        match_colors: whether `rgb_enhanced` gets the large-scale colours of `rgb` where that is opaque.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Run:
         self.train_dataset = self._dataset_or_loaded("train")
         self.unit = unit or self._radius_of_cameras()
         self.enhancer = RenderEnhancer(
-            DifixFixer(difix, pipeline.device),
+            LazyFixer(difix, pipeline.device),
             self.train_dataset,
             references,
             unit=lambda: self.unit,
@@ -71,13 +73,13 @@ class Run:
 
     @property
     def model(self) -> Model:
-        """What renders, in evaluation mode."""
+        """The model, in evaluation mode."""
         return self.pipeline.model
 
     def dataset(self, split: str) -> InputDataset:
-        """Photos and cameras of a split of the scene, at the size that the run was trained at.
+        """Photos and cameras of a split of the scene, at the size of the run's training.
 
-        A run is loaded without its photos, whose sizes nerfstudio then takes as 1, so they are parsed again.
+        The scene is parsed again: a run is loaded without its photos, and nerfstudio then sets their sizes to 1.
 
         Args:
             split: `train`, `val` or `test`.
@@ -96,7 +98,11 @@ class Run:
             raise Difix3DError(f"the scene {config.data} cannot be read: {reason_of(error)}.") from error
 
     def cameras(self, split: str) -> Cameras:
-        """Cameras of a split; those of photos that are gone have the size that the scene's file says."""
+        """Cameras of a split. If the photos cannot be read, their sizes are taken from the scene's file.
+
+        Raises:
+            Difix3DError: the split has no photos.
+        """
         dataset = self._dataset_or_loaded(split)
         if not dataset:
             raise Difix3DError(f"the scene {self.config.pipeline.datamanager.data} has no photos in its {split} split.")
@@ -107,7 +113,7 @@ class Run:
             return self.dataset(split)
         except Difix3DError as error:
             datamanager = self.pipeline.datamanager
-            CONSOLE.print(f"difix3d: {error} Sizes of photos are taken from the scene's file.", markup=False)
+            CONSOLE.print(f"difix3d: {error} The sizes of its photos are taken from the scene's file.", markup=False)
             return datamanager.train_dataset if split == "train" else datamanager.eval_dataset  # type: ignore[return-value]
 
     def _radius_of_cameras(self) -> float:
@@ -116,7 +122,7 @@ class Run:
         return scene_radius(torch.cat([dataset.cameras.camera_to_worlds.cpu() for dataset in parts]))
 
     def num_frames_at_once(self, camera: Cameras) -> int:
-        """How many frames of this camera's size go through the network together."""
+        """Number of frames of this camera's size in one batch of the network."""
         num_pixels = int(camera.height.flatten()[0]) * int(camera.width.flatten()[0])
         return max(1, self.enhancer.fixer.config.max_pixels_per_batch // max(1, num_pixels))
 
@@ -128,36 +134,38 @@ class Run:
         crop: CropData | None = None,
         reference: Float[Tensor, "height width 3"] | None = None,
     ) -> list[Outputs]:
-        """Renders frames, and cleans them in batches.
+        """Renders frames and enhances them in batches.
 
         Args:
             cameras: on the run's device, shape (1,) each.
-            enhanced: whether the outputs are to hold `rgb_enhanced`.
-            crop: part of the scene to render.
-            reference: an image in [0, 1] that the network is given for all of them; None for the photos near them.
+            enhanced: whether to add the output `rgb_enhanced`.
+            crop: part of the scene to render; None for all of it.
+            reference: an image in [0, 1] that is the reference of all frames; None for the photo near each camera.
 
         Returns:
-            For each camera the model's outputs: height x width x channels.
+            The outputs for each camera, each (height, width, channels).
 
         Raises:
-            Difix3DError: the model has no output `rgb`, or colours are to be matched and it has no `accumulation`.
-            DifixError: there is no usable network, or its result is none.
+            Difix3DError: the model has no output `rgb`, or it has no `accumulation` and colours are to be matched.
+            DifixError: there is no usable network, or it returns no usable image.
         """
         frames = [self._render(camera, crop) for camera in cameras]
         if enhanced:
             if any("rgb" not in frame for frame in frames):
-                raise Difix3DError(f"{self.config.method_name} has no output `rgb` that Difix could clean.")
+                raise Difix3DError(
+                    f"{self.config.method_name} has no output `rgb`, which Difix enhances: render its own outputs only."
+                )
             cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference)
             for frame, image in zip(frames, cleaned, strict=True):
                 frame[ENHANCED] = self._matched(image, frame) if self.match_colors else image
         return frames
 
     def _matched(self, image: Float[Tensor, "height width 3"], frame: Outputs) -> Float[Tensor, "height width 3"]:
-        """An enhanced frame with its render's large-scale colours."""
+        """Gives an enhanced frame the large-scale colours of its render."""
         if "accumulation" not in frame:
             raise Difix3DError(
-                f"{self.config.method_name} does not tell where its renders are opaque, so colours cannot be matched "
-                "to them: leave out --match-colors."
+                f"{self.config.method_name} has no output `accumulation`, which matching colours needs: leave out "
+                "--match-colors."
             )
         return match_colors(image, frame["rgb"], frame["accumulation"])
 
@@ -168,12 +176,12 @@ class Run:
             return self.model.get_outputs_for_camera(camera, obb_box=crop.obb)
 
     def rgba(self, outputs: Outputs) -> Tensor:
-        """Colours and opacity of a frame.
+        """Colours and opacity of a frame, as one image of four channels.
 
         Raises:
-            Difix3DError: the method does not offer it.
+            Difix3DError: the method does not render opacity.
         """
         try:
             return self.model.get_rgba_image(outputs=outputs, output_name="rgb")  # type: ignore[arg-type]
         except (NotImplementedError, AttributeError) as error:
-            raise Difix3DError(f"{self.config.method_name} does not render rgba.") from error
+            raise Difix3DError(f"{self.config.method_name} cannot render rgba: choose other outputs.") from error

@@ -1,4 +1,4 @@
-"""Rendering the frames of a camera path into a video or a folder of pictures."""
+"""Renders the frames of a camera path into a video or a folder of images."""
 
 from __future__ import annotations
 
@@ -35,84 +35,82 @@ EYES = {
     CameraType.OMNIDIRECTIONALSTEREO_L.value: (CameraType.OMNIDIRECTIONALSTEREO_R.value, 0),
     CameraType.VR180_L.value: (CameraType.VR180_R.value, 1),
 }
-"""Of a stereo camera for the left eye: the right eye's type, and the axis along which right follows left."""
+"""For a left-eye stereo camera type: the type of the right eye, and the axis along which its image is appended."""
 
 
 @dataclass(frozen=True)
 class TrajectoryOptions:
-    """What is rendered of every frame, and where to."""
+    """Which outputs of every frame are rendered, and where they are written."""
 
     output_path: Path
-    """The video; pictures go to the folder of this name without its suffix."""
+    """The video, or, without its extension, the folder of the images."""
     output_names: list[str]
-    """Outputs, side by side."""
+    """Outputs that each frame shows side by side."""
     output_format: Literal["images", "video"] = "video"
-    """Which of the two."""
+    """Whether a video or a folder of images is written."""
     image_format: ImageFormat = "jpeg"
-    """Format of pictures."""
+    """Format of the images."""
     jpeg_quality: int = 100
-    """Quality of JPEG, to 100."""
+    """JPEG quality, at most 100."""
     pictures: PictureOptions = field(default_factory=PictureOptions)
-    """How depths and the like are coloured."""
+    """How outputs that are not colours, such as depth, are coloured."""
     render_nearest_camera: bool = False
-    """Whether the nearest training photo is put beside each frame."""
+    """Whether the nearest training photo is shown beside each frame."""
     check_occlusions: bool = False
-    """Whether that photo's camera must be seen from the frame's."""
+    """Whether this photo is chosen only among those whose camera is visible from the frame's, if any is."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
     steadiness: float = 0.0
-    """Share of the enhanced frame before in each enhanced frame, from 0 to below 1; see `SteadyFrames`."""
+    """Share of the previous enhanced frame in each enhanced frame, from 0 to below 1; see `SteadyFrames`."""
     previous_frame_as_reference: bool = False
-    """Whether the network's reference is the enhanced frame before, in place of a photo; not of the first frame."""
+    """Whether the network's reference is the previous enhanced frame; the first frame gets a photo."""
 
     @property
     def destination(self) -> Path:
-        """The video, or the folder of the pictures."""
+        """The video, or the folder of the images."""
         if self.output_format == "images":
             return self.output_path.parent / self.output_path.stem
         return self.output_path if self.output_path.suffix else self.output_path.with_suffix(".mp4")
 
 
 def require_free_destination(options: TrajectoryOptions) -> None:
-    """Makes sure that the output can be written and that nothing is lost by it.
+    """Makes sure that the format fits the outputs and that no existing file is replaced without permission.
 
     Raises:
-        Difix3DError: there is something already, or the outputs do not fit the format.
+        Difix3DError: the destination exists, or the outputs do not fit the format.
     """
     if "rgba" in options.output_names:
         if options.output_format == "video" or options.image_format == "jpeg":
-            raise Difix3DError("rgba has transparent pixels: add --output-format images --image-format png.")
+            raise Difix3DError(
+                "rgba has transparent pixels, which only PNG can hold: add --output-format images --image-format png."
+            )
         if len(options.output_names) > 1 or options.render_nearest_camera:
-            raise Difix3DError("rgba cannot stand beside other outputs in one picture: render it alone.")
+            raise Difix3DError("rgba cannot be shown beside other outputs in one image: render it alone.")
     require_free(options.destination, options.overwrite)
 
 
 def require_free(destination: Path, overwrite: bool) -> None:
-    """Makes sure that there is neither such a file nor a folder with files in it.
-
-    Raises:
-        Difix3DError: there is one, and it is not to be overwritten.
-    """
+    """Raises Difix3DError if a file, or a folder with contents, exists at `destination` and must not be overwritten."""
     taken = any(destination.iterdir()) if destination.is_dir() else destination.exists()
     if taken and not overwrite:
-        raise Difix3DError(f"{destination} exists already: give another --output-path, or add --overwrite True.")
+        raise Difix3DError(f"{destination} already exists: give another --output-path, or add --overwrite True.")
 
 
 def render_trajectory(
     run: Run, cameras: Cameras, seconds: float, options: TrajectoryOptions, crop: CropData | None = None
 ) -> None:
-    """Renders every camera of a path; as many frames as the network takes at once are cleaned together.
+    """Renders every camera of a path; enhances as many frames together as fit into one batch of the network.
 
     Args:
-        run: what is rendered.
-        cameras: shape (num_frames,).
-        seconds: length of a video.
-        options: what, and where to.
-        crop: part of the scene to render.
+        run: the run to render.
+        cameras: the path, shape (num_frames,).
+        seconds: length of the video.
+        options: which outputs are rendered, and where they are written.
+        crop: part of the scene to render; None for all of it.
 
     Raises:
-        Difix3DError: an output is unknown, or the files cannot be written.
-        DifixError: there is no usable network, or its result is none.
+        Difix3DError: an output is unknown, or a file cannot be written.
+        DifixError: there is no usable network, or it returns no usable image.
     """
     started = time.perf_counter()
     cameras = cameras.to(run.pipeline.device)
@@ -146,12 +144,12 @@ def render_trajectory(
 
 
 class EnhancedFrames:
-    """Frames of one path in their order; of those before, only the last one is kept.
+    """Renders and enhances the frames of one path in order; keeps only the last frame in memory.
 
     Args:
-        run: what is rendered.
-        options: how steady the enhanced frames are to be.
-        crop: part of the scene to render.
+        run: the run to render.
+        options: how the previous frame influences the next.
+        crop: part of the scene to render; None for all of it.
     """
 
     def __init__(self, run: Run, options: TrajectoryOptions, crop: CropData | None) -> None:
@@ -162,10 +160,10 @@ class EnhancedFrames:
         self._last: Tensor | None = None
 
     def render(self, cameras: Sequence[Cameras], enhanced: bool) -> list[Outputs]:
-        """The next frames' outputs; as `Run.render`.
+        """Renders the next frames; see `Run.render`.
 
         Raises:
-            Difix3DError: as there; or frames are to be steadied, and the run has no depth for it.
+            Difix3DError: an error of `Run.render`, or the frames are to be steadied and their geometry is unknown.
         """
         reference = self._last if self._options.previous_frame_as_reference else None
         frames = self._run.render(cameras, enhanced, self._crop, reference)
@@ -190,9 +188,9 @@ def _side_by_side(run: Run, camera: Cameras, outputs: Outputs, options: Trajecto
 
 @contextmanager
 def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Picture], None]]:
-    """Gives what a frame after the other is written by."""
+    """Yields a function that writes the next frame."""
     if options.output_format == "video":
-        # Loaded here: pictures need no video coding.
+        # Imported here because it loads the video libraries.
         from difix3d_ns.videos.writer import VideoWriter
 
         with VideoWriter(options.destination, fps) as video:
@@ -209,16 +207,16 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
 
 
 def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_quality: int) -> None:
-    """Writes a picture in [0, 1].
+    """Writes an image.
 
     Args:
-        path: the file, without its suffix.
-        image: the picture.
+        path: the file, without its extension.
+        image: values in [0, 1].
         image_format: `jpeg` or `png`.
-        jpeg_quality: to 100.
+        jpeg_quality: at most 100.
 
     Raises:
-        Difix3DError: it cannot be written.
+        Difix3DError: the file cannot be written.
     """
     file = path.with_name(path.name + SUFFIXES[image_format])
     quality = {"quality": jpeg_quality} if image_format == "jpeg" else {}

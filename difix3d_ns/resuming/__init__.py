@@ -1,1 +1,1 @@
-"""Resuming: reading checkpoints, and what a run starts from."""
+"""Resuming: reading checkpoints, and finding out what a run starts from."""

@@ -1,16 +1,14 @@
-"""What a run starts from: nothing, a run of ours that it goes on with, or the Gaussians of another run."""
+"""What a run starts from: nothing, the checkpoint of an earlier run of ours, or the Gaussians of another method."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,81 +16,85 @@ from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_views.files import saved_sets
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER
+from difix3d_ns.resuming.run_record import RECORD_KEY, START_NAME, UNKNOWN_METHOD, RunRecord, read_record
 
-START_NAME = "start.json"
-"""File in a run's folder that says what the run started from."""
 OPTIONAL_MODULES = {
     "camera_optimizer.pose_adjustment": "--pipeline.model.camera-optimizer.mode SO3xR3",
     "bil_grids.grids": "--pipeline.model.use-bilateral-grid True",
 }
-"""Parameters that a splatfacto checkpoint has one of per training photo, and the option that makes ours have them."""
+"""Parameters that a splatfacto checkpoint may hold, one per training photo, and the option that adds them to a run."""
 
 
 @dataclass(frozen=True)
 class Start:
     """Where a run begins.
 
-    nerfstudio goes on counting from the checkpoint's step and takes `max_num_iterations` more.
+    nerfstudio continues counting at the checkpoint's step and trains `max_num_iterations` more steps.
     """
 
     step: int
     """First step of this run; 0 from scratch."""
     end: int
-    """Step at which it ends."""
+    """Step at which it ends, exclusive."""
     run_folder: Path | None
-    """Folder of the run whose checkpoint is loaded; None from scratch."""
-    method: str
-    """Method that wrote the checkpoint; `unknown` where its run has no config, empty from scratch."""
+    """Folder of the earlier run whose checkpoint is loaded; None from scratch."""
+    earlier_run: RunRecord | None
+    """How that run was trained; None from scratch."""
     origin: int
-    """Step from which the schedule of the fixes counts: where the Gaussians came from a run without fixes, the step at
-    which they did; 0 where novel views were fixed from the beginning."""
+    """Step from which the schedule of fixes counts: 0 if novel views were fixed from the beginning, otherwise the step
+    at which a run with fixes took over the Gaussians of a run without."""
 
     def __str__(self) -> str:
-        source = f"{self.method} checkpoint" if self.method != "unknown" else "checkpoint"
-        told = (
-            f"Starts from the {source} of step {self.step - 1} in {self.run_folder}, for {self.end - self.step} steps "
-            f"to step {self.end}."
+        method = self.earlier_run.method if self.earlier_run else UNKNOWN_METHOD
+        checkpoint = "checkpoint" if method == UNKNOWN_METHOD else f"{method} checkpoint"
+        start = (
+            f"Starts from the {checkpoint} of step {self.step - 1} in {self.run_folder} and trains "
+            f"{self.end - self.step} steps, up to step {self.end}."
         )
         if self.origin < self.step:
-            return f"{told} The schedule of its fixes goes on."
+            return f"{start} Its schedule of fixes continues."
         return (
-            f"{told} Fixes are scheduled from step {self.step} on. Learning rates stay as decayed as they were, unless "
-            "--load-scheduler False starts them anew, and Gaussians are split until --pipeline.model.stop-split-at."
+            f"{start} The schedule of fixes begins at step {self.step}. Learning rates continue their decay unless "
+            "--load-scheduler False restarts them, and Gaussians are split until --pipeline.model.stop-split-at."
         )
 
-    def save(self, run_folder: Path) -> None:
-        """Writes it into the run's folder, for a run that goes on from this one's checkpoints."""
+    def save(self, run_folder: Path, record: RunRecord) -> None:
+        """Writes `start.json` into a run's folder, for later runs that start from its checkpoints.
+
+        Args:
+            run_folder: folder of the run that begins here; it is created if it does not exist.
+            record: how this run is trained.
+        """
         run_folder.mkdir(parents=True, exist_ok=True)
-        source = None if self.run_folder is None else str(self.run_folder)
-        content = {"step": self.step, "origin": self.origin, "run_folder": source, "method": self.method}
+        content = {
+            "step": self.step,
+            "origin": self.origin,
+            "run_folder": None if self.run_folder is None else str(self.run_folder),
+            "method": "" if self.earlier_run is None else self.earlier_run.method,
+            RECORD_KEY: asdict(record),
+        }
         (run_folder / START_NAME).write_text(json.dumps(content, indent=1))
 
 
 def start_of_run(trainer: Any) -> Start:
-    """Where the run of nerfstudio's trainer begins, once it has loaded its checkpoint."""
+    """Finds out where a run begins.
+
+    Args:
+        trainer: nerfstudio's trainer, after it has loaded its checkpoint.
+    """
     step, config = trainer._start_step, trainer.config
     end = step + config.max_num_iterations
     if step == 0:
-        return Start(0, end, None, "", origin=0)
+        return Start(0, end, None, None, origin=0)
     checkpoints = config.load_dir or Path(config.load_checkpoint).parent
     run_folder = Path(checkpoints).absolute().parent
-    has_fixed = bool(saved_sets(run_folder / PSEUDO_VIEW_FOLDER))
-    method = "unknown"
-    try:
-        text = (run_folder / "config.yml").read_text()
-    except OSError:
-        pass
-    else:
-        # Read as text: loading nerfstudio's YAML would run the constructors that it names.
-        found = re.search(r"^method_name: (\S+)", text, re.MULTILINE)
-        method = found[1] if found else method
-        was_to_fix = not re.search(r"^\s*fix_novel_views: false", text, re.MULTILINE)
-        has_fixed = has_fixed or ("Difix3DPipelineConfig" in text and was_to_fix)
-    return Start(step, end, run_folder, method, origin=_origin_of(run_folder, step) if has_fixed else step)
+    earlier_run = read_record(run_folder)
+    has_fixed = earlier_run.fixes_novel_views or bool(saved_sets(run_folder / PSEUDO_VIEW_FOLDER))
+    return Start(step, end, run_folder, earlier_run, origin=_origin_of(run_folder, step) if has_fixed else step)
 
 
 def _origin_of(run_folder: Path, step: int) -> int:
-    """Step from which the schedule of an earlier run counted, at most `step`; 0 if its folder does not say."""
+    """Step from which the schedule of an earlier run counts, at most `step`; 0 if its folder does not say."""
     try:
         origin = int(json.loads((run_folder / START_NAME).read_text())["origin"])
     except UNEXPECTED_CONTENT:
@@ -100,41 +102,32 @@ def _origin_of(run_folder: Path, step: int) -> int:
     return origin if 0 <= origin <= step else 0
 
 
-def revision_of_earlier_run(start: Start, model: str) -> str | None:
-    """The revision of a network that the run which this one goes on from was trained with.
+def revision_of_earlier_run(start: Start, network: str) -> str | None:
+    """The revision of a network with which the earlier run was trained.
 
     Args:
         start: where the run begins.
-        model: the network's hub id.
+        network: the network's hub id.
 
     Returns:
-        None where there is no such run, or it had another network.
+        None if there is no earlier run, or it used another network or recorded no revision.
     """
-    if start.run_folder is None:
-        return None
-    try:
-        # Composed, not constructed: loading nerfstudio's YAML would run the constructors that it names.
-        node = yaml.compose((start.run_folder / "config.yml").read_text(), Loader=yaml.SafeLoader)
-        for name in ("pipeline", "difix"):
-            node = {key.value: value for key, value in node.value}[name]
-        network = {key.value: value for key, value in node.value}
-        revision = network["revision"]
-        is_given = isinstance(revision, yaml.ScalarNode) and not revision.tag.endswith(":null")
-        return revision.value if is_given and network["model"].value == model else None
-    except (*UNEXPECTED_CONTENT, yaml.YAMLError):
-        return None
+    earlier_run = start.earlier_run
+    return earlier_run.revision if earlier_run is not None and earlier_run.network == network else None
 
 
 def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: float) -> None:
-    """Makes sure that the loaded Gaussians lie where this run's cameras look.
+    """Makes sure that the loaded Gaussians and this run's cameras share one frame of reference.
+
+    A checkpoint whose run folder does not record its frame is accepted.
 
     Args:
         start: where the run begins.
-        transform: the dataparser's transform from the capture's frame into the scene's.
+        transform: the dataparser's transform from the capture's frame to the scene's.
         scale: its scale.
 
     Raises:
-        Difix3DError: the checkpoint's run placed its scene otherwise, as with other photos or dataparser settings.
+        Difix3DError: the checkpoint's run used another frame, because its photos or dataparser options differ.
     """
     if start.run_folder is None:
         return
@@ -144,23 +137,23 @@ def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: flo
         same = torch.allclose(torch.tensor(saved["transform"]), transform.float().cpu(), atol=1e-3)
         same = same and abs(float(saved["scale"]) / scale - 1) < 1e-3
     except UNEXPECTED_CONTENT:
-        return  # a checkpoint alone, without its run, is not told
+        return
     if not same:
         raise Difix3DError(
-            f"the checkpoint's run placed the scene otherwise than this one, as {file} says, so its Gaussians would "
-            "lie beside this run's cameras: give the same data and the same options of the dataparser."
+            f"the checkpoint's run placed or scaled the scene differently (see {file}), so its Gaussians would not "
+            "match this run's cameras: use the same data and the same dataparser options."
         )
 
 
 def require_same_modules(checkpoint: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Makes sure that what a checkpoint holds beside Gaussians has its place in this run.
+    """Makes sure that this run has the optional modules that a checkpoint holds besides the Gaussians.
 
     Args:
         checkpoint: state of the pipeline in the checkpoint.
         own: state of the model.
 
     Raises:
-        Difix3DError: camera corrections or bilateral grids are missing here, or made for other photos.
+        Difix3DError: camera corrections or bilateral grids are missing in this run, or belong to other photos.
     """
     for name, option in OPTIONAL_MODULES.items():
         saved = checkpoint.get(f"_model.{name}", checkpoint.get(f"_model.module.{name}"))
@@ -172,6 +165,6 @@ def require_same_modules(checkpoint: Mapping[str, Any], own: Mapping[str, Any]) 
             )
         if saved.shape != own[name].shape:
             raise Difix3DError(
-                f"the checkpoint's {name} have shape {tuple(saved.shape)} where this run has {tuple(own[name].shape)}: "
-                "give the same training photos and the same model options."
+                f"the checkpoint's {name} have shape {tuple(saved.shape)}, but this run needs "
+                f"{tuple(own[name].shape)}: use the same training photos and the same model options."
             )

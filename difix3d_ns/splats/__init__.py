@@ -1,1 +1,1 @@
-"""Gaussians: where they start, how many there are, and what a render of them returns."""
+"""Gaussians: their initialisation and densification, and the outputs of a render."""

@@ -11,20 +11,20 @@ from gsplat.strategy import DefaultStrategy
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
-    """`DefaultStrategy` that never grows beyond `max_gaussians`.
+    """`DefaultStrategy` that stops growing at `max_gaussians`.
 
-    When more Gaussians qualify than there is room for, those with the largest screen-space gradient grow.
-    Time per step on a CPU is about proportional to the number of Gaussians, so a short schedule needs the limit.
+    If more Gaussians qualify than the limit allows, those with the largest screen-space gradients grow.
+    On a CPU, the time per step is roughly proportional to the number of Gaussians, so a short schedule needs the limit.
     """
 
     max_gaussians: int = 0
-    """Most Gaussians after growing; 0 for no limit."""
+    """Maximum number of Gaussians after growing; 0 for no limit."""
 
     @torch.no_grad()
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
         num_gaussians = len(params["means"])
         if self.max_gaussians > 0:
-            # Duplicating adds one Gaussian and splitting replaces one by two: each adds one.
+            # Duplicating adds one Gaussian, and splitting replaces one by two, so each grown Gaussian adds one.
             room = self.max_gaussians - num_gaussians
             if room <= 0:
                 return 0, 0

@@ -1,4 +1,4 @@
-"""The Gaussians a run starts from: one at every start point, more in between where the points are few."""
+"""Initial Gaussians: one at each start point, and more between the points if there are too few."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 NUM_NEIGHBOURS = 3
-"""Neighbours whose mean distance gives a new Gaussian its size, as in splatfacto."""
+"""A new Gaussian's size is the mean distance to this many neighbours, as in splatfacto."""
 
 
 def fill_between_points(
@@ -21,14 +21,14 @@ def fill_between_points(
 ) -> tuple[Float[Tensor, "num_wanted 3"], Float[Tensor, "num_wanted 3"]]:
     """Adds points on the lines between neighbouring start points until there are `num_wanted`.
 
-    A sparse capture gives a few hundred start points; densification needs hundreds of steps to fill the holes
-    between them, which a short schedule does not have.
+    A sparse capture has only a few hundred start points. Densification would need hundreds of steps to fill the gaps
+    between them, more than a short schedule has.
 
     Args:
-        points: start points in scene units, at least four.
-        colors: their colours, any range.
-        num_wanted: number of points to return; with at least as many start points these come back unchanged.
-        generator: source of the random places, for runs that repeat exactly.
+        points: start points in scene units; fewer than four are returned unchanged.
+        colors: their colours, in any range.
+        num_wanted: number of points to return; if there are already as many, they are returned unchanged.
+        generator: random number generator for the new positions, for reproducible runs.
 
     Returns:
         Points and colours: the start points first, then the added ones.
@@ -47,11 +47,11 @@ def fill_between_points(
 
 
 def nearest_neighbours(points: Float[Tensor, "num_points 3"], k: int) -> tuple[Float[Tensor, "num_points k"], Tensor]:
-    """Distances to and indices of the `k` nearest other points, for every point.
+    """Distances to and indices of the `k` nearest other points, for each point.
 
-    With fewer than `k` other points the farthest one is repeated.
+    If there are fewer than `k` other points, the farthest one is repeated.
     """
-    from sklearn.neighbors import NearestNeighbors  # loads for a second, which every `ns-` command would wait
+    from sklearn.neighbors import NearestNeighbors  # takes a second to import, which would delay every `ns-` command
 
     k_found = min(k + 1, len(points))
     found = NearestNeighbors(n_neighbors=k_found).fit(points.numpy()).kneighbors(points.numpy())
@@ -70,21 +70,21 @@ def initial_gaussians(
     opacity: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> dict[str, Float[Tensor, "num_points ..."]]:
-    """Parameters of one Gaussian at each point, as splatfacto stores them (before their activations).
+    """Parameters of one Gaussian at each point, as splatfacto stores them (before activation).
 
     Args:
         points: centres in scene units.
         colors: RGB in [0, 1].
         sh_degree: degree of the spherical harmonics; 0 stores colours through a logit.
         opacity: opacity of every Gaussian, in (0, 1).
-        generator: source of the random rotations.
+        generator: random number generator for the rotations.
 
     Returns:
         `means`, `scales` (log), `quats` (wxyz), `features_dc`, `features_rest`, `opacities` (logit).
     """
     num_points = len(points)
     distances, _ = nearest_neighbours(points, NUM_NEIGHBOURS)
-    # Points given twice are at distance 0, whose logarithm would be no size at all.
+    # Duplicate points are at distance 0, which has no finite logarithm.
     mean_distance = distances.mean(dim=-1, keepdim=True).clamp_min(1e-6)
     if sh_degree > 0:
         sh_zero_basis = 0.5 / math.sqrt(math.pi)
@@ -105,7 +105,7 @@ def initial_gaussians(
 def means_and_opacities(
     gauss_params: ParameterDict,
 ) -> tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]:
-    """Centres of a splat's Gaussians in scene units, and their opacities in [0, 1].
+    """Centres of Gaussians in scene units, and their opacities in [0, 1].
 
     Args:
         gauss_params: splatfacto's parameters by name, opacities as logits of shape (num_gaussians, 1).

@@ -1,4 +1,4 @@
-"""A mapping of render outputs whose expensive entries are computed only when somebody reads them."""
+"""A mapping of render outputs whose expensive entries are computed only when they are read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 class RenderOutputs(MutableMapping[str, Any]):
     """Render outputs as nerfstudio's tools expect them, some of them lazy.
 
-    `ns-render` asks `name in outputs` and reads `outputs[name]`; the viewer lists `outputs.keys()` and reads the
-    chosen ones. A lazy entry is listed like any other and is computed, once, at its first read.
+    `ns-render` evaluates `name in outputs` and reads `outputs[name]`; the viewer lists `outputs.keys()` and reads the
+    selected entry. A lazy entry is listed like any other; it is computed once, when it is first read.
 
     Args:
-        values: entries that exist already.
-        lazy: functions of no arguments, each computing the entry of its name.
+        values: entries that already exist.
+        lazy: functions without arguments that compute the entries, by name.
     """
 
     def __init__(self, values: dict[str, Any], lazy: dict[str, Callable[[], Any]] | None = None) -> None:

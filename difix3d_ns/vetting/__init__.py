@@ -1,1 +1,1 @@
-"""Vetting a fixed view: how far the network is trusted, which views teach and how much each pixel counts."""
+"""Vetting of fixed views: how reliable the network is, which views teach and how much each pixel counts."""

@@ -1,4 +1,4 @@
-"""Matching a fixed view's large-scale colours to its render, so that a network's shifts do not add up over fixes."""
+"""Matches a fixed view's large-scale colours to its render. Otherwise the network's shifts add up from fix to fix."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.functional import gaussian_blur
+
+from difix3d_ns.vetting.blur import blur
 
 GRID_SIZE = 32
-"""Cells along the longer side of the grid on which colours are compared."""
+"""Number of cells along the longer side of the grid on which colours are compared."""
 BLUR_CELLS = 4.0
-"""Standard deviation of the blur in cells: an eighth of the longer side."""
+"""Standard deviation of the blur, in cells; this is an eighth of the longer side."""
 EXTRAPOLATION_WEIGHT = 1e-2
-"""Weight of the image's mean difference against the local one; it takes over where nothing near is confident."""
+"""Weight of the image's mean difference relative to the local one. It dominates where no pixel nearby is confident."""
 
 
 def match_colors(
@@ -21,15 +22,17 @@ def match_colors(
     render: Float[Tensor, "height width 3"],
     weight: Float[Tensor, "height width 1"],
 ) -> Float[Tensor, "height width 3"]:
-    """Adds to a fixed view the blurred difference to its render: details stay, large-scale colours become the render's.
+    """Adds the blurred difference between render and fixed view to the fixed view.
+
+    Large-scale colours become those of the render, and the details of the fixed view stay.
 
     Args:
         fixed: the fixed view, in [0, 1].
         render: its render, in [0, 1].
-        weight: how far each pixel of the render is relied on, in [0, 1]; elsewhere the difference is extrapolated.
+        weight: how much each pixel of the render counts, in [0, 1]; where it is 0, the difference is extrapolated.
 
     Returns:
-        The matched view in [0, 1]; `fixed` itself where no pixel of the render is relied on.
+        The matched view, in [0, 1]; `fixed` itself if all weights are 0.
     """
     if not weight.any():
         return fixed
@@ -40,9 +43,7 @@ def match_colors(
     cells = interpolate(weighted, grid, mode="area")
     mean = cells.mean(dim=(2, 3), keepdim=True)
     mean_difference = mean[:, :3] / mean[:, 3:]
-    # The kernel reaches no farther than reflection at the border allows.
-    kernel = [min(2 * round(3 * BLUR_CELLS) + 1, 2 * side - 1) for side in reversed(grid)]
-    blurred = gaussian_blur(cells, kernel, [BLUR_CELLS, BLUR_CELLS])
+    blurred = blur(cells, BLUR_CELLS)
     difference = (blurred[:, :3] + EXTRAPOLATION_WEIGHT * mean_difference) / (blurred[:, 3:] + EXTRAPOLATION_WEIGHT)
     smooth = interpolate(difference, (height, width), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
     return (fixed + smooth).clamp(0, 1)

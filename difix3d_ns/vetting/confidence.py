@@ -1,4 +1,4 @@
-"""How much each pixel of a fixed view counts in training."""
+"""Weighs each pixel of a fixed view for training."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.functional import gaussian_blur
+
+from difix3d_ns.vetting.blur import blur
 
 COMPARED_SIZE = 256
-"""Longer side, in pixels, at which render and fixed view are compared: a fix may sharpen and clean what is finer."""
+"""Longer side, in pixels, at which render and fixed view are compared. A fix may change finer detail freely."""
 BLUR_PIXELS = 2.0
-"""Standard deviation, in pixels of that size, of the blur under which they are compared."""
+"""Standard deviation of the blur before the comparison, in pixels of the reduced image."""
 
 
 @dataclass
@@ -21,13 +22,13 @@ class ConfidenceConfig:
     """How much each pixel of a fixed view counts in training, as a weight in [0, 1]."""
 
     weigh: bool = True
-    """Whether pixels are weighed; without, each pixel that `min_accumulation` lets teach counts fully, as published."""
+    """Whether pixels are weighed. Otherwise each pixel that reaches `min_accumulation` counts fully, as published."""
     disagreement: float = 0.2
-    """Difference of colour, in [0, 1], between a confident render and its fixed view at which a pixel's weight has
-    fallen to 37%; 0 for no weighing by disagreement."""
+    """Colour difference, in [0, 1], between a confident render and its fixed view that lowers a pixel's weight to 37%.
+    With 0, disagreement does not change the weight."""
     half_distance: float = 3.0
-    """Pose distance from the nearest photo, in the unit of steps plus radians, at which the weight of a novel view has
-    fallen to half; 0 for no weighing by distance."""
+    """Pose distance to the nearest photo, in steps plus radians, that halves the weight of a novel view.
+    With 0, the distance does not change the weight."""
 
 
 def pixel_confidence(
@@ -36,22 +37,23 @@ def pixel_confidence(
     fixed: Float[Tensor, "height width 3"],
     accumulation: Float[Tensor, "height width 1"],
     distance: float,
-    min_accumulation: float = 0.5,
-    reliability: float = 0.0,
+    *,
+    min_accumulation: float,
+    reliability: float,
 ) -> Float[Tensor, "height width 1"]:
-    """A weight in [0, 1] for each pixel of a fixed view.
+    """Computes the weight of each pixel of a fixed view, in [0, 1].
 
-    The product of the accumulation, of the agreement of render and fixed view, which counts the more the higher the
-    accumulation is, and of the novel view's nearness to the photos.
+    The weight is the product of three factors: the accumulation, the agreement between render and fixed view, and the
+    novel view's nearness to the photos. The higher the accumulation, the more the agreement counts.
 
     Args:
-        config: what the weight is made from.
+        config: which factors are used, and their scales.
         render: the render, in [0, 1].
         fixed: the fixed view, in [0, 1].
         accumulation: the render's accumulated opacity, in [0, 1].
-        distance: pose distance of the novel view to the nearest photo, not negative.
-        min_accumulation: pixels below this get the weight 0 (the published mask).
-        reliability: of the network, in [0, 1]; with 1, neither disagreement nor distance lowers the weight.
+        distance: pose distance of the novel view to the nearest photo, at least 0.
+        min_accumulation: pixels with less accumulation get the weight 0 (the published mask).
+        reliability: of the network, in [0, 1]; at 1, neither disagreement nor distance lowers the weight.
     """
     teaches = (accumulation >= min_accumulation).to(accumulation)
     if not config.weigh:
@@ -73,7 +75,5 @@ def _blurred(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "height wi
     scale = min(1.0, COMPARED_SIZE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     reduced = interpolate(image.permute(2, 0, 1)[None], size, mode="area")
-    # The kernel reaches no farther than reflection at the border allows.
-    kernel = [min(2 * round(3 * BLUR_PIXELS) + 1, 2 * side - 1) for side in reversed(size)]
-    blurred = gaussian_blur(reduced, kernel, [BLUR_PIXELS, BLUR_PIXELS])
+    blurred = blur(reduced, BLUR_PIXELS)
     return interpolate(blurred, (height, width), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)

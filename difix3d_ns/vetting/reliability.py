@@ -1,4 +1,4 @@
-"""How reliable the network is in a scene: it is tested on renders of the photos' own views."""
+"""Tests how reliable the network is in a scene: it fixes renders of training views, whose photos are known."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from difix3d_ns.cameras.poses import pose_distances
 
 @dataclass
 class ReliabilityConfig:
-    """How the network proves itself. What it removes of the renders' error at photos is its reliability, in [0, 1].
+    """How the network is tested. Its reliability, in [0, 1], is the share of the renders' error that it removes.
 
-    As far as it is reliable, its fixes are taken as they are: their disagreement with a render is then the render's
-    error. They need to agree less to be trusted, their colours are matched less, their pixels count more, and their
-    loss weighs up to that of a photo. A network that removes nothing is held to every safeguard in full.
+    The more reliable the network, the less its output is filtered and the more it counts, up to the weight of a real
+    photo: fixed views may differ more from their renders, their colours are matched less, and their pixels and their
+    loss weigh more. For a network that removes no error, every safeguard applies in full.
     """
 
     test: bool = True
-    """Whether the network is tested before each fix; without, it counts as unreliable."""
+    """Whether the network is tested before each fix. Otherwise its reliability is 0."""
     num_photos: int = 4
-    """Training photos that it is tested on, evenly over all; its reference is never the photo itself."""
+    """Number of training photos for the test, spread evenly over all. The reference is always another photo."""
     needed_for_early_fixes: float = 0.01
-    """Reliability that the first fix of the `early_fix_steps` needs; the others follow it. Early renders are far from
-    the photos: a network that removes nothing of their error harms the scene."""
+    """Reliability at which the early fixes (`early_fix_steps`) begin. Early renders are far from the photos, and a
+    network that does not remove their error harms the scene."""
 
 
 def photos_to_test_on(num_photos: int, wanted: int) -> list[int]:
-    """Indices of `wanted` photos, evenly over all; all of them where there are not more."""
+    """Indices of `wanted` photos, spread evenly over all; all indices if there are no more photos than that."""
     count = min(num_photos, max(0, wanted))
     return [index * num_photos // count for index in range(count)]
 
@@ -39,11 +39,11 @@ def photos_to_test_on(num_photos: int, wanted: int) -> list[int]:
 def nearest_others(
     camera_to_worlds: Float[Tensor, "num_photos 3 4"], indices: Sequence[int], unit: float = 1.0
 ) -> list[int | None]:
-    """The photo nearest to each of some photos, other than itself; None where there is none.
+    """For each of some photos, the index of the nearest other photo; None if there is only one photo.
 
     Args:
         camera_to_worlds: poses of all photos.
-        indices: the photos in question.
+        indices: the photos whose neighbours are wanted.
         unit: length in scene units that counts as much as one radian.
     """
     if len(camera_to_worlds) < 2:
@@ -58,15 +58,15 @@ def error_removed(
     fixed: Sequence[Float[Tensor, "height width 3"]],
     photos: Sequence[Float[Tensor, "height width 3"] | None],
 ) -> float:
-    """The share of the renders' squared error against the photos that is gone after the fix.
+    """The share of the renders' squared error against the photos that the network removes.
 
     Args:
         renders: renders of the photos' views, in [0, 1].
-        fixed: what the network made of them.
-        photos: the truth.
+        fixed: the network's output for each render.
+        photos: the real photos, in [0, 1].
 
     Returns:
-        A value in [0, 1]; 0 for a network that adds error, or makes NaN of any of them, and for no photos.
+        A value in [0, 1]; 0 if the network adds error, if any output holds NaN, or if there are no photos.
     """
     before, after = 0.0, 0.0
     for render, result, photo in zip(renders, fixed, photos, strict=True):

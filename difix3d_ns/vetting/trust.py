@@ -1,4 +1,4 @@
-"""Whether a fixed view may teach: it is held against its render where the render is confident."""
+"""Rejects a fixed view that differs too much from its render where the render is confident."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from torch.nn.functional import avg_pool2d, interpolate
 from torchvision.transforms.functional import rgb_to_grayscale
 
 STRUCTURE_SIZE = 24
-"""Shorter side, in pixels, at which structure is compared: a fix may sharpen and clean what is finer."""
+"""Shorter side, in pixels, at which structure is compared. A fix may change finer detail freely."""
 CELLS_PER_SIDE = 16
-"""Cells along an image's longer side in which blocks are looked for; neighbouring windows overlap by half."""
+"""Number of cells along an image's longer side for the search for blocks; neighbouring windows overlap by half."""
 MIN_CONFIDENT_SHARE = 0.02
-"""Below this share of confident pixels there is nothing to hold a fix against, and only NaN rejects it."""
+"""With a smaller share of confident pixels there is nothing to compare a fix with, and only NaN rejects it."""
 
 
 @dataclass
 class TrustConfig:
-    """When a fixed novel view is rejected: it then does not teach and lies in the run's `pseudo_views/rejected`."""
+    """When a fixed novel view is rejected. It then does not teach. The run's `pseudo_views/rejected` keeps it."""
 
     check: bool = True
-    """Whether fixed views are checked at all; views that hold NaN are rejected in any case."""
+    """Whether fixed views are checked. Views that hold NaN are always rejected."""
     confident_accumulation: float = 0.9
-    """A fixed view is held against its render where the render's accumulated opacity is at least this."""
+    """A fixed view is compared with its render where the render's accumulated opacity is at least this, in [0, 1]."""
     max_color_shift: float = 0.15
-    """Largest shift of the mean colour, of any channel, in [0, 1]."""
+    """Largest shift of a colour channel's mean, in [0, 1]."""
     min_structure: float = 0.6
-    """Smallest SSIM of the luminance of render and fixed view, at reduced size; 1 is the same picture."""
+    """Smallest SSIM between the luminance of render and fixed view at reduced size; 1 if they are equal."""
     max_block_jump: float = 0.3
-    """Largest jump of colour, in [0, 1], between neighbouring cells of a coarse grid that the render does not have."""
+    """Largest jump of colour between neighbouring cells of a coarse grid beyond the render's own, in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How far a fixed view and its render agree where the render is confident."""
+class _Agreement:
+    """How well a fixed view and its render agree where the render is confident."""
 
     color_shift: float
     """Largest shift of a channel's mean, in [0, 1]."""
@@ -52,26 +52,27 @@ def reasons_to_reject(
     render: Float[Tensor, "height width 3"],
     fixed: Float[Tensor, "height width 3"],
     accumulation: Float[Tensor, "height width 1"],
-    reliability: float = 0.0,
+    *,
+    reliability: float,
 ) -> list[str]:
-    """Why a fixed view must not teach.
+    """Gives the reasons why a fixed view must not teach.
 
     Args:
         config: the thresholds.
         render: the render, in [0, 1].
-        fixed: the fixed view, in [0, 1] if it is sound.
+        fixed: the fixed view, in [0, 1]; it may hold NaN.
         accumulation: the render's accumulated opacity, in [0, 1].
-        reliability: of the network, in [0, 1]; the disagreement that it answers for does not count.
+        reliability: of the network, in [0, 1]; every measure of disagreement is multiplied by 1 - reliability.
 
     Returns:
-        A few words and a figure for each reason, such as "colours shifted by 0.31"; empty for a view to be trusted.
+        One phrase for each reason, such as "colours shifted by 0.31"; empty if the view may teach.
     """
     if not fixed.isfinite().all():
         return ["NaN"]
     confident = accumulation >= config.confident_accumulation
     if not config.check or confident.float().mean() < MIN_CONFIDENT_SHARE:
         return []
-    agreement = measure_agreement(render, fixed, confident)
+    agreement = _measure_agreement(render, fixed, confident)
     doubt = 1 - reliability
     reasons = []
     if agreement.color_shift * doubt > config.max_color_shift:
@@ -83,22 +84,22 @@ def reasons_to_reject(
     return reasons
 
 
-def measure_agreement(
+def _measure_agreement(
     render: Float[Tensor, "height width 3"],
     fixed: Float[Tensor, "height width 3"],
     confident: Bool[Tensor, "height width 1"],
-) -> Agreement:
+) -> _Agreement:
     """Measures what the thresholds of `TrustConfig` bound.
 
     Args:
         render: the render, in [0, 1].
         fixed: the fixed view, in [0, 1].
-        confident: pixels that count; at least one.
+        confident: which pixels are compared; at least one.
     """
     shift = (fixed - render)[confident[..., 0]].mean(dim=0).abs().max()
     images = torch.stack([render, fixed]).permute(0, 3, 1, 2)
     weight = confident.permute(2, 0, 1)[None].float()
-    return Agreement(float(shift), _structure(images, weight), _block_jump(images, weight))
+    return _Agreement(float(shift), _structure(images, weight), _block_jump(images, weight))
 
 
 def _structure(images: Float[Tensor, "2 3 height width"], weight: Float[Tensor, "1 1 height width"]) -> float:
@@ -107,7 +108,7 @@ def _structure(images: Float[Tensor, "2 3 height width"], weight: Float[Tensor, 
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     render, fixed = interpolate(rgb_to_grayscale(images), size, mode="area").split(1)
     weight = interpolate(weight, size, mode="area")
-    # Where the render is not confident the pictures are made equal; what these pixels add to the mean is taken out.
+    # Where the render is not confident the images are made equal. Dividing by the mean weight leaves those pixels out.
     similarity = ssim(render, torch.lerp(render, fixed, weight), data_range=1.0)
     return 1 - float((1 - similarity) / weight.mean())
 
@@ -119,7 +120,7 @@ def _block_jump(images: Float[Tensor, "2 3 height width"], weight: Float[Tensor,
     means = avg_pool2d(images * weight, size, stride) / share.clamp_min(1e-6)
     jumps = [0.0]
     for dim in (2, 3):
-        # Windows two strides apart are neighbours without overlap.
+        # Windows two strides apart are neighbours that do not overlap.
         count = means.shape[dim] - 2
         if count < 1:
             continue

@@ -1,9 +1,9 @@
-"""From a fixed novel view to one that teaches: it is checked, its colours are matched and its pixels weighed."""
+"""Turns fixed novel views into pseudo views: rejects some, matches colours and weighs each pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -13,64 +13,85 @@ from torch import Tensor
 from difix3d_ns.pseudo_views.views import PseudoView, PseudoViewSet, RejectedView, to_bytes
 from difix3d_ns.vetting.color_matching import match_colors
 from difix3d_ns.vetting.confidence import ConfidenceConfig, pixel_confidence
+from difix3d_ns.vetting.reliability import ReliabilityConfig
 from difix3d_ns.vetting.trust import TrustConfig, reasons_to_reject
+
+
+@dataclass
+class VettingConfig:
+    """Which fixed novel views training uses, and how much each pixel counts."""
+
+    min_accumulation: float = 0.5
+    """Pixels of a novel view whose accumulated opacity is below this value, in [0, 1], do not teach."""
+    match_colors: bool = True
+    """Whether the large-scale colours of a fixed view are matched to its render where the render is confident.
+    Otherwise the network's shifts of brightness add up from fix to fix."""
+    trust: TrustConfig = field(default_factory=TrustConfig)
+    """When a fixed view is rejected."""
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    """How much each pixel of a fixed view counts."""
+    reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
+    """How the network is tested at training photos, and what the result changes."""
 
 
 @dataclass(frozen=True)
 class NovelViewFix:
-    """One novel view before and after the network; everything on the CPU."""
+    """One novel view before and after the network, on the CPU."""
 
     camera: Cameras
     """The novel camera, shape (1,)."""
     render: Float[Tensor, "height width 3"]
-    """In [0, 1]."""
+    """The render, in [0, 1]."""
     accumulation: Float[Tensor, "height width 1"]
     """The render's accumulated opacity, in [0, 1]."""
     fixed: Float[Tensor, "height width 3"]
-    """What the network made of the render."""
+    """The network's output for the render."""
     reference: int | None
-    """Index of the training photo that the network was given; None where none was near enough."""
+    """Index of the training photo that the network was given; None if none was near enough."""
     distance: float
     """Pose distance to the nearest training photo."""
 
 
-def vet(
-    step: int,
-    fixes: Sequence[NovelViewFix],
-    trust: TrustConfig,
-    confidence: ConfidenceConfig,
-    match: bool = True,
-    min_accumulation: float = 0.5,
-    reliability: float = 0.0,
-    first_target: int = 0,
-) -> PseudoViewSet:
-    """Decides which fixed views teach, and how much.
+@dataclass(frozen=True)
+class Vetting:
+    """Decides which fixed views teach, and how much."""
 
-    Args:
-        step: training step before which they were fixed.
-        fixes: the novel views, in the order of their targets.
-        trust: when a view is rejected.
-        confidence: how pixels are weighed.
-        match: whether large-scale colours are matched to the render's.
-        min_accumulation: pixels whose accumulated opacity is below this do not teach.
-        reliability: of the network, in [0, 1] (see `ReliabilityConfig`); the higher, the less a render has to say.
-        first_target: index of the first view's target.
-    """
-    views: list[PseudoView] = []
-    rejected: list[RejectedView] = []
-    for target, fix in enumerate(fixes, first_target):
-        reasons = reasons_to_reject(trust, fix.render, fix.fixed, fix.accumulation, reliability)
-        if reasons:
-            pictures = to_bytes(fix.fixed), to_bytes(fix.render)
-            rejected.append(RejectedView(fix.camera, target, tuple(reasons), *pictures))
-            continue
+    config: VettingConfig
+
+    def vet(self, fixes: Sequence[NovelViewFix], step: int, reliability: float, first_target: int) -> PseudoViewSet:
+        """Vets some views of one fix.
+
+        Args:
+            fixes: the novel views, in the order of their targets.
+            step: training step before which they were fixed.
+            reliability: of the network, in [0, 1]; the higher, the less a view is checked against its render.
+            first_target: index of the first view's target.
+        """
+        views: list[PseudoView] = []
+        rejected: list[RejectedView] = []
+        for target, fix in enumerate(fixes, first_target):
+            reasons = reasons_to_reject(
+                self.config.trust, fix.render, fix.fixed, fix.accumulation, reliability=reliability
+            )
+            if reasons:
+                images = to_bytes(fix.fixed), to_bytes(fix.render)
+                rejected.append(RejectedView(fix.camera, target, tuple(reasons), *images))
+            else:
+                views.append(self._pseudo_view(fix, target, reliability))
+        return PseudoViewSet(step, views, rejected)
+
+    def _pseudo_view(self, fix: NovelViewFix, target: int, reliability: float) -> PseudoView:
         image = fix.fixed
-        if match:
-            confident = (fix.accumulation >= trust.confident_accumulation) * fix.accumulation
+        if self.config.match_colors:
+            confident = (fix.accumulation >= self.config.trust.confident_accumulation) * fix.accumulation
             image = torch.lerp(match_colors(image, fix.render, confident), image, reliability)
         weight = pixel_confidence(
-            confidence, fix.render, image, fix.accumulation, fix.distance, min_accumulation, reliability
+            self.config.confidence,
+            fix.render,
+            image,
+            fix.accumulation,
+            fix.distance,
+            min_accumulation=self.config.min_accumulation,
+            reliability=reliability,
         )
-        pictures = to_bytes(image), to_bytes(weight)
-        views.append(PseudoView(fix.camera, *pictures, fix.reference, target, reliability))
-    return PseudoViewSet(step, views, rejected)
+        return PseudoView(fix.camera, to_bytes(image), to_bytes(weight), fix.reference, target, reliability)

@@ -1,1 +1,1 @@
-"""Videos: reading, writing and joining them, and how steady their frames are."""
+"""Videos: reading, writing and joining, and measuring and reducing flicker."""

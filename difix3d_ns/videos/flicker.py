@@ -1,7 +1,7 @@
-"""How much a video flickers: what changes between neighbouring frames beyond what the moving camera explains.
+"""Flicker of a video: the change between consecutive frames that camera motion does not explain.
 
-A frame is carried into the next one's view by the splat's depth and compared there. A surface that keeps its colour
-leaves no difference; a network that invents a new texture for every frame leaves one.
+Each frame is warped into the next one's view with the rendered depth and compared there. A surface that keeps its
+colour causes no difference, but a network that invents a new texture in every frame does.
 """
 
 from __future__ import annotations
@@ -17,55 +17,55 @@ from torch.nn.functional import grid_sample
 from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
 
 DEPTH_TOLERANCE = 0.05
-"""Difference of depth, as a share of it, up to which two frames are taken to show the same surface."""
+"""Maximum relative difference in depth at which two frames are considered to show the same surface."""
 MIN_ACCUMULATION = 0.5
-"""Accumulated opacity below which a render has no surface whose depth could be relied on."""
+"""Accumulated opacity below which the depth of a render is not reliable."""
 NEAR_PLANE = 0.01
-"""Points nearer to a camera than this, in scene units, or behind it, are not in its picture."""
+"""Points nearer to a camera than this, in scene units, or behind it, are not visible."""
 
 
 @dataclass(frozen=True)
 class FrameGeometry:
-    """Where the camera of a frame stood and how far away what it shows is; all on one device."""
+    """Camera and depth of a frame; all tensors are on the same device."""
 
     camera_to_world: Float[Tensor, "3 4"]
     """Pose in nerfstudio's convention (OpenGL axes)."""
     K: Float[Tensor, "3 3"]
-    """Intrinsics in pixels; the middle of the first pixel is at 0.5."""
+    """Intrinsics in pixels; the centre of the first pixel is at 0.5."""
     depth: Float[Tensor, "height width 1"]
-    """Distance along the optical axis in scene units, as `difix3d` renders it."""
+    """Depth along the optical axis in scene units, as `difix3d` renders it."""
     accumulation: Float[Tensor, "height width 1"]
     """Accumulated opacity in [0, 1]."""
 
     def to(self, device: torch.device | str) -> FrameGeometry:
-        """The same on another device."""
+        """Copies it to a device."""
         return FrameGeometry(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 @dataclass(frozen=True)
 class Flicker:
-    """What one video leaves unexplained by its cameras."""
+    """The measured flicker of a video."""
 
     mean: float
-    """Mean absolute difference of colour, in [0, 1], over all pixels that could be compared."""
+    """Mean absolute colour difference, in [0, 1], over all pixels that could be compared."""
     pairs: tuple[float | None, ...]
-    """The same for each frame but the first against the one before it; None where no pixel could be compared."""
+    """The same for each pair of consecutive frames; None if no pixel could be compared."""
     covered: float
-    """Share of the pixels that could be compared, in [0, 1]."""
+    """Fraction of pixels that could be compared, in [0, 1]."""
 
 
 def pixels_in_previous_frame(
     frame: FrameGeometry, previous: FrameGeometry
 ) -> tuple[Float[Tensor, "height width 2"], Bool[Tensor, "height width 1"]]:
-    """Where the previous frame shows what each pixel of a frame shows.
+    """Finds the pixel positions at which the previous frame shows the surface points of a frame's pixels.
 
     Args:
-        frame: the frame whose pixels are looked for.
-        previous: the frame they are looked for in; its size may be another.
+        frame: the frame whose pixels are looked up.
+        previous: the frame to look them up in; it may have another size.
 
     Returns:
-        Column and row in the previous frame, in pixels, and whether it shows the pixel's surface at all: False outside
-        its picture, where something stands in front, and where either render has hardly any opacity.
+        Column and row in the previous frame, in pixels, and whether it shows the pixel's surface: False outside its
+        image, where the surface is occluded, and where either render has low opacity.
     """
     height, width = frame.depth.shape[:2]
     rows, columns = torch.meshgrid(
@@ -89,7 +89,7 @@ def pixels_in_previous_frame(
 
     previous_height, previous_width = previous.depth.shape[:2]
     inside = (column >= 0) & (column <= previous_width) & (row >= 0) & (row <= previous_height)
-    # A mix of the depths on both sides of an edge is no surface: it fails the test from either side.
+    # At an edge, sampling mixes the depths of both sides; a mixed depth matches neither and fails the test.
     shown = sample(torch.cat([previous.depth, previous.accumulation], dim=-1), pixels, smooth=False)
     same_surface = (shown[..., 0] - depth).abs() <= DEPTH_TOLERANCE * divisor
     opaque = (shown[..., 1] >= MIN_ACCUMULATION) & (frame.accumulation[..., 0] >= MIN_ACCUMULATION)
@@ -99,12 +99,12 @@ def pixels_in_previous_frame(
 def sample(
     image: Float[Tensor, "height width channels"], pixels: Float[Tensor, "rows columns 2"], smooth: bool = True
 ) -> Float[Tensor, "rows columns channels"]:
-    """Values of an image between its pixels; outside, those of its border.
+    """Samples an image at positions between its pixels; outside the image, at the nearest border position.
 
     Args:
-        image: any values.
-        pixels: column and row, in pixels; the middle of the first pixel is at 0.5.
-        smooth: bicubic, which keeps fine texture but may overshoot; else bilinear.
+        image: an image of any value range.
+        pixels: columns and rows, in pixels; the centre of the first pixel is at 0.5.
+        smooth: uses bicubic interpolation, which keeps fine texture but may overshoot; otherwise bilinear.
     """
     height, width = image.shape[:2]
     size = pixels.new_tensor([width, height])
@@ -116,7 +116,7 @@ def sample(
 
 
 class FlickerMeter:
-    """Measures a video frame by frame, so that only two frames are in memory."""
+    """Measures the flicker of a video frame by frame, with only two frames in memory."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, FrameGeometry] | None = None
@@ -125,7 +125,7 @@ class FlickerMeter:
         self._num_pixels = 0
 
     def add(self, image: Float[Tensor, "height width 3"], frame: FrameGeometry) -> None:
-        """Takes the next frame.
+        """Adds the next frame.
 
         Args:
             image: the frame, in [0, 1].
@@ -142,7 +142,7 @@ class FlickerMeter:
         self._last = image, frame
 
     def result(self) -> Flicker | None:
-        """What was measured so far; None where no pixel of any frame was found in the one before it."""
+        """The flicker of all frames so far; None if no pixel of any frame is visible in the previous one."""
         compared = sum(self._counts)
         if compared == 0:
             return None
@@ -152,20 +152,20 @@ class FlickerMeter:
 
 
 def flicker(images: Sequence[Float[Tensor, "height width 3"]], frames: Sequence[FrameGeometry]) -> Flicker | None:
-    """Mean absolute difference of each image to the one before it, carried into its view.
+    """Measures the mean absolute difference between each image and the previous one warped into its view.
 
-    The renders themselves do not score 0: reflections, and depth that is not exact, change with the camera. So the
-    figure of an enhanced video is to be read beside that of the renders it was made from.
+    Raw renders do not score 0 either, because of reflections and inexact depth. Compare the flicker of an enhanced
+    video with that of the renders it was made from.
 
     Args:
         images: the video, in [0, 1].
-        frames: cameras and depth of the renders, one for each image.
+        frames: camera and depth of the render of each image.
 
     Returns:
-        None where no pixel of any frame can be found in the one before it.
+        The flicker; None if no pixel of any frame is visible in the previous one.
 
     Raises:
-        ValueError: images and frames differ in number.
+        ValueError: the numbers of images and frames differ.
     """
     meter = FlickerMeter()
     for image, frame in zip(images, frames, strict=True):

@@ -1,4 +1,4 @@
-"""Joining coded pieces of a video and copying the audio of the video they were made from, packet by packet."""
+"""Joining the encoded pieces of a video and copying the source video's audio, without encoding again."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from difix3d_ns.videos.reader import VideoReader
 from difix3d_ns.videos.writer import open_output
 
 TRIAL_PACKETS = 20
+"""Number of audio packets written to test a container."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When the frames of a video are shown."""
+    """Presentation times of the frames of a video."""
 
     times: Sequence[int]
-    """Of each frame, ascending, in units of `time_base`."""
+    """Time of each frame, ascending, in units of `time_base`."""
     durations: Sequence[int]
-    """How long each frame is shown, in units of `time_base`."""
+    """Duration of each frame, in units of `time_base`."""
     time_base: Fraction
-    """In seconds."""
+    """Unit of the times, in seconds."""
 
 
 def require_audio_fits(video: Path, output: Path) -> None:
-    """Tries whether the output's container holds the audio of a video.
+    """Tests whether the output's container supports the audio of a video.
 
     Raises:
         Difix3DError: it does not.
@@ -48,28 +49,28 @@ def require_audio_fits(video: Path, output: Path) -> None:
         try:
             with av.open(BytesIO(), "w", format=VIDEO_OUTPUTS[output.suffix.lower()]) as trial:
                 copies = {each.index: trial.add_stream_from_template(each) for each in source.streams.audio}
-                # Some containers object when they are closed, and only if something was written.
+                # Some containers raise the error only when they are closed, and only if something was written.
                 for packet in islice(_audio_packets(source, copies, Fraction(0)) if copies else (), TRIAL_PACKETS):
                     trial.mux(packet)
         except (ValueError, FFmpegError) as error:
             raise Difix3DError(
-                f"{output.suffix} files do not hold this {', '.join(codecs)} audio, which {video} has: choose "
-                f"another of {', '.join(VIDEO_OUTPUTS)}, or add --no-audio."
+                f"{output.suffix} files do not support the {', '.join(codecs)} audio of {video}: choose another of "
+                f"{', '.join(VIDEO_OUTPUTS)}, or add --no-audio."
             ) from error
 
 
 def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Timing, audio: VideoReader | None) -> None:
-    """Writes the packets of all pieces, and of the audio, into one file, which appears when it is whole.
+    """Writes the packets of all pieces, and of the audio, into one file, which appears once it is complete.
 
     Args:
-        pieces: coded by `VideoWriter` with the same options; empty files are passed over.
+        pieces: files encoded by `VideoWriter` with the same options; empty files are skipped.
         output: the video to write.
-        coded: the times of all frames that were given to `VideoWriter`.
-        timing: when each frame is shown in the new video.
-        audio: the video whose audio is copied; None for none.
+        coded: the times of all frames as they were passed to `VideoWriter`.
+        timing: the times of the frames in the output.
+        audio: the video whose audio is copied; None for no audio.
 
     Raises:
-        Difix3DError: a piece is damaged or coded otherwise, there are none, or the file cannot be written.
+        Difix3DError: a piece is damaged or encoded differently, there are no frames, or the file cannot be written.
     """
     filled = [piece for piece in pieces if piece.stat().st_size]
     if not filled:
@@ -100,7 +101,7 @@ def _video_packets(pieces: Sequence[Path], first: Any, stream: Any, coded: Timin
             track = container.streams.video[0]
             if track.codec_context.extradata != first.codec_context.extradata or track.time_base != first.time_base:
                 raise Difix3DError(
-                    f"{piece} is coded otherwise than the other pieces, by another version of the video library: "
+                    f"{piece} is encoded differently from the other pieces, by another version of the video library: "
                     "delete it and repeat the command with --resume."
                 )
             for packet in container.demux(track):

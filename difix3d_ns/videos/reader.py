@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 FINE_UNITS = 10_000
-"""Units of time in a second, at least, in which a steady video's frames are counted."""
+"""Minimum number of time units per second in which the times of a steady video are expressed."""
 
 
 class VideoReader:
-    """The frames of a video's first video stream, turned upright; of all its length, one is in memory at a time.
+    """The frames of a file's first video stream, rotated upright, with only one frame in memory at a time.
 
-    Opening it looks through the file once, without decoding, so that the number of frames and their times are known.
+    Opening a video reads all its packets once, without decoding them, to find the number of frames and their times.
 
     Args:
-        file: the video.
+        file: the video file.
 
     Attributes:
-        height: of the upright frames, in pixels.
-        width: of the upright frames, in pixels.
-        fps: frames per second; the mean rate where the rate varies.
-        steady: whether each frame is shown equally long.
-        times: time of each frame in units of `time_base`, in the order of showing, from the file's start.
-        durations: how long each frame is shown, in units of `time_base`.
+        height: height of the upright frames, in pixels.
+        width: width of the upright frames, in pixels.
+        fps: frames per second; the mean if the frame rate varies.
+        steady: whether the frame rate is constant.
+        times: time of each frame since the start of the file, ascending, in units of `time_base`.
+        durations: duration of each frame, in units of `time_base`.
         time_base: unit of the times, in seconds.
         pixel_aspect: width of a pixel as a multiple of its height.
-        colors: how values stand for colours.
-        offset: what was subtracted from the file's own times, in seconds.
+        colors: colour space of the frames.
+        offset: start time of the file in seconds, which was subtracted from its own times.
 
     Raises:
-        Difix3DError: the file is missing, or is no video that can be read.
+        Difix3DError: the file is missing or cannot be read as a video.
     """
 
     def __init__(self, file: Path) -> None:
@@ -64,29 +64,29 @@ class VideoReader:
             raise Difix3DError(f"{file} cannot be read as a video ({error.strerror}).") from error
         first = next(self.read(on_bad=lambda _: None), None)
         if first is None:
-            raise Difix3DError(f"the video {file} holds no frame that can be decoded.")
+            raise Difix3DError(f"the video {file} contains no frame that can be decoded.")
         self.height, self.width = first[1].shape[:2]
 
     def __len__(self) -> int:
         return len(self.times)
 
     def __iter__(self) -> Iterator[Float[Tensor, "height width 3"]]:
-        """All frames in [0, 1]; Difix3DError at one that cannot be decoded."""
+        """All frames in [0, 1]; raises Difix3DError at one that cannot be decoded."""
         for _, frame in self.read():
             yield frame
 
     def read(
         self, start: int = 0, stop: int | None = None, on_bad: Callable[[str], None] | None = None
     ) -> Iterator[tuple[int, Float[Tensor, "height width 3"]]]:
-        """Index and picture in [0, 1] of the frames from `start` to before `stop`.
+        """Yields index and image, in [0, 1], of the frames from `start` to before `stop`.
 
         Args:
             start: index of the first frame.
-            stop: index after the last one; None for all.
-            on_bad: called with a sentence for each place that cannot be decoded, which is passed over.
+            stop: index after the last frame; None for the end of the video.
+            on_bad: called with a sentence for each part that cannot be decoded, which is then skipped.
 
         Raises:
-            Difix3DError: a place cannot be decoded, and there is no `on_bad`.
+            Difix3DError: a part cannot be decoded, and `on_bad` is None.
         """
         stop = len(self) if stop is None else min(stop, len(self))
         if start >= stop:
@@ -95,31 +95,31 @@ class VideoReader:
         index = -1
         with self._open() as container:
             for frame in self._decoded(container, start, report):
-                told = frame.pts if frame.pts is not None else frame.dts
+                time = frame.pts if frame.pts is not None else frame.dts
                 before = index
-                known = self._seekable and told is not None
-                index = bisect_right(self._times_in_file, told or 0) - 1 if known else before + 1
+                known = self._seekable and time is not None
+                index = bisect_right(self._times_in_file, time or 0) - 1 if known else before + 1
                 if index >= stop:
                     return
-                if index < start or index == before:  # two frames at one time: the second is never seen
+                if index < start or index == before:  # of two frames with the same time, the second is dropped
                     continue
                 if frame.is_corrupt:
                     report(self._sentence(index))
                 else:
-                    yield index, self._picture(frame)
+                    yield index, self._image(frame)
 
     def _open(self) -> Any:
-        # Containers without times of their own get them from the coded order.
+        # `genpts` derives missing times from the decoding times.
         return av.open(str(self.file), options={"fflags": "+genpts"})
 
     def _read_header(self, container: Any) -> None:
         streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
         if not streams:
-            raise Difix3DError(f"{self.file} holds no video stream.")
+            raise Difix3DError(f"{self.file} contains no video stream.")
         self._stream_index = streams[0].index
         stream = streams[0]
         if stream.codec_context is None:
-            raise Difix3DError(f"{self.file} is coded in a way that cannot be decoded here: convert it to H.264.")
+            raise Difix3DError(f"{self.file} uses a codec that is not supported here: convert it to H.264.")
         self.fps = Fraction(stream.average_rate or stream.guessed_rate or 25)
         self.time_base = Fraction(stream.time_base or 1 / self.fps)
         self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
@@ -131,18 +131,18 @@ class VideoReader:
         stream = container.streams[self._stream_index]
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
         if not packets:
-            raise Difix3DError(f"the video {self.file} holds no frames.")
-        told = [packet.pts for packet in packets if packet.pts is not None]
-        self._seekable = len(told) == len(packets)
+            raise Difix3DError(f"the video {self.file} contains no frames.")
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        self._seekable = len(times) == len(packets)
         if not self._seekable:
             self.time_base, self.offset = 1 / self.fps, Fraction(0)
-            told = list(range(len(packets)))
-        self._times_in_file = sorted(set(told))
+            times = list(range(len(packets)))
+        self._times_in_file = sorted(set(times))
         self._keyframes = sorted(packet.pts for packet in packets if packet.is_keyframe) if self._seekable else []
         shift = round(self.offset / self.time_base)
         self.times = [time - shift for time in self._times_in_file]
         self.steady = self._is_steady()
-        if self.steady:  # without the rounding of containers that count in milliseconds
+        if self.steady:  # removes the rounding of containers that store milliseconds
             start = self.times[0] * self.time_base
             self.time_base = Fraction(1, self.fps.numerator * math.ceil(FINE_UNITS / self.fps.numerator))
             self.times = [round((start + index / self.fps) / self.time_base) for index in range(len(self.times))]
@@ -154,12 +154,12 @@ class VideoReader:
         self.durations = [after - before for before, after in zip(self.times, self.times[1:], strict=False)] + [usual]
 
     def _is_steady(self) -> bool:
-        """Whether the times are those of the frame rate, but for the rounding to the time base."""
+        """Whether the times follow a constant frame rate, up to rounding to the time base."""
         start, step = self.times[0], float(1 / self.fps / self.time_base)
         return all(abs(time - start - index * step) <= 1.001 for index, time in enumerate(self.times))
 
     def _mean_rate(self) -> Fraction:
-        """Frames per second of the time from the first frame to the last."""
+        """Mean frame rate between the first and the last frame, in frames per second."""
         span = (self.times[-1] - self.times[0]) * self.time_base
         return Fraction(float((len(self.times) - 1) / span)).limit_denominator(1001) if span else self.fps
 
@@ -181,13 +181,13 @@ class VideoReader:
                 report(self._sentence(bisect_right(self._times_in_file, last_time or 0) - 1 if known else None))
 
     def _seek(self, container: Any, stream: Any, keyframe: int) -> None:
-        """Goes to a keyframe, or to the file's start where the container does not find it."""
+        """Seeks to a keyframe, or to the start of the file if the container does not find it."""
         container.seek(keyframe, stream=stream)
         first = next((packet for packet in container.demux(stream) if packet.pts is not None), None)
         found = first is not None and first.is_keyframe and first.pts <= keyframe
         container.seek(keyframe if found else min(self._times_in_file[0], 0), stream=stream)
 
-    def _picture(self, frame: VideoFrame) -> Float[Tensor, "height width 3"]:
+    def _image(self, frame: VideoFrame) -> Float[Tensor, "height width 3"]:
         deep = any(component.bits > 8 for component in frame.format.components)
         conversion: dict[str, Any] = {"format": "rgb48le" if deep else "rgb24", "interpolation": ACCURATE}
         if not frame.format.is_rgb and "pal" not in frame.format.name:
@@ -208,4 +208,4 @@ class VideoReader:
 
 
 def _raise(sentence: str) -> None:
-    raise Difix3DError(f"{sentence.removesuffix('.')}: repair the file, or add --skip-bad to pass over it.")
+    raise Difix3DError(f"{sentence.removesuffix('.')}: repair the file, or add --skip-bad to skip such frames.")

@@ -1,4 +1,4 @@
-"""Telling players that a video shows the whole sphere."""
+"""Metadata that marks a video as spherical for players."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from difix3d_ns.files import part_of, telling_errors
 
 
 def mark_as_spherical(video: Path) -> None:
-    """Adds the metadata of equirectangular frames to an MP4; leaves other containers as they are.
+    """Adds the metadata of equirectangular frames to an MP4 file; other containers are left unchanged.
 
     Raises:
-        Difix3DError: it cannot be written.
+        Difix3DError: the file cannot be written.
     """
     if video.suffix.lower() != ".mp4":
         return
     part = part_of(video)
     with telling_errors(video, FFmpegError):
-        # nerfstudio adds to a file whose index is its last part.
+        # nerfstudio needs a file with the index at its end, so the packets are copied into one.
         with av.open(str(video)) as source, av.open(str(part), "w", format="mp4") as target:
             stream = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(source.streams.video[0]):

@@ -1,4 +1,4 @@
-"""Enhanced video that flickers less: each frame keeps a share of the one before it, carried along by the depth."""
+"""Flicker reduction: each frame is blended with the previous one, warped into its view with the rendered depth."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torchvision.transforms.functional import gaussian_blur
 from difix3d_ns.videos.flicker import FrameGeometry, pixels_in_previous_frame, sample
 
 TOLERATED_DIFFERENCE = 0.05
-"""Difference of colour, in [0, 1], at which a pixel keeps 37% of the share it would keep without one: a highlight that
-moves, or an edge whose depth is wrong, is not smeared."""
+"""Colour difference, in [0, 1], at which a pixel's blending weight falls to 37%, so that moving highlights and edges
+with wrong depth are not smeared."""
 BLUR_PIXELS = 1.5
-"""Standard deviation, in pixels, of the blur under which that difference is taken: noise alone is none."""
+"""Standard deviation, in pixels, of the blur that removes noise before this difference is computed."""
 
 
 class SteadyFrames:
-    """Steadies the frames of one video; they come in order.
+    """Reduces the flicker of one video, frame by frame and in order.
 
-    The frame before, as it was given out, is carried into each frame's view by the splat's depth and mixed with it,
-    where both show the same surface in nearly the same colour.
+    The previous output frame is warped into the current view with the rendered depth. The two are blended where they
+    show the same surface in nearly the same colour.
 
     Args:
-        share: of the carried frame in the mix, from 0, which changes nothing, to below 1. More is steadier and softer.
+        share: weight of the warped frame, in [0, 1). 0 changes nothing; higher values are steadier and softer.
 
     Raises:
-        ValueError: a share outside [0, 1).
+        ValueError: `share` is not in [0, 1).
     """
 
     def __init__(self, share: float = 0.5) -> None:
         if not 0 <= share < 1:
-            raise ValueError(f"share must lie in 0 to below 1, got {share}")
+            raise ValueError(f"share must be at least 0 and below 1, got {share}")
         self._share = share
         self._last: tuple[Tensor, FrameGeometry] | None = None
 
     def next(self, image: Float[Tensor, "height width 3"], frame: FrameGeometry) -> Float[Tensor, "height width 3"]:
-        """The next frame, steadied; the first one comes back as it is.
+        """Steadies the next frame; the first one is returned unchanged.
 
         Args:
             image: the enhanced frame, in [0, 1].
@@ -58,6 +58,6 @@ class SteadyFrames:
 
 
 def _blurred(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-    # The kernel reaches no farther than reflection at the border allows.
+    # Reflection padding limits the kernel size.
     kernel = [min(2 * round(2 * BLUR_PIXELS) + 1, 2 * side - 1) for side in reversed(image.shape[:2])]
     return gaussian_blur(image.permute(2, 0, 1), kernel, [BLUR_PIXELS, BLUR_PIXELS]).permute(1, 2, 0)

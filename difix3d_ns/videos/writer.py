@@ -22,21 +22,23 @@ from difix3d_ns.videos.colors import ACCURATE, VideoColors
 
 
 class VideoWriter:
-    """Codes frames as H.264; the file appears under its name when it is whole, and not at all after an error.
+    """Encodes frames as H.264; the file appears under its name once it is complete, and not at all after an error.
 
-    Frames of odd size are coded as yuv444p, which keeps their size; others as yuv420p, which every player shows.
+    Frames of odd width or height are encoded as yuv444p, which keeps their size; others as yuv420p, which every player
+    supports.
 
     Args:
-        file: an .mp4, .mov, .m4v or .mkv.
+        file: an .mp4, .mov, .m4v or .mkv file.
         fps: frames per second.
-        crf: x264's constant quality: 0 loses nothing, 17 shows no loss, 23 is small, 51 is the worst.
-        time_base: unit of the times given to `append`, in seconds; that of one frame if None.
+        crf: x264's constant rate factor: 0 is lossless, 17 visually lossless, 23 small, 51 the worst quality.
+        time_base: unit of the times passed to `append`, in seconds; the duration of a frame if None.
         pixel_aspect: width of a pixel as a multiple of its height.
-        colors: how values stand for colours.
-        container_format: FFmpeg's name of the container; the one of the file's extension if None.
+        colors: colour space to encode in.
+        container_format: FFmpeg's name of the container; derived from the file's extension if None.
 
     Raises:
-        Difix3DError: the file's extension is none for H.264, frames differ in size, or there is no space left.
+        Difix3DError: the file's extension is not supported, there are no frames, they differ in size, or the file
+            cannot be written.
     """
 
     def __init__(
@@ -83,9 +85,9 @@ class VideoWriter:
         """Writes one frame.
 
         Args:
-            frame: in [0, 1]; of the first one's size.
-            time: when it is shown, in units of the time base and after the frame before; its index if None.
-            duration: how long, in units of the time base; 0 if not known.
+            frame: the frame, in [0, 1], of the same size as the first one.
+            time: its time in units of the time base, after the previous frame's; its index if None.
+            duration: its duration in units of the time base; 0 if unknown.
         """
         height, width = frame.shape[:2]
         if self._stream is None:
@@ -93,8 +95,8 @@ class VideoWriter:
         stream = self._stream
         if (height, width) != (stream.height, stream.width):
             raise Difix3DError(
-                f"frame {self._count + 1} of {self.file} has {width} x {height} pixels where the first has "
-                f"{stream.width} x {stream.height}: a video needs frames of one size."
+                f"frame {self._count + 1} of {self.file} has {width} x {height} pixels, but the first has "
+                f"{stream.width} x {stream.height}: all frames of a video need the same size."
             )
         values = (frame.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
         coded = av.VideoFrame.from_ndarray(values, "rgb24").reformat(
@@ -112,7 +114,7 @@ class VideoWriter:
             self._container.mux(stream.encode(coded))
 
     def _start(self, height: int, width: int) -> Any:
-        # Without B-frames the packets come in the order of their times, so that files can be joined.
+        # Without B-frames, packets are in the order of their times, so that files can be joined.
         options = {"crf": str(self.crf), "preset": "medium", "bf": "0"}
         stream: Any = self._container.add_stream("libx264", rate=self.fps, options=options, time_base=self.time_base)
         stream.width, stream.height = width, height
@@ -120,21 +122,21 @@ class VideoWriter:
         context = stream.codec_context
         context.time_base = self.time_base
         context.sample_aspect_ratio = self.pixel_aspect
-        colors = self.colors.told(height)
+        colors = self.colors.with_colorspace(height)
         context.colorspace, context.color_range = colors.colorspace, ColorRange.MPEG
         context.color_primaries, context.color_trc = colors.primaries, colors.transfer
         return stream
 
 
 def open_output(part: Path, file: Path, container_format: str | None = None) -> Any:
-    """A PyAV container that writes to `part` what is to be `file`.
+    """Opens a PyAV container that writes to `part`, which the caller renames to `file` when it is complete.
 
     Raises:
-        Difix3DError: the file's extension is none for H.264, or it cannot be written there.
+        Difix3DError: the file's extension is not supported, or the file cannot be written.
     """
     container_format = container_format or VIDEO_OUTPUTS.get(file.suffix.lower())
     if container_format is None:
-        raise Difix3DError(f"videos are written as {', '.join(VIDEO_OUTPUTS)}, not as {file.name}.")
+        raise Difix3DError(f"{file.name} cannot be written: videos are written as {', '.join(VIDEO_OUTPUTS)}.")
     options = {"movflags": "+faststart"} if container_format in ("mp4", "mov") else {}
     with telling_errors(file, FFmpegError):
         part.parent.mkdir(parents=True, exist_ok=True)

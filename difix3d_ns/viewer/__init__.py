@@ -1,1 +1,1 @@
-"""Panels in nerfstudio's viewer."""
+"""Panels of the package in nerfstudio's viewer."""

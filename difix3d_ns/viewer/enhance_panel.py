@@ -1,4 +1,4 @@
-"""The viewer's panel of `rgb_enhanced`: which network, with which reference, how strong, and how long a frame takes."""
+"""The viewer's panel for `rgb_enhanced`: network, reference, strength, and the time that a frame takes."""
 
 from __future__ import annotations
 
@@ -17,95 +17,96 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError, DifixMemoryError
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.stopping import FixStopped
-from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, camera_wants_to_move, plain
+from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, frame_is_outdated, plain
 
 ENHANCE_PANEL = "Enhanced output (Difix3D+)"
 """The panel's label."""
-HINT = "Choose the output type **rgb\\_enhanced**, above or as second output of the split screen."
+HINT = "Choose the output type **rgb\\_enhanced** above, or as the second output of the split screen."
 
 PhotoOfCamera = Callable[[Cameras], Float[Tensor, "ref_height ref_width 3"] | None]
+"""Returns the reference photo of a camera, in [0, 1], or None."""
 
 
 @dataclass(frozen=True)
 class EnhancedFrame:
-    """A frame at full strength, and what it was made from."""
+    """A frame enhanced at full strength, and what it was made from."""
 
-    fixer: DifixFixer
+    fixer: LazyFixer
     use_reference: bool
     render: Float[Tensor, "height width 3"]
     clean: Float[Tensor, "height width 3"]
 
-    def is_of(self, fixer: DifixFixer, use_reference: bool, render: Float[Tensor, "height width 3"]) -> bool:
-        """Whether the network would make the same of this render again."""
+    def is_of(self, fixer: LazyFixer, use_reference: bool, render: Float[Tensor, "height width 3"]) -> bool:
+        """Whether the network would return the same for this render."""
         return fixer is self.fixer and use_reference == self.use_reference and torch.equal(render, self.render)
 
 
 class EnhancePanel(ViewerPanel):
-    """Enhances the viewer's frames while the camera rests, as its controls say.
+    """Enhances the viewer's frames while the camera does not move, with the settings of its controls.
 
-    What goes wrong is told in one sentence, in the panel and in the log; the viewer then shows the render. The
-    controls are the viewer's alone: training fixes its novel views as configured.
+    If that fails, the viewer shows the render, and the panel and the log say why in one sentence. The controls only
+    affect the viewer: training fixes its novel views as configured.
 
     Args:
-        fixer: cleans frames until another network is loaded; its settings are where the controls start.
-        reference_of: the photo that serves as reference for a camera; None where there is none.
+        fixer: cleans frames until another network is loaded; its settings are the initial values of the controls.
+        reference_of: returns the reference photo of a camera; None if there is none.
     """
 
-    def __init__(self, fixer: DifixFixer, reference_of: PhotoOfCamera) -> None:
+    def __init__(self, fixer: LazyFixer, reference_of: PhotoOfCamera) -> None:
         super().__init__()
         self._fixer = fixer
         self._reference_of = reference_of
         self._loading: threading.Thread | None = None
-        self._unusable: DifixFixer | None = None
+        self._unusable: LazyFixer | None = None
         self._last: EnhancedFrame | None = None
         self._problem = ""
         self._frame = ""
         self._status = self._add(ViewerMarkdown("Enhanced output", HINT))
         self._network = self._add(
-            ViewerText("Network", fixer.config.model, hint="auto, embedded, a hub id, a folder or a .pkl")
+            ViewerText("Network", fixer.config.model, hint="auto, embedded, a hub id, a folder or a .pkl file")
         )
         self._add(ViewerButton("Load network", lambda _: self.load(self._network.value)))
         self._use_reference = self._add(
-            ViewerCheckbox("Reference photo", fixer.config.use_reference, hint="Give the nearest photo to the network")
+            ViewerCheckbox("Reference photo", fixer.config.use_reference, hint="Give the network a nearby photo")
         )
         self._strength = self._add(
             ViewerSlider(
-                "Strength", fixer.config.strength, 0.0, 1.0, 0.05, hint="0 is the render, 1 the network's result"
+                "Strength", fixer.config.strength, 0.0, 1.0, 0.05, hint="0: the render. 1: the network's result"
             )
         )
 
     def enhance(
         self, render: Float[Tensor, "height width 3"], camera: Cameras, machine: RenderStateMachine
     ) -> Float[Tensor, "height width 3"]:
-        """A frame for the viewer, enhanced if the camera rests and the network is ready; the render if not.
+        """Returns the enhanced frame if the camera does not move and the network is ready, otherwise the render.
 
         Args:
             render: in [0, 1].
             camera: its camera, shape (1,).
-            machine: the viewer's render thread, which this runs in.
+            machine: the viewer's render thread, which calls this.
         """
         strength = float(self._strength.value)
         if machine.state != "high" or strength == 0 or not self._is_ready():
             return render
         try:
-            clean = self._clean(render, camera, lambda: camera_wants_to_move(machine))
+            clean = self._clean(render, camera, lambda: frame_is_outdated(machine))
         except FixStopped:
-            machine.interrupt_render_flag = False  # else the first frame of the move would be given up as well
+            machine.interrupt_render_flag = False  # otherwise the first frame of the move would be interrupted too
             return render
         except DifixMemoryError:
-            self._tell("there is not enough GPU memory to enhance a frame of this size: lower Max res.")
+            self._report("there is not enough GPU memory to enhance a frame of this size: lower Max res.")
             return render
         except (Difix3DError, DifixError) as error:
-            self._tell(str(error))
+            self._report(str(error))
             return render
         return clean if strength == 1 else render.lerp(clean, strength)
 
     def _clean(
         self, render: Float[Tensor, "height width 3"], camera: Cameras, stop: Callable[[], bool]
     ) -> Float[Tensor, "height width 3"]:
-        """What the network makes of a render; the same render is not worked on twice in a row."""
+        """Cleans a render at full strength; the last result is reused for an equal render."""
         fixer, use_reference = self._fixer, bool(self._use_reference.value)
         if self._last is not None and self._last.is_of(fixer, use_reference, render):
             return self._last.clean
@@ -114,8 +115,8 @@ class EnhancePanel(ViewerPanel):
             with self._training_rests():
                 photo = self._reference_of(camera)
         started = time.perf_counter()
-        how = replace(fixer.config, strength=1.0, use_reference=use_reference)
-        clean = fixer.fix([render], [photo], stop=stop, how=how)[0].to(render)
+        settings = replace(fixer.config, strength=1.0, use_reference=use_reference)
+        clean = fixer.clean([render], [photo], [camera], stop=stop, settings=settings)[0].to(render)
         milliseconds = 1000 * (time.perf_counter() - started)
         self._last = EnhancedFrame(fixer, use_reference, render, clean)
         height, width = render.shape[:2]
@@ -126,35 +127,35 @@ class EnhancePanel(ViewerPanel):
         return clean
 
     def _is_ready(self) -> bool:
-        """Whether the network can be used now; if it is not loaded, it loads from now on, besides the rendering."""
+        """Whether the network is loaded. If it is not, starts to load it in another thread."""
         if not self._fixer.is_loaded and self._fixer is not self._unusable:
             self._load(self._fixer)
         return self._fixer.is_loaded
 
     def load(self, model: str) -> None:
-        """Loads another network and then uses it; if it cannot be used, the present one stays.
+        """Loads another network and then uses it. If it cannot be loaded, the present one stays in use.
 
         Args:
-            model: `auto`, `embedded`, a hub id, a folder or a `.pkl`.
+            model: `auto`, `embedded`, a hub id, a folder or a `.pkl` file.
         """
         config, model = self._fixer.config, model.strip()
         if not model:
-            self._tell("name a network: auto, embedded, a hub id, a folder or a .pkl.", "Not loaded")
+            self._report("name a network: auto, embedded, a hub id, a folder or a .pkl file.", "Not loaded")
             return
         revision = config.revision if model == config.model else None
-        self._load(DifixFixer(replace(config, model=model, revision=revision), self._fixer.device))
+        self._load(LazyFixer(replace(config, model=model, revision=revision), self._fixer.device))
 
-    def _load(self, fixer: DifixFixer) -> None:
+    def _load(self, fixer: LazyFixer) -> None:
         if self._loading is not None and self._loading.is_alive():
             return
         self._loading = threading.Thread(target=self._load_and_use, args=(fixer,), daemon=True)
         self._show(f"Loading {plain(fixer.config.model)} ...")
         self._loading.start()
 
-    def _load_and_use(self, fixer: DifixFixer) -> None:
-        """Runs in a thread of its own: a network may have to be downloaded."""
+    def _load_and_use(self, fixer: LazyFixer) -> None:
+        """Runs in a thread of its own, because a network may have to be downloaded."""
         try:
-            fixer.network  # noqa: B018, loads it
+            fixer.load()
         except DifixMemoryError:
             self._refuse(fixer, f"there is not enough GPU memory for the network {fixer.config.model}.")
         except (Difix3DError, DifixError) as error:
@@ -164,15 +165,15 @@ class EnhancePanel(ViewerPanel):
             self._show()
             self._render_again()
 
-    def _refuse(self, fixer: DifixFixer, problem: str) -> None:
+    def _refuse(self, fixer: LazyFixer, problem: str) -> None:
         if fixer is self._fixer:
             self._unusable = fixer
-            self._tell(problem)
+            self._report(problem)
         else:
-            self._tell(f"{problem} The viewer goes on with {self._fixer.config.model}.", "Not loaded")
+            self._report(f"{problem} The viewer still uses {self._fixer.config.model}.", "Not loaded")
 
-    def _tell(self, problem: str, what: str = "Not enhanced") -> None:
-        """Shows a problem, and prints it if it is another than before."""
+    def _report(self, problem: str, what: str = "Not enhanced") -> None:
+        """Shows a problem, and prints it unless it is the same as before."""
         shown = f"**{what}:** {plain(problem)}"
         if shown != self._problem:
             CONSOLE.print(f"difix3d: {problem}", markup=False)

@@ -1,4 +1,4 @@
-"""What panels in nerfstudio's viewer have in common."""
+"""Base class and helpers of the panels in nerfstudio's viewer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Element = TypeVar("Element", bound=ViewerElement)
 
 
 class ViewerMarkdown(ViewerElement[str]):
-    """A text in the viewer that the user reads and does not change.
+    """A text in the viewer that the user cannot edit.
 
     Args:
-        name: what nerfstudio calls the element; it is not shown.
-        text: in markdown; what is no markup goes through `plain`.
+        name: nerfstudio's name of the element; it is not shown.
+        text: markdown. Use `plain` for text that must not be read as markup.
     """
 
     def __init__(self, name: str, text: str = "") -> None:
@@ -31,7 +31,7 @@ class ViewerMarkdown(ViewerElement[str]):
 
     @property
     def text(self) -> str:
-        """What is shown, in markdown."""
+        """The shown text, in markdown."""
         return self._text
 
     @text.setter
@@ -44,16 +44,17 @@ class ViewerMarkdown(ViewerElement[str]):
         self._markdown = viser_server.gui.add_markdown(self._text)
 
     def install(self, viser_server: ViserServer) -> None:
-        """As in nerfstudio."""
+        """Adds the text to the viewer; nerfstudio calls this."""
         self._create_gui_handle(viser_server)
 
 
 class ViewerPanel(nn.Module):
     """A folder of elements in the viewer's control tab.
 
-    nerfstudio finds elements as attributes of modules below the pipeline, takes the attribute's name of a module for
-    the folder's label and sorts elements by the names of theirs. A panel is such a module: without parameters and
-    buffers, so that a checkpoint holds nothing of it. As long as no viewer runs it costs nothing.
+    nerfstudio looks for elements among the attributes of the pipeline's modules. It labels the folder with the name of
+    the attribute that holds the module, and sorts the elements by the names of their attributes. A panel is such a
+    module. It has no parameters or buffers, so checkpoints contain nothing of it, and without a viewer it costs
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -62,23 +63,23 @@ class ViewerPanel(nn.Module):
         self.control = ViewerControl()
 
     def _add(self, element: Element) -> Element:
-        """Places an element below the ones that are there."""
+        """Adds an element below the earlier ones."""
         setattr(self, f"element_{self._num_elements:02d}", element)
         self._num_elements += 1
         return element
 
     @property
     def _viewer(self) -> Viewer | None:
-        """nerfstudio's viewer; None as long as there is none."""
+        """nerfstudio's viewer; None if there is none."""
         return getattr(self.control, "viewer", None)
 
     def _training_rests(self) -> AbstractContextManager[object]:
-        """A context in which no training step runs; an element's callback is in it already and must not enter it."""
+        """A context in which no training step runs. Callbacks of elements already run in it and must not enter it."""
         lock = None if self._viewer is None else self._viewer.train_lock
         return nullcontext() if lock is None else lock
 
     def _render_again(self) -> None:
-        """Makes every open page show its view anew."""
+        """Makes every open page render its view again."""
         if self._viewer is None:
             return
         for machine in list(self._viewer.render_statemachines.values()):
@@ -86,17 +87,17 @@ class ViewerPanel(nn.Module):
 
 
 def rendering_for_viewer() -> RenderStateMachine | None:
-    """The viewer's render thread, if this code runs in it; a viewer has one for each open page."""
+    """The viewer's render thread if this code runs in one, otherwise None. A viewer has one for each open page."""
     thread = threading.current_thread()
     return thread if isinstance(thread, RenderStateMachine) else None
 
 
-def camera_wants_to_move(machine: RenderStateMachine) -> bool:
-    """Whether something waits that makes the frame which the render thread is at out of date."""
+def frame_is_outdated(machine: RenderStateMachine) -> bool:
+    """Whether the frame that the render thread works on will not be shown: the camera moved, or the page closed."""
     waiting = machine.next_action
     return not machine.running or (waiting is not None and waiting.action in ("move", "rerender"))
 
 
 def plain(text: str) -> str:
-    """A text whose characters mean themselves in the viewer's markdown."""
+    """Escapes a text so that the viewer's markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$])", r"\\\1", " ".join(text.split()))

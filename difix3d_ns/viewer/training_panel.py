@@ -1,4 +1,4 @@
-"""The viewer's panel of the progressive update: where it stands, a fix on request, and the fixed views in the scene."""
+"""The viewer's panel for the novel views: progress, a fix on request, and the fixed views in the scene."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ TRAINING_PANEL = "Novel views (Difix3D)"
 
 @dataclass
 class Progress:
-    """How far the run's fixes are."""
+    """The progress of the run's fixes."""
 
     steps: tuple[int, ...] = ()
-    """Training steps of the schedule."""
+    """Training steps before which fixes are scheduled."""
     num_scheduled: int = 0
-    """Fixes of the schedule that were done in this run."""
+    """Number of scheduled fixes done in this run."""
     num_requested: int = 0
-    """Fixes that were done on request."""
+    """Number of fixes done on request."""
     num_views: int = 0
-    """Novel views in all."""
+    """Number of novel views."""
     num_arrived: int = 0
-    """Those that stand at their targets."""
+    """Number of novel views that have reached their targets."""
     num_rejected: int = 0
-    """Those whose last fix does not teach."""
+    """Number of novel views that the last fix rejected."""
     last_step: int = -1
-    """Training step before which the last fix was done; -1 for none."""
+    """Training step before which the last fix was done; -1 if there was none."""
     seconds: float = 0.0
-    """How long the last fix took."""
+    """Duration of the last fix."""
 
     def add(self, step: int, on_request: bool, num_arrived: int, num_rejected: int, seconds: float) -> None:
         """Counts a fix."""
-        self.num_scheduled += not on_request and step in self.steps  # an early fix is neither
+        self.num_scheduled += not on_request and step in self.steps  # an early fix counts as neither
         self.num_requested += on_request
         self.last_step, self.seconds = step, seconds
         self.num_arrived, self.num_rejected = num_arrived, num_rejected
 
     @property
     def next_step(self) -> int | None:
-        """The schedule's next step; None after its last."""
+        """The next scheduled step; None after the last."""
         return next((step for step in self.steps if step > self.last_step), None)
 
     def table(self) -> str:
-        """In markdown."""
+        """The progress as a list in markdown."""
         done = f"{self.num_scheduled} of {len(self.steps)}"
         rows = {
             "Next fix": "none" if self.next_step is None else f"before step {self.next_step}",
@@ -69,11 +69,11 @@ class Progress:
 
 
 class TrainingPanel(ViewerPanel):
-    """Shows the progressive update while a run trains.
+    """Shows the fixes of the novel views while a run trains.
 
     Args:
-        model: its loss weight of pseudo views follows the panel's slider.
-        datamanager: its probability of pseudo views follows the panel's slider.
+        model: the panel's slider sets its loss weight of pseudo views.
+        datamanager: the panel's slider sets its probability of pseudo views.
     """
 
     def __init__(self, model: Difix3DModelConfig, datamanager: Difix3DDataManagerConfig) -> None:
@@ -88,7 +88,7 @@ class TrainingPanel(ViewerPanel):
                 "Show fixed views",
                 True,
                 cb_hook=lambda _: self._show_or_hide(),
-                hint="Yellow: teaches. Red: rejected. Click on one to look through it",
+                hint="Yellow: used in training. Red: rejected. Click on a view to look through its camera",
             )
         )
         weight, probability = model.pseudo_view_loss_weight, datamanager.pseudo_view_probability
@@ -96,25 +96,25 @@ class TrainingPanel(ViewerPanel):
             ViewerSlider(
                 *("Loss weight", weight, 0.0, max(1.0, weight), 0.05),
                 cb_hook=lambda slider: setattr(model, "pseudo_view_loss_weight", float(slider.value)),
-                hint="Of a fixed view; a photo's is 1",
+                hint="Weight of a fixed view in the loss; a photo has 1",
             )
         )
         self._add(
             ViewerSlider(
                 *("Probability", probability, 0.0, 1.0, 0.05),
                 cb_hook=lambda slider: setattr(datamanager, "pseudo_view_probability", float(slider.value)),
-                hint="That a training step uses a fixed view in place of a photo",
+                hint="How likely a training step uses a fixed view instead of a photo",
             )
         )
 
     def start(self, steps: tuple[int, ...], num_views: int, num_arrived: int, views: PseudoViewSet | None) -> None:
-        """Shows where a run starts.
+        """Shows the state at the start of a run.
 
         Args:
-            steps: its schedule.
-            num_views: how many novel views walk.
-            num_arrived: how many of them stand at their targets.
-            views: what an earlier run fixed last, if this run goes on from it.
+            steps: training steps before which fixes are scheduled.
+            num_views: number of novel views.
+            num_arrived: how many of them have reached their targets.
+            views: the views of the earlier run's last fix, if this run resumes one.
         """
         self._progress = Progress(steps, num_views=num_views, num_arrived=num_arrived)
         self._show()
@@ -124,13 +124,13 @@ class TrainingPanel(ViewerPanel):
     def request(self) -> None:
         """Asks for a fix before the next training step."""
         self._is_requested = True
-        self._show("A fix comes before the next training step.")
+        self._show("Novel views will be fixed before the next training step.")
 
     def callbacks(self, fix: Callable[[int], None]) -> list[TrainingCallback]:
-        """What training is to call for the panel.
+        """The training callbacks of the panel.
 
         Args:
-            fix: does a fix before the step that it is given.
+            fix: fixes the novel views before the training step that it gets.
         """
 
         def before_step(step: int) -> None:
@@ -138,7 +138,7 @@ class TrainingPanel(ViewerPanel):
                 return
             try:
                 fix(step)
-            except (Difix3DError, DifixError) as error:  # what was asked for by hand ends no training
+            except (Difix3DError, DifixError) as error:  # a fix requested by hand must not end the training
                 self._is_requested = False
                 CONSOLE.print(f"difix3d: {error}", markup=False)
                 self._show(f"**Not fixed:** {plain(str(error))}")
@@ -149,22 +149,22 @@ class TrainingPanel(ViewerPanel):
         ]
 
     def fix_starts(self, step: int) -> None:
-        """Tells that a fix is being made, which training waits for.
+        """Shows that a fix has begun.
 
         Args:
-            step: training step that comes next.
+            step: the next training step.
         """
         self._is_requested = False
         self._show(f"Fixing {self._progress.num_views} views before step {step} ...")
 
     def fix_ended(self, views: PseudoViewSet, on_request: bool, num_arrived: int, seconds: float) -> None:
-        """Shows what a fix made.
+        """Shows the result of a fix.
 
         Args:
-            views: its views.
-            on_request: whether it was asked for here.
-            num_arrived: how many novel views stand at their targets now.
-            seconds: how long it took.
+            views: the views that it made.
+            on_request: whether it was requested in this panel.
+            num_arrived: how many novel views have reached their targets.
+            seconds: duration of the fix.
         """
         self._progress.add(views.step, on_request, num_arrived, len(views.rejected), seconds)
         self._show()
@@ -173,7 +173,7 @@ class TrainingPanel(ViewerPanel):
     def _training_ended(self) -> None:
         if self._viewer is not None:
             self._button.set_disabled(True)
-        self._show("Training is finished.")
+        self._show("Training has finished.")
 
     def _show(self, news: str = "") -> None:
         self._status.text = "  \n".join([self._progress.table(), *([news] if news else [])])

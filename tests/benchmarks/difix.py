@@ -1,9 +1,10 @@
-"""Seconds and memory of Difix at the published size, against the same network driven the published way. Run by hand:
+"""Time and memory of Difix at the published size, compared with the same network run as published. Run by hand:
 
 python tests/benchmarks/difix.py --height 288 --width 512
 
-The weights are random. The published way: the text encoder at every call, the LoRA beside its weights, reference and
-target both decoded, image by image, PIL in and out. Ours: this package's pipeline, whose repeated calls know the photo.
+The weights are random. The published code runs the text encoder at every call, keeps the LoRA apart from the weights,
+decodes both the reference and the image, and works image by image with PIL images. "Ours" is this package's pipeline,
+which caches the encoded reference photos.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ LORA_RANK = 4
 
 @dataclass
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     height: int | None = None
-    """Of the images; 576 with CUDA, else 192."""
+    """Height of the images; 576 with CUDA, otherwise 192."""
     width: int | None = None
-    """Of the images; 1024 with CUDA, else 320."""
+    """Width of the images; 1024 with CUDA, otherwise 320."""
     batch: int | None = None
-    """Images to a call, each with a photo of its own; 4 with CUDA, else 1."""
+    """Images per call, each with its own reference photo; 4 with CUDA, otherwise 1."""
     repeats: int = 3
-    """Rounds, in which the ways take turns; the fastest call of each counts."""
+    """Rounds, in each of which every variant runs once; the fastest call of each is reported."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where the network runs, in bfloat16 with CUDA and in float32 else."""
+    """Device of the network, which is in bfloat16 with CUDA and in float32 otherwise."""
     compile: bool = False
-    """Whether ours is compiled."""
+    """Whether to compile this package's pipeline."""
 
 
 class Stopwatch:
-    """Seconds of named stages, on a device that works on its own time."""
+    """Seconds of named stages, on a device that may work asynchronously."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -61,7 +62,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts what happens inside to a stage."""
+        """Adds the time spent inside to a stage."""
         synchronize(self._device)
         started = time.perf_counter()
         yield
@@ -70,16 +71,16 @@ class Stopwatch:
 
 
 def synchronize(device: str) -> None:
-    """Waits until the device has done all it was given."""
+    """Waits until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 class PublishedWay:
-    """Drives the network of a pipeline as the published code does.
+    """Runs the network of a pipeline as the published code does.
 
     Args:
-        pipeline: lends its autoencoder and UNet.
+        pipeline: its autoencoder and UNet are used.
         device: where it runs.
     """
 
@@ -99,7 +100,7 @@ class PublishedWay:
 
     @contextmanager
     def set_up(self) -> Iterator[None]:
-        """The network as the published code holds it: LoRA beside the weights, no channels last."""
+        """A context with the network as in the published code: LoRA apart from the weights, not channels last."""
         parts: tuple[nn.Module, ...] = (self._pipeline.vae, self._pipeline.unet)
         for part in parts:
             part.to(memory_format=torch.contiguous_format)
@@ -118,7 +119,7 @@ class PublishedWay:
         for image, reference in zip(images, references, strict=True):
             with watch.stage("text encoder"):
                 embedding = self._text_encoder(self._tokens)[0].expand(2, -1, -1)
-            with watch.stage("pictures in and out"):
+            with watch.stage("images in and out"):
                 views = torch.stack(to_image_list([image, reference])).to(self._device, dtype) * 2 - 1
             with watch.stage("encoder"):
                 posterior, skips = vae.encode_with_skips(views)
@@ -128,7 +129,7 @@ class PublishedWay:
                 cleaned = self._pipeline.clean_latents(latents[0], noise[0], TIMESTEP)
             with watch.stage("decoder"):
                 decoded = vae.decode_with_skips(cleaned / vae.config["scaling_factor"], skips)
-            with watch.stage("pictures in and out"):
+            with watch.stage("images in and out"):
                 arrays = (decoded / 2 + 0.5).clamp(0, 1).float().permute(0, 2, 3, 1).cpu().numpy()
                 for array in arrays:
                     Image.fromarray((array * 255).round().astype(np.uint8))
@@ -149,7 +150,7 @@ def _random_lora(module: nn.Conv2d | nn.Linear) -> nn.Sequential:
 
 
 def ours(pipeline: DifixPipeline, images: list, references: list, watch: Stopwatch) -> None:
-    """The package's pipeline, its stages timed from outside."""
+    """Runs the package's pipeline and times its stages from outside."""
     stages = {"encode": "encoder", "decode": "decoder"}
     originals = {name: getattr(pipeline, name) for name in stages}
     forward = pipeline.unet.forward
@@ -167,14 +168,14 @@ def ours(pipeline: DifixPipeline, images: list, references: list, watch: Stopwat
     started = time.perf_counter()
     pipeline(images, references, max_pixels_per_batch=len(images) * images[0].width * images[0].height)
     synchronize(str(pipeline.device))
-    watch.seconds["pictures in and out"] = time.perf_counter() - started - sum(watch.seconds.values())
+    watch.seconds["images in and out"] = time.perf_counter() - started - sum(watch.seconds.values())
     for name in stages:
         delattr(pipeline, name)
     pipeline.unet.forward = forward
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int:
-    """Memory that work takes beyond what is held before it."""
+    """Peak memory of some work, minus the memory in use before it."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -198,7 +199,7 @@ def peak_bytes(work: Callable[[], object], device: str) -> int:
 
 
 def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product: what no network on this device can pass by much."""
+    """Operations per second of a large matrix product, which no network on this device can exceed by much."""
     side = 8192 if device == "cuda" else 2048
     left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
     rates = []
@@ -212,14 +213,14 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def count_operations(work: Callable[[], object]) -> int:
-    """Floating-point operations of the convolutions, products and attentions in some work."""
+    """Floating-point operations of convolutions, matrix products and attention in some work."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Prints the table."""
+    """Runs the benchmark and prints the results."""
     cuda = config.device == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
     height, width = config.height or (576 if cuda else 192), config.width or (1024 if cuda else 320)
@@ -270,7 +271,7 @@ def main(config: BenchmarkConfig) -> None:
         total = sum(stages.values())
         ratio = sum(fastest["published"].values()) / total
         listed = ", ".join(f"{name} {value:.3f}" for name, value in stages.items())
-        print(f"{way}: {total:.3f} s ({ratio:.2f}x), {memory[way] / 2**30:.2f} GiB beyond the weights: {listed}")
+        print(f"{way}: {total:.3f} s ({ratio:.2f}x), {memory[way] / 2**30:.2f} GiB more than the weights: {listed}")
         if way in operations:
             floor = operations[way] / rate
             print(

@@ -1,8 +1,8 @@
-"""Seconds per fixed novel view by stage, of the fixes of a short training.
+"""Seconds per fixed novel view by stage, for the fixes of a short training run.
 
-The stages are functions and methods of the package, timed from outside while `Difix3DPipeline.fix_views` runs. What a
-stage spends in another stage counts for that one alone. On the CPU they are seconds of the CPU, which other programs
-change little; with CUDA those of the clock.
+The stages are functions and methods of the package, timed from outside while `NovelViewLoop.fix` runs. Time spent in a
+nested stage counts only for the nested one. On the CPU, processor time is measured, which other programs affect little;
+with CUDA, wall-clock time.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from nerfstudio.utils import writer
 
 import difix3d_ns.novel_views.progressive_update
 import difix3d_ns.vetting.vet
+from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
 from difix3d_ns.pseudo_views.writer import SetWriter
 
 TEST = "test at photos"
 WHOLE = (TEST, "to tensorboard")
-"""Stages that count for all that happens in them."""
-REST = "all else"
+"""Stages whose time includes that of the stages nested in them."""
+REST = "everything else"
+"""Time of a fix outside all other stages."""
 
 
 class Stopwatch:
-    """Seconds of named stages that may lie in each other.
+    """Seconds of named stages that may be nested.
 
     Args:
-        device: waited for where a stage begins and ends.
+        device: synchronized when a stage begins or ends.
     """
 
     def __init__(self, device: str) -> None:
@@ -51,7 +53,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts what happens inside to a stage, but for the stages in it; these count for a stage of `WHOLE`."""
+        """Adds the time spent inside to a stage, without nested stages unless it is one of `WHOLE`."""
         if self._open and self._open[0][0] in WHOLE:
             yield
             return
@@ -59,7 +61,7 @@ class Stopwatch:
         if self._open:
             outer, since = self._open[-1]
             self.seconds[outer] += now - since
-        # Only the outermost stage can be whole, so it stands first.
+        # A stage of `WHOLE` becomes the only open one, so stages nested in it are not counted.
         whole, held = name in WHOLE, self._open
         self._open = [(name, now)] if whole else [*held, (name, now)]
         try:
@@ -70,11 +72,11 @@ class Stopwatch:
             self._open = [*held[:-1], (held[-1][0], now)] if held else []
 
     def timed(self, function: Callable, name: str) -> Callable:
-        """The function, its time counted to a stage."""
+        """Wraps a function so that its time is added to a stage."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
-                return function(*args, **kwargs)  # nothing waits for it
+                return function(*args, **kwargs)  # training does not wait for other threads
             with self.stage(name):
                 return function(*args, **kwargs)
 
@@ -82,14 +84,14 @@ class Stopwatch:
 
 
 def stages(pipeline: Any) -> list[tuple[Any, str, str]]:
-    """Owner, name and stage of the functions and methods that are timed, in the order of a fix."""
-    network = pipeline.fixer.network
+    """Owner, name and stage of each timed function or method, in the order in which a fix calls them."""
+    network = pipeline.fixer.load().network
     return [
-        (pipeline._update, "test_network", TEST),
+        (ProgressiveUpdate, "test_fixer", TEST),
         (pipeline.enhancer, "choose_references", "reference search"),
         (difix3d_ns.novel_views.progressive_update, "render_novel_views", "rendering"),
         (pipeline.datamanager, "training_photos", "reference photos"),
-        (pipeline.fixer, "fix", "pictures in and out"),
+        (pipeline.fixer, "clean", "images in and out"),
         (network, "encode", "encoder, renders"),
         (network, "_encode_references", "encoder, references"),
         (network.unet, "forward", "UNet"),
@@ -105,15 +107,15 @@ def stages(pipeline: Any) -> list[tuple[Any, str, str]]:
 
 
 def fix_config(scene: Path, folder: Path, num_gaussians: int, scale: float, device: str, model: str) -> TrainerConfig:
-    """A training of difix3d that fixes novel views when the benchmark says so.
+    """A training run of difix3d-mini, in which the benchmark starts the fixes.
 
     Args:
         scene: in nerfstudio's format, with start points.
         folder: for the run.
-        num_gaussians: to start from.
+        num_gaussians: number of Gaussians at the start.
         scale: factor on the photos' sizes.
         device: `cpu` or `cuda`.
-        model: the network, as of `--pipeline.difix.model`.
+        model: the network, a value of `--pipeline.difix.model`.
     """
     config = deepcopy(all_methods["difix3d-mini"])
     config.pipeline.datamanager.dataparser = ManyPointsConfig(
@@ -131,18 +133,21 @@ def measure_fixes(config: TrainerConfig, num_steps: int, num_fixes: int) -> dict
     """Seconds per fixed view by stage.
 
     Args:
-        config: of `fix_config`.
+        config: the result of `fix_config`.
         num_steps: training steps before the first fix.
-        num_fixes: fixes that are timed, after one that loads the network and meets the photos; the median counts.
+        num_fixes: number of timed fixes after the first, which also encodes the photos; medians are reported.
 
     Returns:
-        `first` and `later`: seconds per view of the first fix, without loading the network, and of the others, by
-        stage; `num_views` of a fix, `num_rejected` of the last, and the median `seconds` of a whole later fix.
+        `first` and `later`, the seconds per view by stage of the first fix, without loading the network, and of the
+        later ones; `num_views`, the number of views; `num_rejected`, the number that the last fix rejected; and
+        `seconds`, the median time of a whole later fix.
     """
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     for step in range(num_steps):
-        with writer.TimeWriter(writer, writer.EventName.ITER_TRAIN_TIME, step=step):  # as in nerfstudio's loop
+        with writer.TimeWriter(
+            writer, writer.EventName.ITER_TRAIN_TIME, step=step
+        ):  # as nerfstudio's training loop does
             train_step(trainer, step)
     writer.write_out_storage()
     pipeline: Any = trainer.pipeline
@@ -159,7 +164,7 @@ def measure_fixes(config: TrainerConfig, num_steps: int, num_fixes: int) -> dict
         for number in range(num_fixes + 1):
             watches.append(Stopwatch(config.machine.device_type))
             with watches[-1].stage(REST):
-                pipeline.fix_views(num_steps + number)
+                pipeline.loop.fix(num_steps + number)
                 writer.write_out_storage()
             measured.append(dict(watches[-1].seconds))
     newest = pipeline.datamanager.pseudo_views.newest
@@ -174,6 +179,6 @@ def measure_fixes(config: TrainerConfig, num_steps: int, num_fixes: int) -> dict
 
 
 def per_view(measured: list[dict[str, float]], num_views: int) -> dict[str, float]:
-    """Median seconds per view by stage; a stage that a fix did not come to counts 0."""
+    """Median seconds per view by stage; a stage that a fix does not reach counts as 0."""
     names = list(dict.fromkeys(name for stages in measured for name in stages))
     return {name: statistics.median(stages.get(name, 0.0) for stages in measured) / num_views for name in names}

@@ -1,9 +1,10 @@
-"""Flicker and PSNR of ways to enhance a video of a trained run. Run by hand:
+"""Flicker and PSNR of several ways to enhance a video of a trained run. Run by hand:
 
 python tests/benchmarks/flicker.py --load-config RUN/config.yml
 
-The video goes through the cameras of held-out photos, on which PSNR and SSIM are taken. `Detail` is the mean difference
-to a blurred copy: a way that only softens lowers flicker and detail alike, as the blurred rows show.
+The video passes through the cameras of held-out photos, with which PSNR and SSIM are computed. `Detail` is the mean
+difference from a blurred copy: a method that only softens the image lowers both flicker and detail, as the blurred rows
+show.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from difix3d_ns.cameras.path_through_photos import visiting_order
-from difix3d_ns.evaluation.run import load_run
+from difix3d_ns.evaluation.run import load_difix3d_run
 from difix3d_ns.pipeline import Difix3DPipeline
 from difix3d_ns.vetting.color_matching import match_colors
 from difix3d_ns.videos.flicker import FrameGeometry, flicker
@@ -32,14 +33,14 @@ Images = list[Tensor]
 
 @dataclass
 class BenchmarkConfig:
-    """Which run, and how long a video."""
+    """The run, and the length of the video."""
 
     load_config: Path
     """A difix3d run's `config.yml`."""
     frames_between: int = 8
-    """Frames from one held-out photo's camera to the next."""
+    """Number of frames from one held-out photo's camera to the next."""
     max_photos: int = 6
-    """Held-out photos that the video goes through, at most."""
+    """Most held-out photos that the video passes through."""
 
 
 class Video:
@@ -75,7 +76,7 @@ class Video:
         }
 
     def describe(self, name: str, images: Sequence[Tensor]) -> str:
-        """A row of the table: flicker in percent, PSNR and SSIM on the photos, detail in percent."""
+        """A row of the table: flicker in percent, PSNR and SSIM against the photos, detail in percent."""
         measured = flicker(images, self.frames)
         assert measured is not None
         errors = [float(((images[i] - photo) ** 2).mean()) for i, photo in self.photos.items()]
@@ -95,16 +96,16 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
 
 
 def steadied(images: Images, frames: Sequence[FrameGeometry], share: float) -> Images:
-    """The frames after `SteadyFrames`."""
+    """The images steadied by `SteadyFrames`."""
     steadier = SteadyFrames(share)
     return [steadier.next(image, frame) for image, frame in zip(images, frames, strict=True)]
 
 
 def from_frame_before(run: Difix3DPipeline, video: Video, first: Tensor | None) -> Images:
-    """Each frame enhanced with the enhanced frame before it as reference."""
+    """Enhances each frame with the previous enhanced frame as reference."""
     made: Images = []
     for render in video.renders:
-        made += run.fixer.fix([render], [made[-1] if made else first])
+        made += run.fixer.clean([render], [made[-1] if made else first])
     return made
 
 
@@ -119,8 +120,8 @@ def _batch(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def main(config: BenchmarkConfig) -> None:
-    """Prints the table."""
-    run = load_run(config.load_config, lambda trainer: trainer)
+    """Measures all methods and prints the table."""
+    run = load_difix3d_run(config.load_config, lambda trainer: trainer)
     video = Video(run, config.frames_between, config.max_photos)
     renders, frames = video.renders, video.frames
     print(f"{len(frames)} frames of {renders[0].shape[1]} x {renders[0].shape[0]}, {len(video.photos)} photos")
@@ -128,11 +129,11 @@ def main(config: BenchmarkConfig) -> None:
     print(video.describe("render", renders), flush=True)
 
     photos = run.datamanager.training_photos(run.enhancer.choose_references(video.cameras))
-    enhanced = run.fixer.fix(renders, photos)
+    enhanced = run.fixer.clean(renders, photos)
     print(video.describe("enhanced, nearest photo", enhanced), flush=True)
-    without_reference = run.fixer.fix(renders)
+    without_reference = run.fixer.clean(renders)
     print(video.describe("enhanced, no reference", without_reference), flush=True)
-    print(video.describe("enhanced, frame before as reference", from_frame_before(run, video, photos[0])), flush=True)
+    print(video.describe("enhanced, previous frame as reference", from_frame_before(run, video, photos[0])), flush=True)
     largest = max(float((a - b).abs().max()) for a, b in zip(enhanced, without_reference, strict=True))
     matched = [match_colors(e, r, f.accumulation) for e, r, f in zip(enhanced, renders, frames, strict=True)]
     ways: dict[str, Callable[[], Images]] = {
@@ -149,7 +150,7 @@ def main(config: BenchmarkConfig) -> None:
     }
     for name, make in ways.items():
         print(video.describe(name, make()), flush=True)
-    print(f"Largest difference that the reference makes: {largest:.5f}")
+    print(f"Largest difference between enhanced frames with and without reference: {largest:.5f}")
 
 
 if __name__ == "__main__":

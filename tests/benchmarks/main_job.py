@@ -1,9 +1,9 @@
-"""What the main job costs: training steps, fixes by stage, the start of `ns-train`, and memory. Run by hand:
+"""Costs of training: steps, fixes by stage, the startup time of `ns-train`, and memory. Run by hand:
 
 python tests/benchmarks/main_job.py --output main_job.json
 
-It takes some ten minutes on a CPU; `--measure steps` and the like take one part alone. How each is measured is told in
-`step_times.py`, `fix_stages.py`, `startup_times.py` and `memory_peaks.py` beside this file.
+It takes about ten minutes on a CPU; `--measure steps` measures one part only. `step_times.py`, `fix_stages.py`,
+`startup_times.py` and `memory_peaks.py` next to this file explain how each part is measured.
 """
 
 from __future__ import annotations
@@ -19,59 +19,59 @@ import torch
 import tyro
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # where the parts are found as `benchmarks`, however this file is started
+sys.path.insert(0, str(HERE.parent))  # so that the parts can be imported from `benchmarks`
 
 Part = Literal["steps", "fixes", "startup", "memory"]
 
 MAX_STEP_OVERHEAD = 0.03
-"""By which a training step may be slower than splatfacto's."""
+"""By how much a training step may be slower than splatfacto's."""
 NOT_BOUNDED = ("splatfacto", "difix3d with fixed views, step of a fixed view")
-"""Rows of no bound of their own: what is compared with, and the steps that weigh pixels, which the mixed row counts."""
+"""Rows without a limit of their own: the baseline, and steps of fixed views, which the row of mixed steps includes."""
 MAX_STARTUP_OVERHEAD = 0.05
-"""By which a command's help may come later for the plugin."""
+"""By how much the plugin may slow down the help of a command."""
 
 
 @dataclass
 class BenchmarkConfig:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     measure: tuple[Part, ...] = ("steps", "fixes", "startup", "memory")
-    """`steps`: training steps against splatfacto's; `fixes`: seconds per fixed view by stage; `startup`: the help of
-    `ns-train`; `memory`: peaks of trainings."""
+    """`steps`: training steps compared with splatfacto's; `fixes`: seconds per fixed view by stage; `startup`: time to
+    print the help of `ns-train`; `memory`: peak memory of training."""
     scene: Path = HERE.parent / "scenes" / "banana" / "transforms_biased3.json"
-    """In nerfstudio's format, with start points and held-out photos."""
+    """A transforms file with start points and held-out photos."""
     scale: float = 0.5
     """Factor on the photos' sizes in `steps` and `fixes`."""
     gaussians: int = 5_000
-    """Of the splat in `steps`, and to start from in `fixes`."""
+    """Number of Gaussians in `steps`, and at the start of `fixes`."""
     rounds: int = 150
-    """Steps of each training that are timed."""
+    """Number of timed steps of each training run in `steps`."""
     bank_views: int = 100
-    """Fixed views that the training with fixes draws from in `steps`."""
+    """Number of fixed views in the bank in `steps`."""
     warm_up: int = 30
-    """Training steps before anything is timed in `steps` and `fixes`."""
+    """Number of training steps before the timed part of `steps` and `fixes`."""
     fixes: int = 5
-    """Fixes that are timed after the first."""
+    """Number of timed fixes after the first."""
     network: str = "embedded"
-    """The network of `fixes`, as in `--pipeline.difix.model`."""
+    """The network in `fixes`, a value of `--pipeline.difix.model`."""
     startup_rounds: int = 5
-    """Times that each command is started in `startup`."""
+    """How often each command is started in `startup`."""
     memory_steps: int = 60
-    """Length of the trainings in `memory`."""
+    """Length of the training runs in `memory`."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where the trainings of `steps` and `fixes` run."""
+    """Device of the training runs in `steps` and `fixes`."""
     output: Path | None = None
-    """A JSON file for the figures; it is replaced."""
+    """JSON file for the figures, which is overwritten."""
 
 
 def measure(config: BenchmarkConfig, folder: Path) -> dict[str, Any]:
-    """The figures of the parts that are asked for.
+    """Measures the chosen parts and returns their figures.
 
     Args:
-        config: what is measured.
-        folder: for runs that nobody needs afterwards.
+        config: settings of the benchmark.
+        folder: a temporary folder for runs.
     """
-    # Loaded part by part: nerfstudio loads for seconds.
+    # Imported part by part, because importing nerfstudio takes seconds.
     report: dict[str, Any] = {
         "machine": {"device": config.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     }
@@ -97,7 +97,7 @@ def measure(config: BenchmarkConfig, folder: Path) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures for people, as markdown tables."""
+    """The figures as markdown tables."""
     tables = {"steps": _steps_table, "fixes": _fixes_table, "startup": _startup_table, "memory": _memory_table}
     return "\n".join("\n".join(tables[part](report[part])) + "\n" for part in tables if part in report)
 
@@ -117,8 +117,8 @@ def _fixes_table(fixes: dict[str, Any]) -> list[str]:
     for name in dict.fromkeys([*first, *later]):
         lines.append(f"| {name} | {first.get(name, 0.0):.4f} | {later.get(name, 0.0):.4f} |")
     lines.append(f"| in all | {sum(first.values()):.4f} | {sum(later.values()):.4f} |")
-    told = f"A later fix of {fixes['num_views']} views takes {fixes['seconds']:.2f} s"
-    return [*lines, "", f"{told}; {fixes['num_rejected']} of its views were rejected."]
+    later_fix = f"A later fix of {fixes['num_views']} views takes {fixes['seconds']:.2f} s"
+    return [*lines, "", f"{later_fix}; {fixes['num_rejected']} of its views were rejected."]
 
 
 def _startup_table(rows: dict[str, Any]) -> list[str]:
@@ -133,14 +133,14 @@ def _memory_table(memory: dict[str, Any]) -> list[str]:
     kinds = {"rss": "process", "cuda": "CUDA"}
     present = [kind for kind in kinds if kind in memory["without"]]
     lines = [f"| peak memory, MB | {' | '.join(kinds[kind] for kind in present)} |", "|---" * (len(present) + 1) + "|"]
-    told = {"without": "no fixes", "with": "with fixes", "added": "added beyond the network's weights"}
-    for key, name in told.items():
+    names = {"without": "no fixes", "with": "with fixes", "added": "added beyond the network's weights"}
+    for key, name in names.items():
         lines.append(f"| {name} | {' | '.join(f'{memory[key][kind] / 1e6:.0f}' for kind in present)} |")
     return [*lines, "", f"The network's weights take {memory['added']['weights'] / 1e6:.0f} MB."]
 
 
-def broken_promises(report: dict[str, Any]) -> list[str]:
-    """A sentence for each bound that is surely passed: beyond what the noise of the figures can explain."""
+def exceeded_limits(report: dict[str, Any]) -> list[str]:
+    """A sentence for each limit that is exceeded by more than the noise of the figures explains."""
     sentences = []
     steps = {name: row for name, row in report.get("steps", {}).items() if name not in NOT_BOUNDED}
     for name, row in steps.items():
@@ -153,7 +153,7 @@ def broken_promises(report: dict[str, Any]) -> list[str]:
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Measures, prints the table and writes the file."""
+    """Measures, writes the figures and prints the tables; exits with code 1 if a limit is exceeded."""
     if not config.scene.is_file():
         raise SystemExit(f"no such transforms file: {config.scene}.")
     with tempfile.TemporaryDirectory() as folder:
@@ -162,9 +162,9 @@ def main(config: BenchmarkConfig) -> None:
         config.output.write_text(json.dumps(report, indent=2) + "\n")
     machine = report["machine"]
     print(f"\n{machine['device']}, {machine['threads']} threads, torch {machine['torch']}\n\n{table(report)}")
-    broken = broken_promises(report)
-    print("\n".join(broken) or "No bound is surely passed.")
-    if broken:
+    exceeded = exceeded_limits(report)
+    print("\n".join(exceeded) or "All limits are met within the noise of the figures.")
+    if exceeded:
         sys.exit(1)
 
 

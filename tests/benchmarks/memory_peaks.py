@@ -1,4 +1,4 @@
-"""Peak memory of trainings by `ns-train difix3d-mini`, with and without fixes, each in a process of its own."""
+"""Peak memory of `ns-train difix3d-mini` with and without fixes, each in its own process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if torch.cuda.is_available():
     peaks["cuda"] = torch.cuda.max_memory_allocated()
 result.write_text(json.dumps(peaks))
 """
-"""`ns-train`, which then writes its own peaks in bytes into the file that its first argument names."""
+"""A program that runs `ns-train` and then writes its peak memory in bytes to the file named by its first argument."""
 
 
 def weight_bytes(folder: Path = EMBEDDED_MODEL) -> int:
@@ -34,13 +34,13 @@ def weight_bytes(folder: Path = EMBEDDED_MODEL) -> int:
 
 
 def train(scene: Path, folder: Path, name: str, options: tuple[str, ...], num_steps: int) -> dict[str, int]:
-    """Peaks of a training, in bytes: `rss` of the process, and `cuda` of what PyTorch held on the GPU.
+    """Trains and returns the peak memory in bytes: `rss` of the process and `cuda`, allocated by PyTorch on the GPU.
 
     Args:
-        scene: in nerfstudio's format.
-        folder: for the run.
-        name: of the run.
-        options: of `ns-train difix3d-mini`.
+        scene: a transforms file.
+        folder: folder for the run.
+        name: name of the run.
+        options: options of `ns-train difix3d-mini`.
         num_steps: length of the run.
 
     Raises:
@@ -61,12 +61,12 @@ def train(scene: Path, folder: Path, name: str, options: tuple[str, ...], num_st
 
 
 def measure_memory(scene: Path, folder: Path, num_steps: int) -> dict[str, Any]:
-    """Peaks of a training without and with fixes, and what the fixes add beyond the network's weights.
+    """Peak memory of training without and with fixes, and what fixes add beyond the network's weights, in bytes.
 
     Args:
-        scene: in nerfstudio's format.
-        folder: for the runs.
-        num_steps: length of both runs; the fixes are where the method's schedule has them in a run of this length.
+        scene: a transforms file.
+        folder: folder for the runs.
+        num_steps: length of both runs; the method's schedule of fixes is scaled to it.
     """
     without = train(scene, folder, "without-fixes", ("--pipeline.fix-novel-views", "False"), num_steps)
     fixing = train(scene, folder, "with-fixes", (), num_steps)

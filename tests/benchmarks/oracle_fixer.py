@@ -1,6 +1,6 @@
-"""What the progressive update could gain from a perfect network: a fixer that knows the photos of the targets.
+"""An upper bound for the progressive update: a fixer that knows the photos of the targets.
 
-`progressive.py` registers the method below through nerfstudio's variable NERFSTUDIO_METHOD_CONFIGS; nothing else does.
+Only `progressive.py` registers the method below, through nerfstudio's variable NERFSTUDIO_METHOD_CONFIGS.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,11 +17,8 @@ from torch import Tensor
 
 from difix3d_ns.cameras.poses import nearest_poses, pose_distances
 from difix3d_ns.config import difix3d_mini
-from difix3d_ns.difix.resolve import ResolvedDifix
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixFixer
-from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
-from difix3d_ns.novel_views.walk import NovelViewWalk
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 
 
@@ -32,15 +28,15 @@ def photo_weights(
     targets: Float[Tensor, "num_views 3 4"],
     unit: float = 1.0,
 ) -> Float[Tensor, "num_views"]:
-    """How much of each novel view is its target's photo: the share of the way that it has gone, in [0, 1].
+    """Weight of the target's photo in each novel view: the share of the walk that is done, in [0, 1].
 
-    No photo shows what lies on the way, so the photo of the target fades in with the distance that is left: 0 at the
-    start, 1 at the target and only there.
+    There are no photos of poses on the way, so the photo of the target is blended in gradually: 0 at the start, and 1
+    only at the target.
 
     Args:
-        starts: where the walks began.
-        poses: where they stand.
-        targets: where they end.
+        starts: poses at the start of the walks.
+        poses: current poses.
+        targets: poses at the end of the walks.
         unit: length in scene units that counts as much as one radian.
     """
     left, whole = (pose_distances(ends, targets, unit).diagonal() for ends in (poses, starts))
@@ -49,100 +45,72 @@ def photo_weights(
     return torch.where(arrived, 1.0, share)
 
 
-class OracleFixer(DifixFixer):
-    """Stands where the network's fixer does; loads nothing and cleans by what it is told of the truth.
+class OracleFixer:
+    """A fixer that knows the photos. It loads no network.
+
+    The closer a novel view is to its target, the more of the target's photo is blended in. The render of a training
+    camera, on which a fixer is tested, becomes that camera's photo.
 
     Args:
-        config: as of `DifixFixer`; no network is loaded.
-        device: as of `DifixFixer`.
+        pipeline: the pipeline whose novel views it fixes.
     """
 
-    def resolve(self) -> ResolvedDifix:
-        """No network."""
-        return ResolvedDifix("oracle", "oracle", None, "an oracle, the evaluation photos, fixes novel views.")
-
-    def fetch(self) -> ResolvedDifix:
-        """No network to download either."""
-        return self.resolve()
-
-    def blend(
-        self,
-        renders: Sequence[Float[Tensor, "height width 3"]],
-        photos: Sequence[Float[Tensor, "height width 3"]],
-        weights: Float[Tensor, "num_views"],
-    ) -> list[Float[Tensor, "height width 3"]]:
-        """Each render blended with its photo.
-
-        Args:
-            renders: in [0, 1].
-            photos: in [0, 1], of the renders' sizes.
-            weights: how much each photo counts, in [0, 1].
-        """
-        return [
-            torch.lerp(render, photo.to(render), float(weight))
-            for render, photo, weight in zip(renders, photos, weights, strict=True)
-        ]
-
-
-class OracleUpdate(ProgressiveUpdate):
-    """The progressive update with the oracle in place of the network."""
-
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._starts = self.walk.poses
+    def __init__(self, pipeline: Difix3DPipeline) -> None:
+        self._pipeline = pipeline
 
     def clean(
         self,
-        cameras: list[Cameras],
-        renders: list[Tensor],
-        references: Any,
-        on_progress: Any = None,
-        targets: range | None = None,
-    ) -> list[Tensor]:
-        """Novel views get the photos of their targets; training views, on which it is tested, their own."""
-        fixer = self._enhancer.fixer
-        assert isinstance(fixer, OracleFixer)
-        poses = torch.cat([camera.camera_to_worlds for camera in cameras])
-        if targets is not None:
-            images = [self.datamanager.cached_eval[target]["image"][..., :3].cpu() for target in targets]
-            photos = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
-            start, end = self._starts[list(targets)], self.walk.target_poses[list(targets)]
-            return fixer.blend(renders, photos, photo_weights(start, poses, end, self.unit))
-        trained = self.datamanager.train_camera_to_worlds
-        own = [self.datamanager.training_photo(int(i)) for i in nearest_poses(poses, trained)]
-        return fixer.blend(renders, own, torch.ones(len(own)))
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None],
+        cameras: Sequence[Cameras | None],
+    ) -> list[Float[Tensor, "height width 3"]]:
+        """Blends each render with its photo; see `Fixer`."""
+        blends = [self._photo_and_weight(camera) for camera in cameras if camera is not None]
+        return [
+            torch.lerp(render, photo.to(render), weight)
+            for render, (photo, weight) in zip(renders, blends, strict=True)
+        ]
+
+    def _photo_and_weight(self, camera: Cameras) -> tuple[Float[Tensor, "height width 3"], float]:
+        """The photo to blend in for a camera, in [0, 1], and its weight."""
+        datamanager, loop = self._pipeline.datamanager, self._pipeline.loop
+        assert loop is not None
+        pose, trained, walk = camera.camera_to_worlds.cpu(), datamanager.train_camera_to_worlds, loop.walk
+        own = (trained == pose).all(dim=-1).all(dim=-1).nonzero()
+        if len(own):
+            return datamanager.training_photo(int(own[0])), 1.0
+        target = int((walk.poses == pose).all(dim=-1).all(dim=-1).nonzero()[0])
+        ends, unit = walk.target_poses[target : target + 1], self._pipeline.config.length_unit(datamanager)
+        starts = trained[nearest_poses(ends, trained, unit)]
+        image = datamanager.cached_eval[target]["image"][..., :3].cpu()
+        photo = image.float() / 255 if image.dtype == torch.uint8 else image
+        return photo, float(photo_weights(starts, pose, ends, unit))
 
 
 @dataclass
 class OraclePipelineConfig(Difix3DPipelineConfig):
-    """The pipeline's settings; those of the network are not used."""
+    """Settings of the pipeline; those of the network are not used."""
 
     _target: type = field(default_factory=lambda: OraclePipeline)
 
 
 class OraclePipeline(Difix3DPipeline):
-    """Difix3D's pipeline with the oracle in place of the network."""
+    """Difix3D's pipeline with the oracle instead of the network."""
 
-    def __init__(self, config: OraclePipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, device, *args, **kwargs)
-        self.fixer = self.enhancer.fixer = OracleFixer(config.difix, device)
+    config: OraclePipelineConfig
 
-    def _new_walk(self) -> NovelViewWalk:
+    def _new_fixer(self, device: str) -> LazyFixer:
         if self.config.targets.kind != "eval" or self.config.targets.num_views:
-            raise Difix3DError("the oracle has photos of the evaluation split alone: leave out --pipeline.targets.")
-        return super()._new_walk()
-
-    def _new_update(self) -> OracleUpdate:
-        parts = self.difix3d_model, self.datamanager, self.enhancer, self._walk
-        return OracleUpdate(self.config, *parts, self._unit, self._run_folder)
+            raise Difix3DError("the oracle only has photos of the evaluation split: leave out --pipeline.targets.")
+        return LazyFixer(self.config.difix, device, fixer=OracleFixer(self))
 
     def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """Not to be had.
+        """Is not supported: the oracle cannot enhance renders.
 
         Raises:
             Difix3DError: always.
         """
-        raise Difix3DError("the oracle enhances no renders: add --pipeline.evaluate-enhanced False.")
+        raise Difix3DError("the oracle cannot enhance renders: add --pipeline.evaluate-enhanced False.")
 
 
 def _oracle_method() -> MethodSpecification:
@@ -150,7 +118,7 @@ def _oracle_method() -> MethodSpecification:
     settings = {entry.name: getattr(config.pipeline, entry.name) for entry in fields(config.pipeline)}
     config.pipeline = OraclePipelineConfig(**{**settings, "_target": OraclePipeline})
     config.method_name = "difix3d-mini-oracle"
-    return MethodSpecification(config, "difix3d-mini with an oracle in place of the network, for benchmarks alone.")
+    return MethodSpecification(config, "difix3d-mini with an oracle instead of the network, for benchmarks only.")
 
 
 difix3d_mini_oracle = _oracle_method()

@@ -1,10 +1,10 @@
-"""Whether the progressive update improves scenes and harms none: held-out figures of real runs. Run by hand:
+"""Measures on held-out photos whether the progressive update improves scenes and harms none. Run by hand:
 
 python tests/benchmarks/progressive.py --output-dir progressive --scenes SCENE/transforms_SPLIT.json ...
 
-Each scene is trained by `ns-train difix3d-mini` without fixes, with the published schedule of fixes and with this
-package's, the latter two with the embedded network and with an oracle (`oracle_fixer.py`), and measured by `ns-eval`.
-It takes minutes a run on a CPU; what is finished stays when the command is repeated.
+Each scene is trained with `ns-train difix3d-mini` without fixes, with the published schedule of fixes and with that of
+this package, the latter two with the embedded network and with an oracle (`oracle_fixer.py`), and measured with
+`ns-eval`. Each run takes minutes on a CPU. Repeating the command skips finished runs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import tyro
 from difix3d_ns.difix.resolve import EMBEDDED_MODEL
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # where the report is found as `benchmarks`, however this file is started
+sys.path.insert(0, str(HERE.parent))  # so that the report can be imported from `benchmarks`
 
 from benchmarks.progressive_report import (  # noqa: E402
     METRICS,
     TITLES,
-    broken_promises,
     cell,
+    failed_expectations,
     means,
     read_results,
     write_report,
@@ -42,10 +42,10 @@ Schedule = Literal["none", "published", "ours"]
 Fixer = Literal["embedded", "oracle"]
 
 PUBLISHED_FIX_STEPS = (3000, *range(6000, 60_001, 2000))
-"""Of 30 000 steps and more; a shorter run takes them in proportion."""
+"""Fix steps of runs of at least 30 000 steps; in a shorter run they are scaled."""
 OPTIONS: dict[Schedule, tuple[str, ...]] = {
     "none": ("--pipeline.fix-novel-views", "False"),
-    # Every setting of the loop as in the authors' code (arXiv 2503.01774, section 4.2), and nothing of ours.
+    # All settings of the loop as in the authors' code (arXiv 2503.01774, section 4.2).
     "published": (
         *("--pipeline.fix-steps", *map(str, PUBLISHED_FIX_STEPS)),
         *("--pipeline.planned-num-iterations", "30000"),
@@ -67,57 +67,57 @@ OPTIONS: dict[Schedule, tuple[str, ...]] = {
 
 @dataclass
 class BenchmarkConfig:
-    """What is trained and where the results go."""
+    """Settings of the benchmark."""
 
     output_dir: Path
-    """Runs, `results.json`, `table.md` and `figure.png`."""
+    """Folder for the runs, `results.json`, `table.md` and `figure.png`."""
     scenes: tuple[Path, ...] = (DEMO,)
-    """Transforms files of sparse splits, with training photos and held-out ones."""
+    """Transforms files with few training photos and some held-out ones."""
     fixers: tuple[Fixer, ...] = ("oracle", "embedded")
-    """What fixes novel views; runs without fixes come before them in any case."""
+    """The fixers to use. Runs without fixes are made in any case, before those with fixes."""
     schedules: tuple[Schedule, ...] = ("none", "published", "ours")
-    """Which of the three are trained."""
+    """The schedules to use."""
     steps: int = 800
     """Length of every run."""
     seeds: tuple[int, ...] = (42,)
-    """Every run is made once with each; the table holds means. Short runs on few photos differ much by their seeds."""
+    """Every run is made with each seed, and the table has means: short runs on few photos depend much on the seed."""
     again: bool = False
-    """Whether finished runs of these scenes, fixers and schedules are trained again, as for a new network."""
+    """Whether to repeat finished runs of these scenes, fixers and schedules, for example with a new network."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """One training run."""
 
     scene: Path
     schedule: Schedule
     fixer: Fixer | None
-    """None without fixes."""
+    """The fixer; None without fixes."""
     seed: int
 
     @property
     def scene_name(self) -> str:
-        """Folder and split, such as `banana biased3`."""
+        """Name of the scene's folder and split, such as `banana biased3`."""
         return f"{self.scene.parent.name} {self.scene.stem.removeprefix('transforms').strip('_')}".strip()
 
     @property
     def variant(self) -> str:
-        """What `results.json` calls schedule and fixer."""
+        """Name of schedule and fixer in `results.json`."""
         return self.schedule if self.fixer is None else f"{self.schedule}-{self.fixer}"
 
     @property
     def name(self) -> str:
-        """Its folder."""
+        """Folder of the run, relative to the output folder."""
         return f"{self.scene_name.replace(' ', '-')}/{self.variant}/seed-{self.seed}"
 
     @property
     def method(self) -> str:
-        """The registered method."""
+        """The registered method to train."""
         return "difix3d-mini-oracle" if self.fixer == "oracle" else "difix3d-mini"
 
 
 def runs_of(config: BenchmarkConfig) -> list[Run]:
-    """All trainings, those that cost least first."""
+    """All training runs, the quickest first."""
     schedules = [schedule for schedule in config.schedules if schedule != "none"]
     kinds: list[tuple[Schedule, Fixer | None]] = [("none", None)] if "none" in config.schedules else []
     kinds += [(schedule, fixer) for fixer in config.fixers for schedule in schedules]
@@ -125,27 +125,27 @@ def runs_of(config: BenchmarkConfig) -> list[Run]:
 
 
 def train_and_evaluate(run: Run, config: BenchmarkConfig) -> dict[str, float]:
-    """Metrics on the held-out photos by `ns-train` and `ns-eval`; of a finished run without either.
+    """Trains and evaluates a run, unless it is finished, and returns its metrics on the held-out photos.
 
     Raises:
-        SystemExit: a command failed, or the finished run is of other settings.
+        SystemExit: a command failed, or the finished run has other settings.
     """
     folder = (config.output_dir / run.name).resolve()
     described = {"steps": config.steps, "seed": run.seed, "options": [run.method, *OPTIONS[run.schedule]]}
     if run.fixer == "embedded":
         described["network"] = embedded_network()
     done = folder / "eval.json"
-    told = folder / "benchmark.json"
+    settings = folder / "benchmark.json"
     if done.exists() and not config.again:
-        if not told.exists() or json.loads(told.read_text()) != described:
+        if not settings.exists() or json.loads(settings.read_text()) != described:
             raise SystemExit(
-                f"{folder} holds a run of other settings or of another embedded network: "
+                f"{folder} contains a run with other settings or with another embedded network: "
                 "choose another --output-dir or add --again."
             )
         return metrics_of(json.loads(done.read_text()))
-    shutil.rmtree(folder, ignore_errors=True)  # what broke off begins anew
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted run starts again
     folder.mkdir(parents=True)
-    told.write_text(json.dumps(described))
+    settings.write_text(json.dumps(described))
     train = [
         *("ns-train", run.method, "--data", str(run.scene.resolve()), "--vis", "tensorboard"),
         *("--output-dir", str(folder), "--experiment-name", "run", "--timestamp", "run"),
@@ -165,7 +165,7 @@ def train_and_evaluate(run: Run, config: BenchmarkConfig) -> dict[str, float]:
 
 
 def embedded_network() -> str:
-    """What tells one embedded network from another: a digest of its weights."""
+    """A digest of the embedded network's weights, which identifies the network."""
     digest = hashlib.sha256()
     for file in sorted(EMBEDDED_MODEL.rglob("*.safetensors")):
         digest.update(file.read_bytes())
@@ -183,13 +183,13 @@ def _environment() -> dict[str, str]:
 
 
 def metrics_of(evaluation: dict[str, Any]) -> dict[str, float]:
-    """PSNR, SSIM and, where it could be had, LPIPS out of what `ns-eval` wrote; of enhanced renders too."""
+    """PSNR, SSIM and, if available, LPIPS of renders and enhanced renders, from the output of `ns-eval`."""
     wanted = [f"{metric}{suffix}" for suffix in ("", "_enhanced") for metric in METRICS]
     return {name: evaluation["results"][name] for name in wanted if name in evaluation["results"]}
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Trains what is not trained yet and prints the table."""
+    """Makes the missing runs and prints the table; exits with code 1 if a scene is harmed."""
     missing = [str(scene) for scene in config.scenes if not scene.is_file()]
     if missing:
         raise SystemExit(f"no such transforms file: {', '.join(missing)}.")
@@ -204,9 +204,12 @@ def main(config: BenchmarkConfig) -> None:
         print(f"[{number}/{len(runs)}] {title}: {cell(metrics)}", flush=True)
     print(f"\n{(config.output_dir / 'table.md').read_text()}")
     print(f"PSNR (dB) / SSIM / LPIPS on held-out photos, {config.steps} steps, means over the seeds.")
-    broken = broken_promises(means(results))
-    print("\n".join(broken) or "Ours is nowhere below the published schedule with the oracle, and harms nowhere.")
-    if broken:
+    failures = failed_expectations(means(results))
+    print(
+        "\n".join(failures)
+        or "With the oracle no scene is worse than with the published schedule, and no scene is harmed."
+    )
+    if failures:
         sys.exit(1)
 
 

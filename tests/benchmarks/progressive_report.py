@@ -1,4 +1,4 @@
-"""What the benchmark of the progressive update found: a table, a figure and a verdict."""
+"""Reports the benchmark of the progressive update: a table, a figure and failed expectations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Results = dict[str, dict[str, dict[str, Metrics]]]
 Means = dict[str, dict[str, Metrics]]
 """Means over the seeds by scene and by variant."""
 VARIANTS = ("none", "published-embedded", "ours-embedded", "published-oracle", "ours-oracle")
-"""In the order of the table's columns."""
+"""Schedules and fixers, in the order of the table's columns."""
 TITLES = {
     "none": "no fixes",
     "published-embedded": "published, embedded",
@@ -25,7 +25,7 @@ TITLES = {
 
 
 def means(results: Results) -> Means:
-    """Means over the seeds; of several seeds also the standard deviation of the PSNR, `psnr_std`."""
+    """Means over the seeds and, with several seeds, the standard deviation of the PSNR, `psnr_std`."""
     return {
         scene: {variant: _mean(list(by_seed.values())) for variant, by_seed in row.items()}
         for scene, row in results.items()
@@ -40,10 +40,10 @@ def _mean(runs: list[Metrics]) -> Metrics:
 
 
 def table(results: Means, suffix: str = "") -> str:
-    """A markdown table: a row a scene, PSNR (dB) / SSIM / LPIPS in each cell; `-` for LPIPS where it cannot be had.
+    """A markdown table with a row for each scene and PSNR (dB) / SSIM / LPIPS in each cell; `-` if LPIPS is missing.
 
     Args:
-        results: by scene and variant; of several seeds, PSNR has its standard deviation beside it.
+        results: means by scene and variant; with several seeds, PSNR is followed by its standard deviation.
         suffix: `_enhanced` for the metrics of enhanced renders; variants without them are left out.
     """
     variants = [v for v in VARIANTS if any(f"psnr{suffix}" in row.get(v, {}) for row in results.values())]
@@ -57,7 +57,7 @@ def table(results: Means, suffix: str = "") -> str:
 
 
 def cell(metrics: Metrics | None, suffix: str = "") -> str:
-    """A run's, or several runs', PSNR / SSIM / LPIPS; empty where there is none."""
+    """PSNR / SSIM / LPIPS of one or several runs; empty if there are none."""
     if metrics is None or f"psnr{suffix}" not in metrics:
         return ""
     psnr = f"{metrics[f'psnr{suffix}']:.2f}"
@@ -67,23 +67,23 @@ def cell(metrics: Metrics | None, suffix: str = "") -> str:
     return f"{psnr} / {metrics[f'ssim{suffix}']:.3f} / {lpips}"
 
 
-def broken_promises(results: Means, max_loss_db: float = 0.1) -> list[str]:
-    """Where the update does not hold what it is to hold.
+def failed_expectations(results: Means, max_loss_db: float = 0.1) -> list[str]:
+    """The scenes on which the progressive update does not meet its expectations.
 
     Args:
-        results: by scene and variant; what has not been run is not judged.
-        max_loss_db: PSNR that fixes by the embedded network may cost.
+        results: means by scene and variant; missing variants are not judged.
+        max_loss_db: largest loss of PSNR allowed for fixes by the embedded network.
 
     Returns:
-        A sentence for each scene on which the oracle's fixes gain less by our schedule than by the published one, or
-        on which the embedded network's harm.
+        A sentence for each scene on which the oracle gains less with our schedule than with the published one, or on
+        which the embedded network lowers the PSNR.
     """
     sentences = []
     for scene, row in results.items():
         psnr = {variant: metrics["psnr"] for variant, metrics in row.items()}
         if {"ours-oracle", "published-oracle"} <= psnr.keys() and psnr["ours-oracle"] < psnr["published-oracle"]:
             less = psnr["published-oracle"] - psnr["ours-oracle"]
-            sentences.append(f"{scene}: with the oracle ours is {less:.2f} dB below the published schedule.")
+            sentences.append(f"{scene}: with the oracle, ours is {less:.2f} dB below the published schedule.")
         if {"ours-embedded", "none"} <= psnr.keys() and psnr["ours-embedded"] < psnr["none"] - max_loss_db:
             less = psnr["none"] - psnr["ours-embedded"]
             sentences.append(f"{scene}: fixes by the embedded network cost {less:.2f} dB.")
@@ -91,7 +91,7 @@ def broken_promises(results: Means, max_loss_db: float = 0.1) -> list[str]:
 
 
 def draw_figure(results: Means, file: Path) -> None:
-    """Gains over the run without fixes, in PSNR and SSIM, as bars by scene; scenes without such a run are left out."""
+    """Draws the gains in PSNR and SSIM over the run without fixes; scenes without such a run are left out."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,6 +130,6 @@ def write_report(results: Results, folder: Path) -> None:
 
 
 def read_results(folder: Path) -> Results:
-    """What an earlier call found; empty for none."""
+    """The results of earlier calls; empty if there are none."""
     file = folder / "results.json"
     return json.loads(file.read_text()) if file.exists() else {}

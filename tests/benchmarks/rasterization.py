@@ -1,10 +1,10 @@
-"""Milliseconds per stage of the CPU splatting and its peak memory, by number of Gaussians and image size. Run by hand:
+"""Time per stage and peak memory of the CPU rasterization, by number of Gaussians and image size. Run by hand:
 
 python tests/benchmarks/rasterization.py
 python tests/benchmarks/rasterization.py --load-config outputs/fox/difix3d-mini/TIME/config.yml
 
-The first takes random Gaussians, the second those of a trained run, whose sizes and opacities are others, seen by a few
-of its training cameras. `NUMBA_NUM_THREADS` and `OMP_NUM_THREADS` set the threads.
+The first command uses random Gaussians, the second those of a trained run, which have other sizes and opacities, seen
+by some of its training cameras. `NUMBA_NUM_THREADS` and `OMP_NUM_THREADS` set the number of threads.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from difix3d_ns.rasterization.projection import ProjectGaussians
 
 @dataclass
 class Config:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     load_config: Path | None = None
-    """The config.yml of a trained run whose Gaussians are taken; None for random ones."""
+    """The config.yml of a trained run whose Gaussians are used; None for random ones."""
     num_cameras: int = 3
-    """How many of a run's training cameras are rendered, evenly over all."""
+    """Number of the run's training cameras that are rendered, evenly spaced among all."""
     repeats: int = 7
-    """How many times each stage is timed, after one that is not counted; the fastest is printed."""
+    """How often each stage is timed, after one call that is not; the fastest is printed."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Scene:
 
 
 def random_scene(num_gaussians: int, width: int, height: int) -> Scene:
-    """Gaussians in front of a camera whose sizes shrink with their number."""
+    """Random Gaussians in front of a camera; the more there are, the smaller they are."""
     generator = torch.Generator().manual_seed(0)
     means = (torch.rand((num_gaussians, 3), generator=generator) - 0.5) * torch.tensor([4.0, 3.0, 4.0])
     means[:, 2] += 4.0
@@ -73,9 +73,9 @@ def random_scene(num_gaussians: int, width: int, height: int) -> Scene:
 
 
 def trained_scenes(load_config: Path, num_cameras: int) -> Iterator[Scene]:
-    """The Gaussians of a run before some of its training cameras."""
+    """The Gaussians of a run in front of some of its training cameras."""
     from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
-    from difix3d_ns.fixing.difix_fixer import DifixConfig
+    from difix3d_ns.fixing.fixer import DifixConfig
     from difix3d_ns.fixing.references import ReferenceConfig
     from difix3d_ns.rendering.loading import RunOptions, load_run
 
@@ -102,7 +102,7 @@ def trained_scenes(load_config: Path, num_cameras: int) -> Iterator[Scene]:
 
 
 def least_milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Time of the fastest of a few calls, after one that is not counted: what others on the machine disturb least."""
+    """Time of the fastest of several calls, which other programs affect least, after one call that is not timed."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -113,14 +113,14 @@ def least_milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def peak_megabytes(work: Callable[[], object]) -> float:
-    """By how much the process grows at most while it works; NaN where Linux does not tell."""
+    """Peak growth of the process's memory during some work; NaN where Linux's /proc is missing."""
 
     def read(name: str) -> int:
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(lines[name].split()[0])
 
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # gives back what is free, so that it does not hide growth
+        ctypes.CDLL(None).malloc_trim(0)  # returns free memory, which would hide growth
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = read("VmRSS")
         work()
@@ -130,7 +130,7 @@ def peak_megabytes(work: Callable[[], object]) -> float:
 
 
 def measure(scene: Scene, repeats: int) -> dict[str, float]:
-    """Times of the stages of one image and its gradients, in milliseconds, and the memory of both."""
+    """Times in milliseconds of the stages of one image and its gradients, and their peak memory."""
     gaussians, width, height = scene.gaussians, scene.width, scene.height
     num_gaussians, viewmat, K = len(gaussians["means"]), scene.viewmats[0], scene.Ks[0]
     position = torch.linalg.inv(viewmat)[:3, 3]
@@ -174,8 +174,8 @@ def measure(scene: Scene, repeats: int) -> dict[str, float]:
         "harmonics": least_milliseconds(color, repeats),
         "binning": binning,
         "compositing": least_milliseconds(composite, repeats) - binning,
-        "its backward": least_milliseconds(lambda: image.backward(gradient, retain_graph=True), repeats),
-        "all with backward": least_milliseconds(whole, repeats),
+        "compositing backward": least_milliseconds(lambda: image.backward(gradient, retain_graph=True), repeats),
+        "everything with backward": least_milliseconds(whole, repeats),
         "peak MB": peak_megabytes(whole),
     }
 
@@ -186,7 +186,7 @@ def print_row(scene: Scene, figures: dict[str, float]) -> None:
 
 
 def main(config: Config) -> None:
-    """Prints a row for each size, or for each camera of a run."""
+    """Prints a row for each image size and number of Gaussians, or for each camera of a run."""
     print(f"milliseconds, fastest of {config.repeats}, {numba.get_num_threads()} threads")
     if config.load_config is not None:
         scenes = trained_scenes(config.load_config, config.num_cameras)

@@ -1,13 +1,13 @@
-"""How time and memory grow with views, Gaussians and pixels. Run by hand, in minutes to an hour on a CPU:
+"""Time and memory by number of views, Gaussians and pixels. Run by hand; it takes minutes to an hour on a CPU:
 
 python tests/benchmarks/scale.py --output-dir scale --photos tests/scenes/banana/images
 
-A scene of 500 photos at 1920 x 1080 (synthetic poses, real photos repeated) is opened as `ns-train difix3d` opens it.
-The bank is filled by a fix of 2000 novel views, with photos in place of the network's results, training views are
-drawn, a checkpoint is saved, and a second run goes on from it. Training steps and the network are measured at several
-numbers of Gaussians and pixels. Each measurement is a process of its own; what is measured stays when the command is
-repeated. Seconds are of processor time, so that other work on the machine does not count; OMP_NUM_THREADS=1 and
-NUMBA_NUM_THREADS=1 make them those of one core. `scale.json`, `scale.md` and `scale.png` tell the figures.
+A scene of 500 photos at 1920 x 1080 (synthetic poses, repeated real photos) is opened as `ns-train difix3d` opens it. A
+fix of 2000 novel views fills the bank, with photos instead of the network's results. Views are drawn for training, a
+checkpoint is saved, and a second run resumes from it. Training steps and the network are measured with several numbers
+of Gaussians and pixels. Each measurement runs in its own process, and repeating the command skips finished ones. Times
+are processor time, which other programs on the machine affect little; with OMP_NUM_THREADS=1 and NUMBA_NUM_THREADS=1
+they are those of one core. The figures are written to `scale.json`, `scale.md` and `scale.png`.
 """
 
 from __future__ import annotations
@@ -34,48 +34,49 @@ from scale_scene import make_scene
 Figures = dict[str, float]
 
 SEARCHED_PHOTOS = (500, 5000)
+"""Numbers of photos among which references are searched."""
 SMALL_SPLAT = (500, 0.3)
-"""Gaussians, and the cube they lie in, where renders only have to be there."""
+"""Number of Gaussians and side of their cube, where the content of renders does not matter."""
 
 
 @dataclass
 class ScaleConfig:
-    """What is measured and where the results go."""
+    """Settings of the benchmark."""
 
     output_dir: Path
-    """Scenes, runs, `scale.json`, `scale.md` and `scale.png`; some 8 GB while the largest bank is there."""
+    """Folder for scenes, runs, `scale.json`, `scale.md` and `scale.png`; it needs about 8 GB for the largest bank."""
     photos: Path
     """A folder of real photos."""
     num_cameras: int = 500
-    """Training photos."""
+    """Number of training photos."""
     width: int = 1920
-    """Of the photos and the novel views."""
+    """Width of the photos and the novel views."""
     height: int = 1080
-    """Of the photos and the novel views."""
+    """Height of the photos and the novel views."""
     num_views: tuple[int, ...] = (50, 200, 500, 2000)
-    """Novel views of the bank, and of the search for references."""
+    """Numbers of novel views in the bank, and in the search for references."""
     num_gaussians: tuple[int, ...] = (5_000, 20_000, 100_000, 400_000)
-    """Gaussians of the training steps, at 640 x 360."""
+    """Numbers of Gaussians in training steps at 640 x 360."""
     shares_of_size: tuple[float, ...] = (0.22, 0.33, 0.5, 0.7, 1.0)
-    """Sizes of the training steps and of the network's images, as shares of width and height; of 20 000 Gaussians."""
+    """Sizes of images in training steps with 20 000 Gaussians and in the network, as shares of width and height."""
     max_memory_gb: float = 4.0
     """`--pipeline.datamanager.bank.max-memory-gb`."""
     bank_share: float = 1.0
-    """Size of the photos and views where the bank is measured, as a share of width and height, for a shorter benchmark;
-    the bank's memory shrinks with their pixels."""
+    """Size of the photos and views in measurements of the bank, as a share of width and height, for a quicker benchmark.
+    The memory of the bank is scaled with the number of pixels."""
     only: tuple[str, ...] = ()
-    """Measurements of these names, such as `bank 50`, or kinds, such as `search`; all of them if empty."""
+    """Names of measurements, such as `bank 50`, or of kinds, such as `search`; empty for all."""
     again: bool = False
-    """Whether finished measurements are made again."""
+    """Whether to repeat finished measurements."""
     keep: bool = False
-    """Whether the runs' folders stay."""
+    """Whether to keep the folders of the runs."""
 
 
 class Meter:
-    """Seconds of processor time, and the peak of the process's memory, of one kind of work after the other.
+    """Measures the processor time and the peak memory of the process, for one piece of work after another.
 
     Attributes:
-        figures: `NAME_s` and `NAME_gb` of what was measured.
+        figures: `NAME_s` in seconds and `NAME_gb` of all measured work.
     """
 
     def __init__(self) -> None:
@@ -83,8 +84,8 @@ class Meter:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Measures what is done inside."""
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        """Measures the work done inside."""
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         started = time.process_time()
         yield
         self.figures[f"{name}_s"] = time.process_time() - started
@@ -99,7 +100,7 @@ def _memory(what: str) -> float:
 def make_trainer(
     config: ScaleConfig, scene: Path, run: str, num_gaussians: int, spread: float = 2.0, load_dir: Path | None = None
 ) -> Any:
-    """A trainer as `ns-train difix3d` makes it, before it is set up."""
+    """The config of a trainer like that of `ns-train difix3d`."""
     from nerfstudio.configs.method_configs import all_methods
 
     trainer = deepcopy(all_methods["difix3d"])
@@ -113,20 +114,20 @@ def make_trainer(
     pipeline.model.num_downscales, pipeline.model.sh_degree_interval = 0, 1
     pipeline.difix.model = "embedded"
     pipeline.targets.kind = "random"
-    # The photos that stand for fixed views are to pass as they are, whatever the splat shows.
+    # Photos replace the fixed views and must pass unchanged, whatever the Gaussians look like.
     pipeline.reliability.test = pipeline.trust.check = pipeline.confidence.weigh = pipeline.match_colors = False
     pipeline.min_accumulation = 0.0
     return trainer
 
 
 def bank_scene(config: ScaleConfig) -> Path:
-    """The scene of all photos."""
+    """The scene with all photos."""
     size = round(config.width * config.bank_share), round(config.height * config.bank_share)
     return make_scene(config.output_dir, config.photos, config.num_cameras, *size)
 
 
 def train(trainer: Any, steps: range) -> float:
-    """Makes training steps as nerfstudio does and returns the median of their seconds of processor time."""
+    """Makes training steps as nerfstudio does and returns the median processor time of a step, in seconds."""
     from nerfstudio.engine.callbacks import TrainingCallbackLocation as Location
 
     seconds = []
@@ -142,8 +143,8 @@ def train(trainer: Any, steps: range) -> float:
 
 
 def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
-    """Opens the scene, fixes novel views, draws from the bank, trains, saves and goes on from there."""
-    from difix3d_ns.fixing.difix_fixer import DifixFixer
+    """Opens the scene, fixes novel views, draws from the bank, trains, and saves a checkpoint."""
+    from difix3d_ns.fixing.lazy_fixer import LazyFixer
 
     meter = Meter()
     scene = bank_scene(config)
@@ -155,21 +156,21 @@ def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
     with meter("open"):
         trainer = trainer_config.setup(local_rank=0, world_size=1)
         trainer.setup()
-    from nerfstudio.utils import writer  # it cannot be the first of nerfstudio's modules
+    from nerfstudio.utils import writer  # fails if it is the first import of nerfstudio
 
     datamanager, bank = trainer.pipeline.datamanager, trainer.pipeline.datamanager.pseudo_views
     with meter("photos"):
         datamanager.next_train(0)
-    # Hours of rendering and of the network are left out; what they hand on is of full size.
+    # Rendering and the network would take hours and are replaced, but their images have the full size.
     model = trainer.pipeline.difix3d_model
     with (
-        mock.patch.object(DifixFixer, "fix", lambda self, renders, references, *_, **__: list(references)),
+        mock.patch.object(LazyFixer, "clean", lambda self, renders, references, *_, **__: list(references)),
         mock.patch.object(model, "get_outputs_for_camera", _blank),
     ):
-        for fix in range(3 if num_views <= 50 else 1):  # nothing may grow from fix to fix
+        for fix in range(3 if num_views <= 50 else 1):  # shows whether memory grows from fix to fix
             with meter(f"fix_{fix + 1}"):
-                trainer.pipeline.fix_views(5 + fix)
-                writer.EVENT_STORAGE.clear()  # the trainer writes these pictures out
+                trainer.pipeline.loop.fix(5 + fix)
+                writer.EVENT_STORAGE.clear()  # in training, the trainer writes these images
             meter.figures[f"after_fix_{fix + 1}_gb"] = _memory("VmRSS")
     base = trainer_config.get_base_dir()
     newest = sorted((base / "pseudo_views").glob("step-*"))[-1]
@@ -199,7 +200,7 @@ def measure_bank(config: ScaleConfig, num_views: int) -> Figures:
 
 
 def measure_resume(config: ScaleConfig, num_views: int) -> Figures:
-    """Goes on from the checkpoint that `measure_bank` left."""
+    """Resumes from the checkpoint that `measure_bank` saved."""
     meter = Meter()
     scene = bank_scene(config)
     first = make_trainer(config, scene, f"bank-{num_views}", *SMALL_SPLAT).get_base_dir()
@@ -221,7 +222,7 @@ def measure_resume(config: ScaleConfig, num_views: int) -> Figures:
 
 
 def measure_search(config: ScaleConfig, num_views: int, num_photos: int) -> Figures:
-    """Chooses references for novel views among photos; the best of three."""
+    """Times the walk of novel views and the choice of their references among photos, the fastest of three."""
     from nerfstudio.cameras.cameras import Cameras
 
     from difix3d_ns.cameras.generated_paths import looking_at, random_poses
@@ -254,13 +255,13 @@ def measure_search(config: ScaleConfig, num_views: int, num_photos: int) -> Figu
 
 
 def measure_training(config: ScaleConfig, num_gaussians: int, width: int, height: int) -> Figures:
-    """Training steps of some Gaussians at some size, among few photos."""
+    """Measures training steps with some number of Gaussians and image size, in a scene of eight photos."""
     meter = Meter()
     scene = make_scene(config.output_dir, config.photos, 8, width, height)
     trainer_config = make_trainer(config, scene, f"steps-{num_gaussians}-{width}x{height}", num_gaussians)
     trainer = trainer_config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    train(trainer, range(0, 4))  # compiled and warm, and of all harmonics
+    train(trainer, range(0, 4))  # compiles everything, and reaches the full degree of harmonics
     with meter("training"):
         meter.figures["step_s"] = train(trainer, range(4, 11))
     trainer.save_checkpoint(11)
@@ -271,15 +272,16 @@ def measure_training(config: ScaleConfig, num_gaussians: int, width: int, height
 
 
 def measure_network(config: ScaleConfig, width: int, height: int) -> Figures:
-    """The embedded network on one view with its reference, at default settings; the reference new each time."""
-    from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+    """Measures the embedded network on one view with a new reference, with default settings."""
+    from difix3d_ns.fixing.fixer import DifixConfig
+    from difix3d_ns.fixing.lazy_fixer import LazyFixer
 
-    fixer = DifixFixer(DifixConfig(model="embedded"), "cpu")
-    pictures = torch.rand((3, 2, height, width, 3), generator=torch.Generator().manual_seed(0))
-    fixer.fix([pictures[0, 0, :64, :64]], [pictures[0, 1, :64, :64]])
+    fixer = LazyFixer(DifixConfig(model="embedded"), "cpu")
+    images = torch.rand((3, 2, height, width, 3), generator=torch.Generator().manual_seed(0))
+    fixer.clean([images[0, 0, :64, :64]], [images[0, 1, :64, :64]])
     meter = Meter()
     with meter("network"):
-        seconds = [_seconds(lambda pair=pair: fixer.fix([pair[0]], [pair[1]])) for pair in pictures[:2]]
+        seconds = [_seconds(lambda pair=pair: fixer.clean([pair[0]], [pair[1]])) for pair in images[:2]]
     return {**meter.figures, "network_s": min(seconds)}
 
 
@@ -295,7 +297,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def measurements(config: ScaleConfig) -> dict[str, tuple]:
-    """Name, function and arguments of all that is measured, those that cost least first."""
+    """Function and arguments of each measurement by its name, the quickest first."""
     sizes = [
         (round(config.width * share / 8) * 8, round(config.height * share / 8) * 8) for share in config.shares_of_size
     ]
@@ -313,7 +315,7 @@ def measurements(config: ScaleConfig) -> dict[str, tuple]:
 
 
 def main(config: ScaleConfig) -> None:
-    """Measures what is not measured yet, and tells it."""
+    """Makes the missing measurements and writes the report."""
     config.output_dir = config.output_dir.resolve()
     config.output_dir.mkdir(parents=True, exist_ok=True)
     file = config.output_dir / "scale.json"

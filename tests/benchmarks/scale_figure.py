@@ -1,4 +1,4 @@
-"""The figure of `scale.py`: time on the left, memory on the right, against views, Gaussians and pixels."""
+"""The figure of `scale.py`: time (left) and memory (right) against views, Gaussians and pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLORS = ("#3c78b4", "#e08a3c", "#7f7f7f", "#5a9e5a")
 
 
 def points(results: Results, kind: str, figure: str) -> tuple[list[float], list[float]]:
-    """What was measured of one figure, by the number that its name tells: views, Gaussians or megapixels."""
+    """The values of one figure, and the numbers in the measurements' names: views, Gaussians or megapixels."""
     found = sorted(
         (_number(name.removeprefix(f"{kind} ")), figures[figure])
         for name, figures in results.items()
@@ -28,7 +28,7 @@ def _number(name: str) -> float:
 
 
 def draw_figure(results: Results, file: Path) -> None:
-    """Draws what there is; panels without measurements stay empty."""
+    """Draws all results; panels without measurements stay empty."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -45,7 +45,7 @@ def draw_figure(results: Results, file: Path) -> None:
             ),
             (
                 ("bank", "fix_1_gb", "whole process, peak of a fix"),
-                ("bank", "pictures_gb", "pictures of the fix"),
+                ("bank", "pictures_gb", "images of the fix"),
                 ("bank", "held_gb", "held by the bank"),
                 ("resume", "set_up_gb", "resumed run, before its first step"),
             ),

@@ -1,4 +1,4 @@
-"""A scene of any number of cameras for `scale.py`: synthetic poses, and a few real photos again and again."""
+"""A scene with any number of cameras for `scale.py`: synthetic poses and a few real photos, repeated."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from PIL import Image
 
 NUM_DISTINCT = 8
-"""Photos that are resized; all others are links to them."""
+"""Number of distinct photos; all others are links to them."""
 NUM_HELD_OUT = 4
 
 
 def make_scene(folder: Path, photos: Path, num_cameras: int, width: int, height: int) -> Path:
-    """Makes the scene if it is not there, and returns its transforms file.
+    """Makes the scene unless it exists, and returns its transforms file.
 
     Args:
-        folder: where scenes are kept; the photos of a size are shared.
+        folder: folder of the scenes; scenes of one image size share their photos.
         photos: a folder of real photos.
-        num_cameras: training photos; a few more are held out.
-        width: of the photos, in pixels.
-        height: of the photos, in pixels.
+        num_cameras: number of training photos; some more are held out.
+        width: width of the photos in pixels.
+        height: height of the photos in pixels.
 
     Raises:
         SystemExit: there are no photos.
@@ -59,7 +59,7 @@ def make_scene(folder: Path, photos: Path, num_cameras: int, width: int, height:
 
 
 def _pose(index: int, count: int) -> np.ndarray:
-    """On three rings of different heights around the origin, which it looks at."""
+    """A pose on one of three rings of different heights around the origin, looking at the origin."""
     angle, height = 2 * math.pi * index / count * 3, 0.5 + 0.4 * (3 * index // count)
     center = np.array([2 * math.cos(angle), 2 * math.sin(angle), height])
     back = center / np.linalg.norm(center)

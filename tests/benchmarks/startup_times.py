@@ -1,8 +1,8 @@
-"""Seconds until `ns-train` has printed its help, with the plugin installed against without.
+"""Seconds until `ns-train` has printed its help, with the plugin and without.
 
-`Without` is the same environment: the process hides this distribution's entry points from `importlib.metadata` before
-nerfstudio asks for them, as if it were not installed. Both start through the same few lines. They take turns, and are
-compared by seconds of the CPU, which other programs change little.
+Both use the same environment and the same start program, which hides this distribution's entry points from
+`importlib.metadata` for the measurement without it. They take turns and are compared by processor time, which other
+programs affect little.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from nerfstudio.scripts.train import entrypoint
 sys.argv = ["ns-train", *sys.argv[2:]]
 entrypoint()
 """
-"""A program that hides the entry points of the distribution that its first argument names, and is `ns-train` then."""
+"""A program that hides the entry points of the distribution named by its first argument and then runs `ns-train`."""
 
 
 def run_help(arguments: tuple[str, ...], hidden: str = "none") -> tuple[float, float, str]:
-    """`ns-train` with these arguments.
+    """Runs `ns-train`.
 
     Args:
-        arguments: such as ("difix3d", "--help").
-        hidden: the distribution that seems not to be installed.
+        arguments: arguments of `ns-train`, such as ("difix3d", "--help").
+        hidden: name of the distribution to hide.
 
     Returns:
-        Seconds on the clock, seconds of the CPU, and what it printed.
+        Wall-clock seconds, processor seconds, and the output.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: `ns-train` failed.
     """
     command = [sys.executable, "-c", START, hidden, *arguments]
     started, before = time.perf_counter(), os.times()
@@ -58,17 +58,17 @@ def run_help(arguments: tuple[str, ...], hidden: str = "none") -> tuple[float, f
 
 
 def measure_startup(repeats: int) -> dict[str, Any]:
-    """Seconds of `ns-train --help` and of the methods' own help.
+    """Seconds until `ns-train --help` and the help of single methods are printed.
 
     Args:
-        repeats: rounds, in which the commands take turns, after one that warms up the disk's cache.
+        repeats: number of timed rounds, in which the commands take turns; one more round warms up the disk's cache.
 
     Returns:
-        For each command the fastest and the median seconds; for those with a counterpart by how much of these seconds
-        of the CPU they are slower than it.
+        For each command the least and the median seconds, and for those with a counterpart how much more processor time
+        they take, as a share.
 
     Raises:
-        SystemExit: the plugin is not told of where it is installed, or is where it is hidden.
+        SystemExit: the help lists the plugin's methods although the plugin is hidden, or lacks them although it is not.
     """
     commands = {
         "ns-train --help without the plugin": (("--help",), DISTRIBUTION),
@@ -92,8 +92,8 @@ def compare(times: dict[str, list[tuple[float, float]]], counterparts: dict[str,
     """The figures of `measure_startup`.
 
     Args:
-        times: of each command, seconds on the clock and of the CPU in each round.
-        counterparts: names of commands by the name of that which is held against them.
+        times: wall-clock and processor seconds of each round, by command.
+        counterparts: for some commands, the command that they are compared with.
     """
     rows: dict[str, Any] = {}
     for name, rounds in times.items():

@@ -1,11 +1,10 @@
-"""Seconds per training step of difix3d against nerfstudio's plain splatfacto, in one process.
+"""Seconds per training step of difix3d compared with nerfstudio's splatfacto, in one process.
 
-Splatfacto's pipeline, datamanager, model and trainer are nerfstudio's, with all of their code. Where there is no CUDA
-its model gets this package's rasterization in place of gsplat's kernels, and `.cuda()` leaves tensors where they are:
-what is left between the two is the plugin's own. Both are given the same settings, photos and start points. Before
-each round all of them get the same Gaussians, random numbers and camera, so they do the same work, which their losses
-prove; within a round they take turns, and each is held against splatfacto's step of the same round, so that whatever
-else the machine does hits them alike.
+Splatfacto's pipeline, datamanager, model and trainer are nerfstudio's own. Without CUDA, its model uses this package's
+rasterization instead of gsplat's kernels, and `.cuda()` does nothing, so any difference in time is caused by the
+plugin. All training runs have the same settings, photos and start points. Before each round they get the same
+Gaussians, random numbers and camera, so they do the same work, which their losses prove. In each round they take turns,
+and each step is compared with splatfacto's step of the same round, so other load on the machine affects them equally.
 """
 
 from __future__ import annotations
@@ -47,23 +46,23 @@ class Step:
     """One training step."""
 
     seconds: float
-    """On the clock."""
+    """Wall-clock seconds."""
     work: float
-    """What it is compared by: seconds of the CPU, which other programs do not change; with CUDA `seconds`."""
+    """The measure to compare: processor seconds, which other programs affect little; with CUDA, `seconds`."""
     loss: float
 
 
 @dataclass
 class ManyPointsConfig(NerfstudioDataParserConfig):
-    """nerfstudio's dataparser, with a given number of start points."""
+    """Settings of nerfstudio's dataparser with a given number of start points."""
 
     _target: type = field(default_factory=lambda: ManyPoints)
     num_points: int = 10_000
-    """Start points: the scene's and, where these are too few, more between neighbouring ones."""
+    """Number of start points; if the scene has fewer, more are placed between neighbouring ones."""
 
 
 class ManyPoints(Nerfstudio):
-    """See `ManyPointsConfig`."""
+    """nerfstudio's dataparser with a given number of start points."""
 
     config: ManyPointsConfig
 
@@ -77,12 +76,12 @@ class ManyPoints(Nerfstudio):
 
 
 def configs(scene: Path, folder: Path, num_gaussians: int, scale: float, device: str) -> dict[str, TrainerConfig]:
-    """Trainings of plain splatfacto and of difix3d without and with fixes, alike in every setting they share.
+    """Configs of splatfacto and of difix3d without and with fixes, the same in all settings that they share.
 
     Args:
-        scene: in nerfstudio's format, with start points.
-        folder: gets the runs' folders.
-        num_gaussians: that each has, at all times.
+        scene: a transforms file with start points.
+        folder: folder for the runs.
+        num_gaussians: number of Gaussians, which does not change.
         scale: factor on the photos' sizes.
         device: `cpu` or `cuda`.
     """
@@ -93,7 +92,7 @@ def configs(scene: Path, folder: Path, num_gaussians: int, scale: float, device:
     base.pipeline.datamanager.data = scene
     base.pipeline.datamanager.camera_res_scale_factor = scale
     model = base.pipeline.model
-    # What holds after the first thousands of steps of a long run: full size, all harmonics, no more splitting.
+    # As after the first thousands of steps of a long run: full size, all harmonics, no splitting.
     model.num_downscales, model.sh_degree_interval, model.warmup_length = 0, 1, NEVER
     base.machine.device_type = device
     base.output_dir, base.timestamp, base.vis = folder, "run", "tensorboard"
@@ -107,14 +106,14 @@ def configs(scene: Path, folder: Path, num_gaussians: int, scale: float, device:
     fixing = deepcopy(without)
     without.pipeline.fix_novel_views = False
     fixing.timestamp = "with"
-    # The schedule's callback is there; no step of the benchmark comes to it.
+    # The schedule's callback is installed, but no step of the benchmark reaches it.
     fixing.pipeline.fix_steps, fixing.pipeline.planned_num_iterations = (fixing.max_num_iterations - 1,), 0
     fixing.pipeline.difix.model = "embedded"
     return {BASE: base, WITHOUT_FIXES: without, PHOTO: fixing}
 
 
 class NoLpips(torch.nn.Module):
-    """Stands in for LPIPS, which splatfacto builds for its evaluation only and which needs a download."""
+    """Replaces LPIPS, which splatfacto only needs for evaluation and which is downloaded."""
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
@@ -122,7 +121,7 @@ class NoLpips(torch.nn.Module):
 
 @contextmanager
 def plain_splatfacto(device: str) -> Iterator[None]:
-    """Lets splatfacto's own code run offline, and without CUDA by this package's rasterization."""
+    """A context in which splatfacto's own code runs offline and, with this package's rasterization, without CUDA."""
     with ExitStack() as patches:
         name = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
         patches.enter_context(patch(name, NoLpips))
@@ -133,11 +132,11 @@ def plain_splatfacto(device: str) -> Iterator[None]:
 
 
 def photos_as_pseudo_views(trainer: Trainer, num_views: int) -> PseudoViewSet:
-    """A bank's content: views at the photos' own cameras, in turn, with the photos as pictures and uneven confidence.
+    """Pseudo views for a bank: the cameras and images of the photos in turn, with random confidence.
 
     Args:
-        trainer: of difix3d.
-        num_views: how many.
+        trainer: a trainer of difix3d.
+        num_views: number of views.
     """
     datamanager: Any = trainer.pipeline.datamanager
     cameras, poses = datamanager.train_dataset.cameras, datamanager.train_camera_to_worlds
@@ -153,13 +152,13 @@ def photos_as_pseudo_views(trainer: Trainer, num_views: int) -> PseudoViewSet:
 
 
 def synchronize(device: str) -> None:
-    """Waits until the device has done all it was given."""
+    """Waits until the device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def train_step(trainer: Trainer, step: int) -> float:
-    """One step as in nerfstudio's trainer, with its callbacks; returns its loss."""
+    """Makes one training step with its callbacks, like nerfstudio's trainer, and returns the loss."""
     trainer.pipeline.train()
     for callback in trainer.callbacks:
         callback.run_callback_at_location(step, location=TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
@@ -170,11 +169,11 @@ def train_step(trainer: Trainer, step: int) -> float:
 
 
 class Contest:
-    """The trainings, ready to take turns.
+    """The training runs, which take turns.
 
     Args:
-        configs: of `configs`.
-        num_views: views in the bank of the training with fixes.
+        configs: the result of the function `configs`.
+        num_views: number of views in the bank of the run with fixes.
     """
 
     def __init__(self, configs: dict[str, TrainerConfig], num_views: int) -> None:
@@ -195,7 +194,7 @@ class Contest:
         self._fixing.pseudo_views.add(views, folder)
 
     def train_base(self, num_steps: int) -> None:
-        """Trains splatfacto for a while, so that the Gaussians are those of a training."""
+        """Trains splatfacto for some steps, whose Gaussians all rounds use."""
         with plain_splatfacto(self.device):
             for step in range(num_steps):
                 train_step(self._trainers[BASE], step)
@@ -203,8 +202,8 @@ class Contest:
         self._gaussians = {name: values.detach().clone() for name, values in gaussians.items()}
 
     def round(self, step: int, order: list[str]) -> dict[str, Step]:
-        """A step of each, on the same camera and Gaussians; returns what was measured of each."""
-        # The camera is that of the fixed view which this step draws.
+        """Makes a step of each run with the same camera and Gaussians, and returns the measurements."""
+        # The camera is that of the fixed view that this step draws.
         self._fixing.config.pseudo_view_probability = 1.0
         index = self._fixing.next_train(step)[1]["pseudo_view"] % self._num_photos
         measured = {}
@@ -228,7 +227,7 @@ class Contest:
 
 
 def median_with_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median and the bounds between which the true one lies with 95% confidence, by order statistics."""
+    """The median and its 95% confidence interval from order statistics."""
     ordered = sorted(values)
     reach = 0.98 * len(ordered) ** 0.5
     low = max(0, int(len(ordered) / 2 - reach))
@@ -237,18 +236,18 @@ def median_with_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(rounds: list[dict[str, Step]], pseudo_view_probability: float) -> dict[str, Any]:
-    """What the rounds tell: seconds of each training's step and by how much it is slower than splatfacto's.
+    """Seconds of each run's step, and by how much it is slower than splatfacto's.
 
     Args:
-        rounds: of `Contest.round`.
-        pseudo_view_probability: share of steps with a fixed view in a training that has some.
+        rounds: results of `Contest.round`.
+        pseudo_view_probability: share of steps that use a fixed view.
 
     Raises:
-        SystemExit: the losses of splatfacto and difix3d differ for the same photo, so they did not do the same.
+        SystemExit: splatfacto and difix3d have different losses for the same photo, so their work differs.
     """
     for losses in ([each[name].loss for name in (BASE, WITHOUT_FIXES, PHOTO)] for each in rounds):
         if max(losses) - min(losses) > 1e-3 * max(losses):
-            raise SystemExit(f"the losses of the same step differ, {losses}: the trainings do not do the same work.")
+            raise SystemExit(f"the losses of the same step differ, {losses}: the runs do not do the same work.")
     rows: dict[str, Any] = {}
     for name in rounds[0]:
         ratio, low, high = median_with_interval([each[name].work / each[BASE].work - 1 for each in rounds])
@@ -262,20 +261,20 @@ def compare(rounds: list[dict[str, Step]], pseudo_view_probability: float) -> di
 def measure_steps(
     configs: dict[str, TrainerConfig], num_rounds: int, num_views: int, num_warm_up: int
 ) -> dict[str, Any]:
-    """Seconds per training step by training, see the module.
+    """Seconds per training step of each run, measured as the module's docstring says.
 
     Args:
-        configs: the trainings, of `configs`.
-        num_rounds: steps of each that are timed.
-        num_views: fixed views in the bank.
-        num_warm_up: steps of splatfacto before them.
+        configs: the result of the function `configs`.
+        num_rounds: number of timed steps of each run.
+        num_views: number of fixed views in the bank.
+        num_warm_up: steps of splatfacto before the timed ones.
     """
     contest = Contest(configs, num_views)
     contest.train_base(num_warm_up)
     names = [BASE, WITHOUT_FIXES, PHOTO, PSEUDO_VIEW]
     shuffle = random.Random(0)
     rounds = []
-    for number in range(-3, num_rounds):  # the first of each also builds what the later ones have
+    for number in range(-3, num_rounds):  # the first steps also build caches
         shuffle.shuffle(names)
         measured = contest.round(num_warm_up + 3 + number, names)
         if number >= 0:

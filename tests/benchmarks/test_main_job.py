@@ -1,4 +1,4 @@
-"""The benchmark of the main job: that it compares like with like, and what it makes of its figures."""
+"""The benchmark `main_job.py`: the runs that it compares do the same work, and its figures and limits are right."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from benchmarks import fix_stages, main_job, startup_times, step_times
 from benchmarks.fix_stages import REST, TEST, Stopwatch, fix_config, measure_fixes, per_view
-from benchmarks.main_job import BenchmarkConfig, broken_promises, table
+from benchmarks.main_job import BenchmarkConfig, exceeded_limits, table
 from benchmarks.memory_peaks import added, weight_bytes
 from benchmarks.step_times import BASE, MIXED, PHOTO, PSEUDO_VIEW, WITHOUT_FIXES, Contest, Step, compare, configs
 
 
 @pytest.fixture
-def contest(banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Contest:
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # splatfacto compiles for half a minute
-    ready = Contest(configs(banana, tmp_path, 500, 0.1, "cpu"), num_views=7)
-    ready.train_base(2)
-    return ready
+def contest(banana: Path, tmp_path: Path) -> Iterator[Contest]:
+    import torch._dynamo
+
+    with torch._dynamo.config.patch(disable=True):  # splatfacto compiles for half a minute
+        ready = Contest(configs(banana, tmp_path, 500, 0.1, "cpu"), num_views=7)
+        ready.train_base(2)
+        yield ready
 
 
-def test_all_trainings_share_settings_gaussians_and_photos(banana: Path, tmp_path: Path) -> None:
+def test_all_runs_share_settings_gaussians_and_photos(banana: Path, tmp_path: Path) -> None:
     trainings = configs(banana, tmp_path, 500, 0.1, "cpu")
     base, *ours = trainings.values()
     assert base.method_name == "splatfacto" and {each.method_name for each in ours} == {"difix3d"}
@@ -41,7 +44,7 @@ def test_all_trainings_share_settings_gaussians_and_photos(banana: Path, tmp_pat
     assert len({each.get_base_dir() for each in trainings.values()}) == 3
 
 
-def test_the_same_photo_gives_the_same_loss_and_a_fixed_view_another(contest: Contest) -> None:
+def test_a_photo_gives_all_runs_the_same_loss_and_a_fixed_view_another(contest: Contest) -> None:
     names = [WITHOUT_FIXES, PSEUDO_VIEW, BASE, PHOTO]
     rounds = [contest.round(step, names) for step in (2, 3)]
     for each in rounds:
@@ -54,8 +57,8 @@ def test_the_same_photo_gives_the_same_loss_and_a_fixed_view_another(contest: Co
     assert set(rows) == {BASE, WITHOUT_FIXES, PHOTO, PSEUDO_VIEW, MIXED}
 
 
-def test_overhead_is_that_of_steps_of_the_same_round() -> None:
-    # The machine slows down threefold on the way; ours always takes a quarter more.
+def test_overhead_compares_steps_of_the_same_round() -> None:
+    # The machine becomes three times slower; ours always takes a quarter more.
     rounds = [
         {
             BASE: Step(s, s, 1.0),
@@ -71,7 +74,7 @@ def test_overhead_is_that_of_steps_of_the_same_round() -> None:
     assert rows[MIXED]["overhead"] == pytest.approx(0.1)
 
 
-def test_trainings_that_do_other_work_are_not_compared() -> None:
+def test_runs_that_do_different_work_are_not_compared() -> None:
     other = {
         BASE: Step(1, 1, 0.5),
         WITHOUT_FIXES: Step(1, 1, 0.51),
@@ -91,13 +94,13 @@ def test_the_interval_of_a_median_shrinks_with_more_values() -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the stopwatch sees."""
+    """The time that the stopwatch reads, in its only element."""
     now = [0.0]
     monkeypatch.setattr(fix_stages.time, "process_time", lambda: now[0])
     return now
 
 
-def test_a_stage_in_another_counts_for_itself_alone(clock: list[float]) -> None:
+def test_the_time_of_a_nested_stage_counts_only_for_that_stage(clock: list[float]) -> None:
     watch = Stopwatch("cpu")
 
     def wait(seconds: float) -> None:
@@ -111,7 +114,7 @@ def test_a_stage_in_another_counts_for_itself_alone(clock: list[float]) -> None:
         wait(4.0)
 
     with watch.stage(REST):
-        watch.timed(fix, "pictures in and out")()
+        watch.timed(fix, "images in and out")()
         wait(8.0)
         with watch.stage(TEST):
             fix()
@@ -120,15 +123,15 @@ def test_a_stage_in_another_counts_for_itself_alone(clock: list[float]) -> None:
             wait(16.0)
             raise ValueError
         wait(32.0)
-    assert watch.seconds == {REST: 40.0, "pictures in and out": 5.0, "decoder": 18.0, TEST: 9.0}
+    assert watch.seconds == {REST: 40.0, "images in and out": 5.0, "decoder": 18.0, TEST: 9.0}
 
 
-def test_stages_are_told_per_view_and_those_left_out_count_nothing() -> None:
+def test_seconds_are_medians_per_view_and_missing_stages_count_as_zero() -> None:
     measured = [{"UNet": 4.0, "colours": 2.0}, {"UNet": 6.0}, {"UNet": 8.0}]
     assert per_view(measured, 2) == {"UNet": 3.0, "colours": 0.0}
 
 
-def test_every_stage_of_a_real_fix_is_met(banana: Path, tmp_path: Path) -> None:
+def test_a_real_fix_runs_every_stage(banana: Path, tmp_path: Path) -> None:
     config = fix_config(banana, tmp_path, 500, 0.1, "cpu", "embedded")
     config.pipeline.trust.check = False
     fixes = measure_fixes(config, num_steps=1, num_fixes=1)
@@ -139,14 +142,17 @@ def test_every_stage_of_a_real_fix_is_met(banana: Path, tmp_path: Path) -> None:
 
 
 class _NamesAlone:
-    """Whatever is asked of it."""
+    """Has every attribute and method; each is this object itself."""
 
     def __getattr__(self, name: str) -> _NamesAlone:
         return self
 
+    def __call__(self) -> _NamesAlone:
+        return self
+
 
 @pytest.mark.parametrize("hidden", ["none", startup_times.DISTRIBUTION])
-def test_the_plugin_is_hidden_from_nerfstudio_and_nothing_else_is(tmp_path: Path, hidden: str) -> None:
+def test_only_the_plugin_is_hidden_and_only_from_nerfstudio(tmp_path: Path, hidden: str) -> None:
     package = tmp_path / "nerfstudio" / "scripts"
     package.mkdir(parents=True)
     for folder in (package.parent, package):
@@ -174,7 +180,7 @@ def test_the_plugin_is_hidden_from_nerfstudio_and_nothing_else_is(tmp_path: Path
     assert arguments == ["ns-train", "--help"]
 
 
-def test_start_up_is_compared_by_the_work_of_the_cpu() -> None:
+def test_startup_is_compared_by_processor_time() -> None:
     times = {"without": [(8.0, 4.0), (9.0, 5.0), (30.0, 10.0)], "with": [(10.0, 5.0), (9.0, 5.5), (8.0, 8.0)]}
     rows = startup_times.compare(times, {"with": "without"})
     assert rows["without"] == {"seconds_min": 8.0, "seconds_median": 9.0}
@@ -186,7 +192,7 @@ def test_start_up_is_compared_by_the_work_of_the_cpu() -> None:
     }
 
 
-def test_what_fixes_add_to_the_memory_is_told_beyond_the_weights() -> None:
+def test_memory_added_by_fixes_is_reported_without_the_weights() -> None:
     assert added({"rss": 100, "cuda": 50}, {"rss": 180, "cuda": 90}, 17) == {"weights": 17, "rss": 63, "cuda": 23}
     assert 5e6 < weight_bytes() < 6e6
 
@@ -214,8 +220,8 @@ def report(low: float = -0.01, more: float = 0.01) -> dict:
     }
 
 
-def test_the_table_tells_every_part_that_was_measured() -> None:
-    told = table(report())
+def test_the_tables_show_every_measured_part() -> None:
+    shown = table(report())
     for row in (
         "| splatfacto | 0.0500 |  |",
         "| difix3d, no fixes | 0.0500 | +0.0% (-1.0% to +1.0%) |",
@@ -224,21 +230,21 @@ def test_the_table_tells_every_part_that_was_measured() -> None:
         "| with | 8.10 | 9.10 | +1.0% | +2.0% |",
         "| added beyond the network's weights | 83 | 183 |",
     ):
-        assert row in told
+        assert row in shown
     assert table({"startup": report()["startup"]}).count("\n\n") == 0
 
 
 @pytest.mark.parametrize(
-    ("figures", "told"),
+    ("figures", "expected"),
     [(report(), []), (report(low=0.05), ["a step takes 6.0% more"]), (report(more=0.06), ["with takes 6.0% more"])],
 )
-def test_only_what_is_surely_above_its_bound_is_told(figures: dict, told: list[str]) -> None:
-    sentences = broken_promises(figures)
-    assert len(sentences) == len(told)
-    assert all(part in sentence for part, sentence in zip(told, sentences, strict=True))
+def test_only_limits_exceeded_beyond_the_noise_are_reported(figures: dict, expected: list[str]) -> None:
+    sentences = exceeded_limits(figures)
+    assert len(sentences) == len(expected)
+    assert all(part in sentence for part, sentence in zip(expected, sentences, strict=True))
 
 
-def test_only_the_parts_asked_for_are_measured_and_written(
+def test_only_the_chosen_parts_are_measured_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(startup_times, "measure_startup", lambda repeats: report(more=0.06)["startup"])

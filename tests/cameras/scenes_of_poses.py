@@ -12,7 +12,7 @@ from difix3d_ns.cameras.generated_paths import looking_at
 
 
 def ring(num_photos: int, seed: int, arc: float = 1.0, jitter: float = 0.02) -> torch.Tensor:
-    """Poses on a ring around the origin, 1.5 units away and 0.5 up, that look at it."""
+    """Poses on a ring of radius 1.5 at height 0.5 that look at the origin."""
     generator = torch.Generator().manual_seed(seed)
     angles = 2 * math.pi * arc * torch.arange(num_photos) / num_photos
     centers = torch.stack([1.5 * angles.cos(), 1.5 * angles.sin(), torch.full_like(angles, 0.5)], dim=-1)
@@ -21,7 +21,7 @@ def ring(num_photos: int, seed: int, arc: float = 1.0, jitter: float = 0.02) -> 
 
 
 def moved(poses: torch.Tensor, seed: int, scale: float) -> torch.Tensor:
-    """The poses of a scene that is turned, scaled and shifted as a whole."""
+    """The poses after the whole scene is rotated, scaled and translated."""
     turn = torch.from_numpy(Rotation.random(random_state=seed).as_matrix()).float()
     shift = torch.randn(3, generator=torch.Generator().manual_seed(seed))
     centers = scale * (poses[:, :, 3] @ turn.T + shift)
@@ -29,7 +29,7 @@ def moved(poses: torch.Tensor, seed: int, scale: float) -> torch.Tensor:
 
 
 def cameras_at(poses: torch.Tensor) -> Cameras:
-    """Cameras of different sizes and lenses at the poses."""
+    """Cameras at the poses with different image sizes and lenses."""
     count = len(poses)
     return Cameras(
         camera_to_worlds=poses,

@@ -1,4 +1,4 @@
-"""The camera path through held-out photos."""
+"""Camera paths that pass through given photos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from difix3d_ns.cameras.poses import pose_distances, scene_radius
 
 @given(st.integers(0, 1000), st.integers(3, 12))
 @settings(max_examples=20, deadline=None)
-def test_a_path_goes_at_constant_speed_past_every_pose(seed: int, num_poses: int) -> None:
+def test_a_path_passes_every_pose_at_constant_speed(seed: int, num_poses: int) -> None:
     poses = ring(num_poses, seed, arc=0.5)[torch.randperm(num_poses, generator=torch.Generator().manual_seed(seed))]
     path = poses_through(poses, 400)
     unit = scene_radius(poses)
@@ -35,12 +35,12 @@ def test_cameras_on_an_arc_are_visited_along_it() -> None:
 
 
 @pytest.mark.parametrize("num_frames", [2, 7])
-def test_photos_from_one_place_make_a_path_too(num_frames: int) -> None:
+def test_photos_from_the_same_pose_give_a_valid_path(num_frames: int) -> None:
     path = poses_through(ring(1, seed=0).expand(3, 3, 4), num_frames)
     assert path.shape == (num_frames, 3, 4) and path.isfinite().all()
 
 
-def test_frames_have_the_lens_and_size_of_the_first_camera() -> None:
+def test_frames_have_the_intrinsics_and_size_of_the_first_camera() -> None:
     cameras = [
         Cameras(pose[None], fx=50.0 + i, fy=51.0, cx=20.0, cy=15.0, width=40 + i, height=30)
         for i, pose in enumerate(ring(3, seed=2))

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nerfstudio.cameras.cameras import Cameras
 from scipy.spatial.transform import Rotation
 
 from difix3d_ns.cameras.poses import (
+    camera_with_pose,
     k_nearest_poses,
     nearest_poses,
     pose_distances,
@@ -29,7 +31,7 @@ def random_poses(count: int, seed: int) -> torch.Tensor:
 
 @given(seeds)
 @settings(max_examples=20, deadline=None)
-def test_the_distance_of_a_pose_is_translation_plus_angle(seed: int) -> None:
+def test_the_distance_of_two_poses_is_translation_plus_angle(seed: int) -> None:
     poses, others = random_poses(4, seed), random_poses(3, seed + 1)
     distances = pose_distances(poses, others)
     for i, pose in enumerate(poses):
@@ -39,7 +41,7 @@ def test_the_distance_of_a_pose_is_translation_plus_angle(seed: int) -> None:
             assert distances[i, j].item() == pytest.approx(expected, abs=5e-3)
 
 
-def test_the_nearest_pose_may_be_decided_by_the_rotation() -> None:
+def test_the_rotation_counts_for_the_nearest_pose() -> None:
     pose = random_poses(1, 0)
     turned, moved = pose.clone(), pose.clone()
     turned[0, :, :3] = pose[0, :, :3] @ torch.diag(torch.tensor([1.0, -1.0, -1.0]))
@@ -47,12 +49,12 @@ def test_the_nearest_pose_may_be_decided_by_the_rotation() -> None:
     assert nearest_poses(pose, torch.cat([turned, moved])).tolist() == [1]
 
 
-def test_blocks_of_poses_give_the_same_nearest_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processing_poses_in_blocks_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     poses, candidates = random_poses(23, 0), random_poses(9, 1)
     expected = pose_distances(poses, candidates).sort(dim=1)
     monkeypatch.setattr("difix3d_ns.cameras.poses.MAX_PAIRS_AT_ONCE", 4 * len(candidates))
     distances, indices = k_nearest_poses(poses, candidates, 3)
-    # Matrix products of another size round otherwise.
+    # Matrix products of different sizes round differently.
     torch.testing.assert_close(distances, expected.values[:, :3])
     assert torch.equal(indices, expected.indices[:, :3])
     assert k_nearest_poses(poses, candidates, 99)[1].shape == (23, 9)
@@ -61,7 +63,7 @@ def test_blocks_of_poses_give_the_same_nearest_as_all_at_once(monkeypatch: pytes
 
 @given(seeds, st.floats(0.01, 100.0))
 @settings(max_examples=20, deadline=None)
-def test_in_a_unit_of_the_scene_distances_do_not_depend_on_its_scale(seed: int, scale: float) -> None:
+def test_distances_in_units_of_the_scene_radius_do_not_depend_on_scale(seed: int, scale: float) -> None:
     poses, others = random_poses(4, seed), random_poses(3, seed + 1)
     expected = pose_distances(poses, others, scene_radius(poses))
     for part in (poses, others):
@@ -69,7 +71,7 @@ def test_in_a_unit_of_the_scene_distances_do_not_depend_on_its_scale(seed: int, 
     assert torch.allclose(pose_distances(poses, others, scene_radius(poses)), expected, rtol=1e-3)
 
 
-def test_the_radius_of_a_scene_reaches_from_the_middle_to_the_farthest_camera() -> None:
+def test_the_scene_radius_is_the_distance_from_the_centroid_to_the_farthest_camera() -> None:
     poses = random_poses(3, 0)
     poses[:, :, 3] = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [6.0, 0.0, 0.0]])
     assert scene_radius(poses) == pytest.approx(3.0)
@@ -84,7 +86,7 @@ def test_no_candidates_is_an_error() -> None:
 
 @given(seeds, st.floats(0.05, 5.0))
 @settings(max_examples=30, deadline=None)
-def test_a_walk_arrives_exactly_after_the_announced_number_of_steps(seed: int, step_length: float) -> None:
+def test_a_walk_arrives_exactly_after_steps_to_arrive(seed: int, step_length: float) -> None:
     poses, targets = random_poses(5, seed), random_poses(5, seed + 1)
     num_steps = steps_to_arrive(poses, targets, step_length)
     for step in range(num_steps):
@@ -95,7 +97,7 @@ def test_a_walk_arrives_exactly_after_the_announced_number_of_steps(seed: int, s
 
 @given(seeds, st.floats(0.01, 0.3))
 @settings(max_examples=30, deadline=None)
-def test_a_step_has_its_length_and_stays_a_rotation(seed: int, step_length: float) -> None:
+def test_a_step_has_the_step_length_and_a_valid_rotation(seed: int, step_length: float) -> None:
     poses, targets = random_poses(3, seed), random_poses(3, seed + 1)
     targets[:, :, 3] += 1.0 * torch.sign(targets[:, :, 3] - poses[:, :, 3])
     stepped = step_towards(poses, targets, step_length)
@@ -118,10 +120,19 @@ def test_a_step_without_length_is_an_error(step_length: float) -> None:
         step_towards(random_poses(1, 0), random_poses(1, 1), step_length)
 
 
-def test_viewmats_see_what_the_camera_looks_at() -> None:
+def test_viewmats_transform_a_point_in_front_of_the_camera_to_positive_z() -> None:
     camera_to_worlds = random_poses(4, 3)
     viewmats = viewmats_from_camera_to_worlds(camera_to_worlds)
     # nerfstudio's cameras look along -z with y up, gsplat's along +z with y down.
     in_front = camera_to_worlds[:, :, 3] - 2.0 * camera_to_worlds[:, :, 2] + 0.5 * camera_to_worlds[:, :, 1]
     seen = torch.einsum("nij,nj->ni", viewmats[:, :3, :3], in_front) + viewmats[:, :3, 3]
     assert torch.allclose(seen, torch.tensor([0.0, -0.5, 2.0]).expand(4, 3), atol=1e-5)
+
+
+def test_a_camera_keeps_its_intrinsics_under_a_new_pose() -> None:
+    pose, other = random_poses(2, 0)
+    camera = Cameras(other[None], fx=10.25, fy=11.5, cx=3.5, cy=2.5, width=7, height=5)
+    moved = camera_with_pose(camera, pose)
+    assert torch.equal(moved.camera_to_worlds[0], pose)
+    assert torch.equal(moved.get_intrinsics_matrices(), camera.get_intrinsics_matrices())
+    assert (moved.width, moved.height) == (camera.width, camera.height)

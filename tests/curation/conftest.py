@@ -1,4 +1,4 @@
-"""A scene in memory and pairs of plain pictures."""
+"""Fixtures that make scenes, and pairs of plain images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from difix3d_ns.curation.scenes import Scene
 
 @pytest.fixture
 def scene_of(tmp_path: Path):
-    """Makes a scene of photos that exist, from one dict a frame; `file_path` is relative."""
+    """Makes a scene with existing photo files from frames, whose `file_path` is relative."""
 
     def make(frames: list[dict], listed: tuple[str, ...] = ()) -> Scene:
         absolute = [{**frame, "file_path": str(tmp_path / frame["file_path"])} for frame in frames]
@@ -29,7 +29,7 @@ def scene_of(tmp_path: Path):
 
 @pytest.fixture
 def make_pairs(tmp_path: Path):
-    """Makes so many pairs of a strategy, with pictures of a given size below `tmp_path`."""
+    """Makes pairs of a strategy, with plain images of a given size in `tmp_path`."""
 
     def make(strategy: str, count: int, size: tuple[int, int] = (32, 24), steps: tuple[int, ...] = (10,)) -> Pairs:
         pairs: Pairs = {}

@@ -1,4 +1,4 @@
-"""Which pairs a contact sheet shows, and that they fit on it."""
+"""Which pairs a contact sheet shows, and how they are laid out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from difix3d_ns.curation.contact_sheet import NUM_ROWS, chosen_rows, draw_contact_sheet
 
 
-def test_rows_are_spread_over_strategies_and_steps(make_pairs) -> None:
+def test_rows_are_chosen_evenly_from_strategies_and_steps(make_pairs) -> None:
     pairs = {**make_pairs("sparse", 40), **make_pairs("underfit", 30, steps=(25, 50, 75)), **make_pairs("cycle", 2)}
     rows = chosen_rows(pairs, 12)
     assert len(rows) == len(set(rows)) == 12
@@ -18,7 +18,7 @@ def test_rows_are_spread_over_strategies_and_steps(make_pairs) -> None:
     assert {pairs[row]["how"]["step"] for row in rows if "underfit" in row} == {25, 50, 75}
 
 
-def test_few_pairs_are_all_shown(make_pairs) -> None:
+def test_all_of_a_few_pairs_are_shown(make_pairs) -> None:
     pairs = make_pairs("sparse", 3)
     assert chosen_rows(pairs, 12) == list(pairs)
 

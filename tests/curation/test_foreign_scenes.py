@@ -1,4 +1,4 @@
-"""Transforms of strangers: any content is read or refused, and no name leads out of the output folder."""
+"""Transforms from untrusted sources: any content is read or refused, and no name leads out of the output folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_transforms_of_any_content_are_read_or_refused(tmp_path: Path, data: st.
 
 
 @pytest.mark.parametrize("file", ["../../evil.png", "/tmp/../evil.png", "a/../../../evil.png"])
-def test_names_of_photos_cannot_lead_out_of_the_folder_of_their_job(tmp_path: Path, file: str) -> None:
+def test_photo_names_cannot_lead_out_of_the_folder_of_their_job(tmp_path: Path, file: str) -> None:
     folder = tmp_path / "one" / "scene"
     folder.mkdir(parents=True)
     (folder / "transforms.json").write_text(json.dumps({"frames": [{"file_path": file}, {"file_path": "evil.png"}]}))
@@ -55,7 +55,7 @@ def test_names_of_photos_cannot_lead_out_of_the_folder_of_their_job(tmp_path: Pa
         assert render.resolve().parent == (tmp_path / "out" / "scene" / "sparse" / "renders").resolve()
 
 
-def test_names_of_pairs_are_only_text_on_the_contact_sheet(make_pairs, tmp_path: Path) -> None:
+def test_pair_names_are_only_text_on_the_contact_sheet(make_pairs, tmp_path: Path) -> None:
     ((_, entry),) = make_pairs("sparse", 1).items()
     picture = tmp_path / "sparse-0.png"
     before = set(tmp_path.parent.rglob("*"))

@@ -1,4 +1,4 @@
-"""A job is done as a whole or not at all, and its failure is told in one sentence."""
+"""A job leaves pairs only if it finishes, and its failure is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def job(scene_of) -> Job:
 
 @pytest.fixture
 def run(job: Job, tmp_path: Path, monkeypatch):
-    """Runs the job with another function in the place of its strategy."""
+    """Runs the job with another function as its strategy."""
 
     def run_with(strategy):
         monkeypatch.setitem(strategies.STRATEGIES, "sparse", strategy)
@@ -68,7 +68,7 @@ def fail_unforeseen(task: Task) -> dict:
     [
         (fail_clearly, "a photo is broken."),
         (fail_inside_nerfstudio, "a photo is broken."),
-        (fail_unforeseen, "RuntimeError: out of memory (its traceback is printed above)."),
+        (fail_unforeseen, "RuntimeError: out of memory (the traceback is printed above)."),
     ],
 )
 def test_a_failed_job_leaves_no_pairs_and_one_sentence(run, job: Job, tmp_path: Path, strategy, sentence: str) -> None:
@@ -78,7 +78,7 @@ def test_a_failed_job_leaves_no_pairs_and_one_sentence(run, job: Job, tmp_path: 
     assert list((tmp_path / "out" / "scene").iterdir()) == []
 
 
-def test_what_a_killed_process_left_goes_with_the_next_attempt(run, job: Job, tmp_path: Path) -> None:
+def test_the_next_attempt_deletes_what_a_killed_process_left(run, job: Job, tmp_path: Path) -> None:
     left = job.folder(tmp_path / "out").with_name("sparse.unfinished-0123")
     left.mkdir(parents=True)
     (left / "render.png").touch()
@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_goes_with_the_next_attempt(run, job: Job, tm
     assert not left.exists()
 
 
-def test_a_strategy_with_nothing_to_do_has_not_failed(run) -> None:
+def test_a_strategy_that_does_not_apply_has_not_failed(run) -> None:
     def skip(task: Task) -> dict:
         raise NotApplicableError("one camera.")
 
@@ -101,7 +101,7 @@ class Killer:
         return os._exit, (9,)
 
 
-def test_a_killed_process_takes_no_other_job_along(job: Job, tmp_path: Path) -> None:
+def test_a_killed_process_does_not_end_other_jobs(job: Job, tmp_path: Path) -> None:
     deadly = replace(job, scene=replace(job.scene, transforms={"killer": Killer()}))
     config = CurateConfig(scenes=(), output_dir=tmp_path)
     outcomes = run_jobs_of_scene([deadly, replace(deadly, strategy="cycle")], config, gpu=0)

@@ -1,4 +1,4 @@
-"""What is read of a scene, and what is said when it cannot be read."""
+"""Reading scenes, and errors when they cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from difix3d_ns.curation.scenes import read_scene, with_distinct_names
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import photo_names
 
 
 def test_all_paths_of_a_scene_become_absolute(banana: Path) -> None:
@@ -23,7 +22,7 @@ def test_all_paths_of_a_scene_become_absolute(banana: Path) -> None:
     assert Path(transforms["ply_file_path"]).exists()
 
 
-def test_a_folder_stands_for_its_transforms(banana_copy: Path) -> None:
+def test_a_folder_is_read_by_its_transforms_json(banana_copy: Path) -> None:
     assert read_scene(banana_copy).name == "banana"
 
 
@@ -45,23 +44,18 @@ def test_a_scene_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> N
         read_scene(path)
 
 
-def test_a_missing_scene_is_told_from_a_broken_one(tmp_path: Path) -> None:
+def test_a_missing_scene_is_reported_as_missing(tmp_path: Path) -> None:
     with pytest.raises(Difix3DError, match="is missing"):
         read_scene(tmp_path / "nowhere")
 
 
-def test_scenes_in_folders_of_one_name_are_told_apart_by_the_folders_above(banana_copy: Path, tmp_path: Path) -> None:
+def test_scenes_with_the_same_name_are_named_by_their_parent_folders(banana_copy: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(banana_copy, tmp_path / "other" / "banana"))
     names = [scene.name for scene in with_distinct_names([read_scene(banana_copy), read_scene(other)])]
     assert names == [f"{tmp_path.name}-banana", "other-banana"]
 
 
-def test_photos_of_one_name_in_two_folders_get_two_names() -> None:
-    assert photo_names([Path("/s/a/0001.jpg"), Path("/s/b/0001.jpg")]) == ["a-0001", "b-0001"]
-    assert photo_names([Path("/s/a/0001.jpg"), Path("/s/a/0001.png")]) == ["0001.jpg", "0001.png"]
-
-
-def test_masks_stay_with_their_photos(edit_transforms) -> None:
+def test_paths_of_masks_become_absolute_and_the_file_is_not_changed(edit_transforms) -> None:
     def add_masks(transforms: dict) -> None:
         for frame in transforms["frames"]:
             frame["mask_path"] = "masks/mask.png"

@@ -1,4 +1,4 @@
-"""The scene between the two splats of cycle reconstruction lies where the first splat lies."""
+"""In cycle reconstruction, the scene of renders has the coordinates of the first splat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEPTH = 3.0
 
 
 def splat(accumulation: float) -> Mock:
-    """A pipeline whose renders are gray and have one depth."""
+    """A pipeline whose renders are gray and have a constant depth."""
 
     def render(camera: Cameras) -> dict[str, torch.Tensor]:
         size = (int(camera.height), int(camera.width))
@@ -72,6 +72,6 @@ def test_the_scene_of_renders_has_the_first_splats_coordinates(photos: list[Phot
     assert parsed.metadata["points3D_rgb"].tolist() == [[0, 51, 255]]
 
 
-def test_a_splat_that_shows_nothing_is_said(photos: list[PhotoView], tmp_path: Path) -> None:
+def test_a_splat_that_shows_nothing_is_refused(photos: list[PhotoView], tmp_path: Path) -> None:
     with pytest.raises(Difix3DError, match="shows nothing"):
         photographed_from_aside(splat(accumulation=0.0), photos, tmp_path, shift=0.1)

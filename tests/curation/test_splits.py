@@ -1,4 +1,4 @@
-"""Which photos each strategy trains on, and how photos are told to be of several cameras."""
+"""Which photos each strategy trains on, and how photos are grouped by camera."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_sparse_trains_on_every_nth_photo_and_underfit_on_the_others(scene_of) -
     assert stems(cycle_split(scene).train) == "012345678"
 
 
-def test_the_photos_that_a_scene_lists_are_trained_on(scene_of) -> None:
+def test_listed_photos_are_trained_on(scene_of) -> None:
     scene = scene_of(NINE, listed=("images/1.jpg", "images/2.jpg"))
     for split in (sparse_split(scene, 4), underfit_split(scene, 4), cycle_split(scene)):
         assert stems(split.train) == "12" and stems(split.held_out) == "0345678"
 
 
-def test_too_few_photos_are_said_with_what_to_do(scene_of) -> None:
+def test_too_few_photos_are_refused_with_advice(scene_of) -> None:
     scene = scene_of(NINE[:3])
     with pytest.raises(Difix3DError, match=r"too few photos for sparse: 1 to train on .* lower --every"):
         sparse_split(scene, 8)
@@ -54,7 +54,7 @@ def test_a_missing_photo_is_named_before_any_training(scene_of) -> None:
 
 
 def rig(**property_of_frame: list) -> dict:
-    """Transforms of four photos with these entries."""
+    """Transforms of four photos whose frames have these entries."""
     frames = [{"file_path": f"images/{index}.jpg"} for index in range(4)]
     for key, values in property_of_frame.items():
         for frame, value in zip(frames, values, strict=True):
@@ -86,7 +86,7 @@ def test_the_camera_of_most_photos_comes_first(transforms: dict) -> None:
     ],
     ids=["calibrated photo by photo", "one camera in two folders", "one size for all photos"],
 )
-def test_one_camera_stays_one(transforms: dict) -> None:
+def test_photos_of_one_camera_stay_together(transforms: dict) -> None:
     assert len(photos_by_camera(transforms)) == 1
 
 
@@ -95,6 +95,6 @@ def test_cross_reference_trains_on_one_camera_and_holds_out_the_others(scene_of)
     assert stems(split.train) == "123" and stems(split.held_out) == "0"
 
 
-def test_cross_reference_leaves_a_scene_of_one_camera_out(scene_of) -> None:
+def test_cross_reference_does_not_apply_to_a_single_camera(scene_of) -> None:
     with pytest.raises(NotApplicableError, match="was taken by one camera"):
         cross_reference_split(scene_of(NINE))

@@ -1,4 +1,4 @@
-"""What is done, kept, merged and reported of a whole curation."""
+"""What a complete curation runs, keeps, merges and reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from difix3d_ns.errors import Difix3DError
 
 @pytest.fixture
 def done(make_pairs, monkeypatch) -> list[str]:
-    """Puts plain pictures in the place of trainings; returns the names of the jobs that were done. cycle fails."""
+    """Replaces trainings by plain images, and lists the names of the jobs that ran. The strategy cycle fails."""
     names: list[str] = []
 
     def run_jobs(jobs: Sequence[Job], config: CurateConfig, gpu: int) -> list[Outcome]:
@@ -39,7 +39,7 @@ def done(make_pairs, monkeypatch) -> list[str]:
     return names
 
 
-def test_finished_jobs_are_not_done_again_and_their_pairs_are_merged(
+def test_finished_jobs_are_not_run_again_and_their_pairs_are_merged(
     banana: Path, banana_copy: Path, tmp_path: Path, done: list[str]
 ) -> None:
     output = tmp_path / "out"
@@ -56,7 +56,7 @@ def test_finished_jobs_are_not_done_again_and_their_pairs_are_merged(
     assert (output / "banana" / "contact_sheet.png").exists()
 
 
-def test_what_cannot_be_done_is_told_before_any_training(
+def test_what_cannot_be_done_is_reported_before_any_training(
     edit_transforms, tmp_path: Path, done: list[str], capsys
 ) -> None:
     path = edit_transforms(lambda transforms: transforms.update(train_filenames=transforms["train_filenames"][:1]))
@@ -75,7 +75,7 @@ def test_one_failure_keeps_all_other_pairs_and_is_reported_at_the_end(
     assert len(json.loads((tmp_path / "pairs.json").read_text())["train"]) == 2
 
 
-def test_a_command_that_names_no_readable_scene_leaves_earlier_pairs_alone(tmp_path: Path) -> None:
+def test_without_a_readable_scene_earlier_pairs_are_kept(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text("earlier")
     with pytest.raises(Difix3DError, match=r"^the scene nowhere is missing"):
         curate(CurateConfig((Path("nowhere"),), tmp_path))
@@ -94,12 +94,12 @@ def test_a_command_that_names_no_readable_scene_leaves_earlier_pairs_alone(tmp_p
         ({"image_scale": 2.0}, "--image-scale"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_named(tmp_path: Path, options: dict, sentence: str) -> None:
+def test_an_invalid_option_is_named(tmp_path: Path, options: dict, sentence: str) -> None:
     with pytest.raises(Difix3DError, match=sentence):
         curate(CurateConfig(**{"scenes": (tmp_path,), "output_dir": tmp_path, **options}))
 
 
-def test_an_output_folder_that_cannot_be_made_is_named(banana: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_created_is_named(banana: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Difix3DError, match=str(tmp_path / "file")):
         curate(CurateConfig((banana,), tmp_path / "file" / "out"))

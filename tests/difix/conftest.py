@@ -1,4 +1,4 @@
-"""Small random Difix networks in every layout they are published in."""
+"""Small random Difix networks in all published layouts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ LORA_MODULES = (
 
 @pytest.fixture(scope="session")
 def tiny() -> DifixPipeline:
-    """A tiny network that tests share and must not change; `make_tiny` gives one to change."""
+    """A tiny network that all tests share and none may change; `make_tiny` makes one that may be changed."""
     return make_tiny()
 
 
 @pytest.fixture
 def our_folder(tiny: DifixPipeline, tmp_path: Path) -> Path:
-    """The network in the layout that `save_pretrained` writes."""
+    """The network as `save_pretrained` writes it."""
     tiny.save_pretrained(tmp_path / "ours")
     return tmp_path / "ours"
 
 
 @pytest.fixture
 def lora(our_folder: Path) -> dict[str, Tensor]:
-    """LoRA factors of rank 4 of decoder modules, under peft's names."""
+    """LoRA factors of rank 4 for decoder modules, under peft's names."""
     weights = load_file(our_folder / "vae" / WEIGHTS)
     generator = torch.Generator().manual_seed(3)
     factors = {}
@@ -56,7 +56,7 @@ def lora(our_folder: Path) -> dict[str, Tensor]:
 
 @pytest.fixture
 def unmerged_folder(our_folder: Path, lora: dict[str, Tensor], tmp_path: Path) -> Path:
-    """The network in the published layout: LoRA beside the weights, and code that must not run."""
+    """The network in the published layout, with separate LoRA weights, and with code that must not run."""
     folder = Path(shutil.copytree(our_folder, tmp_path / "unmerged"))
     save_file(_without_lora(folder, lora, renamed=LORA_MODULES) | lora, folder / "vae" / WEIGHTS)
     index = json.loads((folder / "model_index.json").read_text())
@@ -70,7 +70,7 @@ def unmerged_folder(our_folder: Path, lora: dict[str, Tensor], tmp_path: Path) -
 
 @pytest.fixture
 def training_checkpoint(our_folder: Path, lora: dict[str, Tensor], tmp_path: Path) -> tuple[Path, Path]:
-    """A training checkpoint of the authors' layout, its LoRA still zero, and the base folder without skips."""
+    """A training checkpoint in the authors' layout, whose LoRA is zero, and the base folder without skips."""
     base = Path(shutil.copytree(our_folder, tmp_path / "base"))
     weights = {key: value.clone() for key, value in load_file(base / "vae" / WEIGHTS).items()}
     unet = {key: value.clone() for key, value in load_file(base / "unet" / WEIGHTS).items()}
@@ -93,7 +93,7 @@ def training_checkpoint(our_folder: Path, lora: dict[str, Tensor], tmp_path: Pat
 
 @pytest.fixture
 def text_encoder_folder(our_folder: Path, tmp_path: Path) -> Path:
-    """The network with a text encoder and a tokenizer in place of the prompt's embedding."""
+    """The network with a text encoder and a tokenizer instead of the prompt's embedding."""
     folder = Path(shutil.copytree(our_folder, tmp_path / "text"))
     (folder / "prompt_embedding.safetensors").unlink()
     _write_text_encoder(folder)
@@ -101,7 +101,7 @@ def text_encoder_folder(our_folder: Path, tmp_path: Path) -> Path:
 
 
 def _without_lora(folder: Path, lora: dict[str, Tensor], renamed: tuple[str, ...]) -> dict[str, Tensor]:
-    """Weights to which the LoRA, counted twice, adds what the folder holds now."""
+    """Base weights that equal the folder's weights once the LoRA is added with its factor of 2."""
     weights = {}
     for key, value in load_file(folder / "vae" / WEIGHTS).items():
         module, _, kind = key.rpartition(".")

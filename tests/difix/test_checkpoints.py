@@ -1,4 +1,4 @@
-"""Every layout loads to the same network; what is no Difix network is said."""
+"""All layouts load to the same network, and anything else is refused with a clear error."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def test_half_precision_weights_load_to_float32(tiny: DifixPipeline, tmp_path: P
     assert (output(loaded) - output(tiny)).abs().max() < 0.05
 
 
-def test_an_unmerged_lora_counts_twice_and_code_in_the_folder_is_not_run(
-    tiny: DifixPipeline, unmerged_folder: Path
-) -> None:
+def test_an_unmerged_lora_is_added_with_factor_two(tiny: DifixPipeline, unmerged_folder: Path) -> None:
     assert (output(DifixPipeline.from_pretrained(unmerged_folder)) - output(tiny)).abs().max() < 1e-4
 
 
@@ -64,7 +62,7 @@ def test_old_names_of_attention_layers_load(tiny: DifixPipeline, our_folder: Pat
     assert torch.equal(output(DifixPipeline.from_pretrained(our_folder)), output(tiny))
 
 
-def test_merging_is_by_alpha_over_rank() -> None:
+def test_lora_is_merged_with_alpha_8_over_its_rank() -> None:
     down, up = torch.randn(2, 3), torch.randn(5, 2)
     state = {"m.base_layer.weight": torch.zeros(5, 3), "m.lora_A.weight": down, "m.lora_B.weight": up}
     assert torch.allclose(merge_lora(state)["m.weight"], 4.0 * up @ down, atol=1e-6)
@@ -75,18 +73,18 @@ def test_half_a_lora_is_refused() -> None:
         merge_lora({"m.weight": torch.zeros(5, 3), "m.lora_A.x.weight": torch.zeros(2, 3)})
 
 
-def test_a_folder_of_something_else_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(DifixError, match=r"photos is no Difix network.*vae, unet, scheduler"):
+    with pytest.raises(DifixError, match=r"photos is not a Difix network.*vae, unet, scheduler"):
         DifixPipeline.from_pretrained(tmp_path / "photos")
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(DifixError, match="nowhere"):
         DifixPipeline.from_pretrained(tmp_path / "nowhere")
 
 
-def test_a_hub_id_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_id_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def unreachable(*args: object, **kwargs: object) -> None:

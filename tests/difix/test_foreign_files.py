@@ -1,4 +1,4 @@
-"""Networks, pairs and checkpoints of strangers: no code of theirs runs, and any content is read or refused."""
+"""Networks, pairs and checkpoints from untrusted sources: their code never runs, and any content is read or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FUZZ = settings(
 )
 
 
-def test_a_folder_that_names_code_of_its_own_in_every_config_runs_none_of_it(our_folder: Path, tmp_path: Path) -> None:
+def test_code_that_the_configs_of_a_folder_name_does_not_run(our_folder: Path, tmp_path: Path) -> None:
     code = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nclass Evil: pass\n"
     for file in ("evil.py", "pipeline.py", "vae/evil.py", "unet/evil.py", "scheduler/evil.py", "__init__.py"):
         (our_folder / file).write_text(code)
@@ -74,7 +74,7 @@ PARTS_WITH_SETTINGS = ("model_index.json", "vae/config.json", "unet/config.json"
 
 @FUZZ
 @given(st.data())
-def test_settings_of_any_content_give_a_network_or_one_sentence(our_folder: Path, data: st.DataObject) -> None:
+def test_settings_of_any_content_are_loaded_or_refused(our_folder: Path, data: st.DataObject) -> None:
     file = our_folder / data.draw(st.sampled_from(PARTS_WITH_SETTINGS))
     valid = file.read_text()
     file.write_text(json.dumps(data.draw(damaged_json(json.loads(valid)))))
@@ -100,17 +100,17 @@ def test_settings_of_any_content_give_a_network_or_one_sentence(our_folder: Path
         ("text_encoder/config.json", "vocab_size", 10**12),
     ],
 )
-def test_a_network_said_to_be_huge_is_refused_before_it_is_built(
+def test_a_huge_network_is_refused_before_it_is_built(
     text_encoder_folder: Path, file: str, key: str, value: object
 ) -> None:
     config = text_encoder_folder / file
     config.write_text(json.dumps({**json.loads(config.read_text()), key: value}))
-    with pytest.raises(DifixError, match=rf"{config.name} is not read, as .*{key}.*: no Difix network"):
+    with pytest.raises(DifixError, match=rf"{config.name} is refused: its {key} .* no Difix network"):
         DifixPipeline.from_pretrained(text_encoder_folder)
 
 
 @pytest.mark.parametrize("part", ["vae", "unet"])
-def test_a_network_larger_than_its_weights_is_refused_before_memory_is_taken(our_folder: Path, part: str) -> None:
+def test_a_network_larger_than_its_weights_is_refused_before_it_is_allocated(our_folder: Path, part: str) -> None:
     config = our_folder / part / "config.json"
     sizes = json.loads(config.read_text())
     sizes["block_out_channels"] = [2**20] * len(sizes["block_out_channels"])
@@ -119,7 +119,7 @@ def test_a_network_larger_than_its_weights_is_refused_before_memory_is_taken(our
         DifixPipeline.from_pretrained(our_folder)
 
 
-def test_a_tokenizer_without_a_limit_fills_the_text_encoders_length(text_encoder_folder: Path) -> None:
+def test_a_tokenizer_without_a_limit_pads_to_the_text_encoders_length(text_encoder_folder: Path) -> None:
     expected = DifixPipeline.from_pretrained(text_encoder_folder).prompt_embedding
     config = text_encoder_folder / "tokenizer" / "tokenizer_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 10**12}))

@@ -1,4 +1,4 @@
-"""Every layout of a published network gives what the authors' code gives, stage by stage; see golden/README.md."""
+"""In all layouts, each stage of the network gives the result of the authors' code; see golden/README.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LORA = re.compile(r"(.+)\.lora_([AB])\.vae_skip\.weight")
 
 @dataclass
 class Case:
-    """A network's layout and what the published code computes with it."""
+    """A network loaded from one layout, and the arrays that the published code computes with it."""
 
     pipeline: DifixPipeline
     arrays: dict[str, np.ndarray]
@@ -39,7 +39,7 @@ class Case:
 
 
 def merge(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Plain keys, each LoRA counted twice."""
+    """Weights under plain keys, with each LoRA added with factor 2."""
     plain = {key.replace(".base_layer", ""): value.clone() for key, value in state.items() if not LORA.match(key)}
     for module in {match[1] for key in state if (match := LORA.match(key))}:
         down, up = (state[f"{module}.lora_{half}.vae_skip.weight"].flatten(1) for half in "AB")
@@ -56,7 +56,7 @@ def with_weights(model: Path, folder: Path, vae: dict[str, Tensor], unet: dict[s
 
 
 def load(model: Path, layout: str, folder: Path) -> DifixPipeline:
-    """The network in one of the layouts that exist, made from the unmerged one."""
+    """The network in one of the existing layouts, which is made from the unmerged one."""
     state, unet = load_file(model / "vae" / WEIGHTS), load_file(model / "unet" / WEIGHTS)
     if layout == "unmerged":
         return DifixPipeline.from_pretrained(model)
@@ -65,10 +65,10 @@ def load(model: Path, layout: str, folder: Path) -> DifixPipeline:
     if layout == "saved by ours":
         DifixPipeline.from_pretrained(model).save_pretrained(folder / "ours")
         return DifixPipeline.from_pretrained(folder / "ours")
-    if layout == "older peft":  # its model class puts a prefix before the keys and leaves the base layer's plain
+    if layout == "older peft":  # its model class adds a prefix to the keys and does not rename the base layer
         older = {f"base_model.model.{key.replace('.base_layer', '')}": value for key, value in state.items()}
         return DifixPipeline.from_pretrained(with_weights(model, folder / "older", older))
-    # A training checkpoint: all of the UNet, and of the VAE what has `lora` or `skip` in its name.
+    # A training checkpoint holds the whole UNet, and the VAE's weights with `lora` or `skip` in their names.
     in_checkpoint = {key: value for key, value in state.items() if "lora" in key or "skip" in key}
     base = {key.replace(".base_layer", ""): value for key, value in state.items() if key not in in_checkpoint}
     with_weights(model, folder / "base", base, {key: torch.zeros_like(value) for key, value in unet.items()})
@@ -95,7 +95,7 @@ def case(request: pytest.FixtureRequest, layout: str, tmp_path_factory: pytest.T
 
 
 @torch.no_grad()
-def test_every_stage_is_that_of_the_published_code(case: Case) -> None:
+def test_every_stage_agrees_with_the_published_code(case: Case) -> None:
     images, references = case.pictures("images"), case.pictures("references")
     assert images is not None
     views = torch.stack([images] if references is None else [images, references], dim=1) * 2 - 1
@@ -112,7 +112,7 @@ def test_every_stage_is_that_of_the_published_code(case: Case) -> None:
     assert case.error("x0_latents", cleaned[:, None]) < 1e-4
 
 
-def test_the_image_is_that_of_the_published_code(case: Case) -> None:
+def test_the_image_agrees_with_the_published_code(case: Case) -> None:
     images, references = case.pictures("images"), case.pictures("references")
     assert images is not None
     together = case.pipeline(images, references, output_type="pt").images
@@ -123,7 +123,7 @@ def test_the_image_is_that_of_the_published_code(case: Case) -> None:
         assert (together[index] - alone[0]).abs().max() < 1e-4
 
 
-def test_the_reference_counts_in_the_network_that_was_made_for_it() -> None:
+def test_the_reference_matters_in_the_network_with_reference_mixing() -> None:
     arrays = dict(np.load(GOLDEN / "reference" / "golden.npz"))
     case = Case(DifixPipeline.from_pretrained(GOLDEN / "reference" / "model"), arrays)
     images, references = case.pictures("images"), case.pictures("references")
@@ -134,7 +134,7 @@ def test_the_reference_counts_in_the_network_that_was_made_for_it() -> None:
 
 
 @pytest.mark.parametrize(("name", "expects"), [("plain", False), ("reference", True)])
-def test_a_published_folder_tells_whether_it_expects_references(name: str, expects: bool, tmp_path: Path) -> None:
+def test_a_published_folder_shows_whether_it_expects_references(name: str, expects: bool, tmp_path: Path) -> None:
     pipeline = DifixPipeline.from_pretrained(GOLDEN / name / "model")
     assert pipeline.config["trained_with_reference"] is expects
     pipeline.save_pretrained(tmp_path)

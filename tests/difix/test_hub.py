@@ -1,4 +1,5 @@
-"""A hub that is out of reach, silent, or serves half a file: no traceback, no endless wait, and `auto` goes on."""
+"""If the hub is unreachable, silent or serves half a file, there is no traceback and no endless wait, and `auto` falls
+back to the embedded network."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from difix3d_ns.difix import download, resolve
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.resolve import PUBLISHED_MODEL
-from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LATER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
@@ -27,16 +30,16 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 class Hub:
-    """A hub on this machine, and what is wrong with it.
+    """A local hub server with a selectable fault.
 
     Attributes:
-        url: where it is.
-        commits: folders of the repository's files by commit.
-        refs: commits by the names of branches and tags.
-        fault: `none`; `half`: weights end after half their length; `stall`: they stop there without an end; `drip`:
-            they come a byte at a time; `mute`: nothing is answered at all; `garbage`: what is answered is no HTTP;
-            `moved`: for a commit that is asked for, another one is given.
-        asked: paths that were asked for.
+        url: its address.
+        commits: folders with the repository's files, by commit.
+        refs: commits by branch and tag.
+        fault: `none`; `half`: the connection closes after half of the weights; `stall`: it stays open there without
+            sending more; `drip`: the second half arrives byte by byte; `mute`: there is no answer; `garbage`: the
+            answer is not HTTP; `moved`: another commit is returned than the one asked for.
+        asked: requested paths.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,8 +79,12 @@ class Hub:
                         {"type": "file", "path": name, "size": path.stat().st_size, "oid": name}
                         for name, path in files.items()
                     ]
-                    told = hub.refs["main"] if hub.fault == "moved" else commit
-                    about = {"id": PUBLISHED_MODEL, "sha": told, "siblings": [{"rfilename": name} for name in files]}
+                    answered = hub.refs["main"] if hub.fault == "moved" else commit
+                    about = {
+                        "id": PUBLISHED_MODEL,
+                        "sha": answered,
+                        "siblings": [{"rfilename": name} for name in files],
+                    }
                     self._answer(json.dumps(tree if "tree" in parts else about).encode())
 
             def _answer(self, body: bytes, commit: str | None = None) -> None:
@@ -108,7 +115,7 @@ class Hub:
         Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Ends it, and requests that hang in it."""
+        """Stops the server and all requests that still hang."""
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
@@ -116,7 +123,7 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with the published network's id for a tiny network, an empty cache, and short patience."""
+    """A hub with a tiny network under the published id, an empty cache, and short time-outs."""
     from huggingface_hub import constants
 
     make_tiny().save_pretrained(tmp_path / "tiny")
@@ -142,14 +149,14 @@ def use(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def fixer(model: str) -> DifixFixer:
-    """A fixer as on a machine with a GPU, where `auto` asks the hub; nothing is computed."""
-    return DifixFixer(DifixConfig(model=model), "cuda")
+def fixer(model: str) -> LazyFixer:
+    """A fixer for CUDA, with which `auto` asks the hub. Nothing is computed, so no GPU is needed."""
+    return LazyFixer(DifixConfig(model=model), "cuda")
 
 
 def test_auto_downloads_the_published_network_before_the_training_and_no_code(hub: Hub, tmp_path: Path) -> None:
     choice = fixer("auto").fetch()
-    # The commit goes into the run's config, so that later tools use the same weights whatever the hub then has.
+    # The commit is written into the run's config, so that later tools use the same weights even if the hub changes.
     assert (choice.name, choice.revision) == (PUBLISHED_MODEL, COMMIT)
     assert DifixPipeline.from_pretrained(choice.source, choice.revision).unet is not None
     hub.fault = "mute"
@@ -159,25 +166,27 @@ def test_auto_downloads_the_published_network_before_the_training_and_no_code(hu
 
 
 @pytest.mark.parametrize("fault", ["half", "stall"])
-def test_where_a_file_does_not_come_auto_says_so_and_takes_the_embedded_network(hub: Hub, fault: str) -> None:
+def test_auto_falls_back_to_the_embedded_network_if_a_file_does_not_arrive(hub: Hub, fault: str) -> None:
     hub.fault = fault
     choice = fixer("auto").fetch()
     assert choice.name == "embedded" and Path(choice.source).is_dir()
-    assert f"{PUBLISHED_MODEL} is no folder here and cannot be had from the hub" in choice.reason
+    assert f"{PUBLISHED_MODEL} is not a folder and cannot be downloaded from the hub" in choice.reason
     assert choice.reason.count("\n") == 0
 
 
-def test_a_server_that_drips_does_not_hold_the_training_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_drips_does_not_delay_the_training_forever(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PATIENCE_SECONDS", 1.0)
     hub.fault = "drip"
     choice = fixer("auto").fetch()
-    assert choice.name == "embedded" and "nothing came for 1 s" in choice.reason
-    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} .* cannot be had from the hub \(nothing came for 1 s"):
+    assert choice.name == "embedded" and "less than 10 MB arrived in 1 s" in choice.reason
+    with pytest.raises(
+        DifixError, match=rf"{PUBLISHED_MODEL} .* cannot be downloaded from the hub \(less than 10 MB arrived in 1 s"
+    ):
         fixer(PUBLISHED_MODEL).fetch()
 
 
 def publish_another(hub: Hub, folder: Path) -> None:
-    """The branch of the published network moves on, to a network of other weights."""
+    """Moves the published network's branch to a network with other weights, and tags the old commit v1."""
     network = make_tiny()
     with torch.no_grad():
         network.unet.conv_out.weight.add_(1.0)
@@ -187,11 +196,11 @@ def publish_another(hub: Hub, folder: Path) -> None:
 
 
 def weights_of(model: str, revision: str | None) -> torch.Tensor:
-    return DifixFixer(DifixConfig(model, revision), "cpu").network.unet.conv_out.weight
+    return DifixFixer(DifixConfig(model, revision), torch.device("cpu")).network.unet.conv_out.weight
 
 
 @pytest.mark.parametrize("is_cached", [True, False])
-def test_later_tools_take_the_commit_that_a_run_was_trained_with_though_the_branch_moved(
+def test_later_tools_use_the_commit_of_the_run_even_if_the_branch_moved(
     hub: Hub, tmp_path: Path, is_cached: bool
 ) -> None:
     trained = fixer("auto").fetch()
@@ -205,50 +214,50 @@ def test_later_tools_take_the_commit_that_a_run_was_trained_with_though_the_bran
 
 
 @pytest.mark.parametrize("revision", [COMMIT, "v1"])
-def test_a_revision_is_pinned_by_the_user(hub: Hub, tmp_path: Path, revision: str) -> None:
+def test_the_user_can_pin_a_revision(hub: Hub, tmp_path: Path, revision: str) -> None:
     publish_another(hub, tmp_path / "later")
-    choice = DifixFixer(DifixConfig(PUBLISHED_MODEL, revision), "cuda").fetch()
+    choice = LazyFixer(DifixConfig(PUBLISHED_MODEL, revision), "cuda").fetch()
     assert choice.revision == COMMIT
     assert not list((tmp_path / "cache").rglob(LATER_COMMIT))
 
 
-def test_a_revision_that_is_not_there_or_not_the_one_asked_for_is_refused(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} .* cannot be had from the hub"):
-        DifixFixer(DifixConfig(PUBLISHED_MODEL, "f" * 40), "cuda").fetch()
+def test_a_missing_revision_and_another_commit_than_asked_for_are_refused(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} .* cannot be downloaded from the hub"):
+        LazyFixer(DifixConfig(PUBLISHED_MODEL, "f" * 40), "cuda").fetch()
     publish_another(hub, tmp_path / "later")
     hub.fault = "moved"
-    with pytest.raises(DifixError, match=rf"it gives the commit {LATER_COMMIT} in place of {COMMIT}"):
-        DifixFixer(DifixConfig(PUBLISHED_MODEL, COMMIT), "cuda").fetch()
+    with pytest.raises(DifixError, match=rf"it returns the commit {LATER_COMMIT} instead of {COMMIT}"):
+        LazyFixer(DifixConfig(PUBLISHED_MODEL, COMMIT), "cuda").fetch()
 
 
-def test_where_a_file_does_not_come_a_chosen_network_ends_in_one_sentence(hub: Hub) -> None:
+def test_a_chosen_network_is_an_error_if_a_file_does_not_arrive(hub: Hub) -> None:
     hub.fault = "half"
-    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} is no folder here and cannot be had from the hub"):
+    with pytest.raises(DifixError, match=rf"{PUBLISHED_MODEL} is not a folder and cannot be downloaded from the hub"):
         fixer(PUBLISHED_MODEL).fetch()
 
 
 @pytest.mark.parametrize("fault", ["mute", "garbage"])
-def test_a_hub_that_does_not_answer_is_out_of_reach(hub: Hub, fault: str) -> None:
+def test_a_hub_without_a_valid_answer_is_unreachable(hub: Hub, fault: str) -> None:
     hub.fault = fault
     choice = fixer("auto").fetch()
-    assert choice.name == "embedded" and "neither cached nor can it be downloaded now" in choice.reason
+    assert choice.name == "embedded" and "is not cached and cannot be downloaded now" in choice.reason
     assert len(hub.asked) == 1
-    with pytest.raises(DifixError, match=r"somebody/network is no folder here and cannot be had from the hub"):
+    with pytest.raises(DifixError, match=r"somebody/network is not a folder and cannot be downloaded from the hub"):
         fixer("somebody/network").fetch()
 
 
-def test_a_hub_that_refuses_connections_is_out_of_reach(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_refuses_connections_is_unreachable(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
     for url in (closed, "no url"):
         use(url, monkeypatch)
         assert fixer("auto").fetch().name == "embedded"
-        with pytest.raises(DifixError, match="cannot be had from the hub"):
+        with pytest.raises(DifixError, match="cannot be downloaded from the hub"):
             fixer(PUBLISHED_MODEL).fetch()
 
 
-def test_a_network_that_is_not_there_is_named_before_the_training(hub: Hub, tmp_path: Path) -> None:
+def test_a_missing_or_incomplete_folder_is_refused_before_the_training(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "half" / "unet").mkdir(parents=True)
     for model, sentence in ((tmp_path / "nowhere", "neither a folder"), (tmp_path / "half", "has no folder vae")):
         with pytest.raises(DifixError, match=sentence):

@@ -1,4 +1,4 @@
-"""What a network's folder may hold, what it must hold, and what in it is left alone."""
+"""What a network's folder may contain, what it must contain, and what in it is ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 
 IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(5))
 
@@ -28,11 +29,11 @@ def edit_config(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_the_prompt_is_embedded_by_the_folders_text_encoder(text_encoder_folder: Path, tmp_path: Path) -> None:
+def test_the_folders_text_encoder_embeds_the_prompt(text_encoder_folder: Path, tmp_path: Path) -> None:
     from transformers import CLIPTextModel
 
     pipeline = DifixPipeline.from_pretrained(text_encoder_folder)
-    # The letters of "remove degradation", each word's last with its own token, between start and end, then padding.
+    # Start, the letters of "remove degradation" with special tokens for the last of each word, end, and padding.
     vocabulary = json.loads((text_encoder_folder / "tokenizer" / "vocab.json").read_text())
     spelled = [*"remov", "e</w>", *"degradatio", "n</w>"]
     tokens = [vocabulary[token] for token in ("<|startoftext|>", *spelled, "<|endoftext|>")]
@@ -51,7 +52,7 @@ def test_code_in_the_folder_is_not_run(unmerged_folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
-def test_lora_at_half_strength_would_show(tiny: DifixPipeline, unmerged_folder: Path) -> None:
+def test_lora_at_half_strength_changes_the_output(tiny: DifixPipeline, unmerged_folder: Path) -> None:
     file = unmerged_folder / "vae" / WEIGHTS
     state = {key: value.clone() for key, value in load_file(file).items()}
     save_file({key: value / 2 if "lora_B" in key else value for key, value in state.items()}, file)
@@ -90,7 +91,7 @@ def test_a_bin_file_that_would_run_code_is_refused(our_folder: Path, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_number_format_is_the_one_asked_for(our_folder: Path) -> None:
+def test_weights_load_in_the_requested_number_format(our_folder: Path) -> None:
     pipeline = DifixPipeline.from_pretrained(our_folder, torch_dtype=torch.bfloat16)
     assert {p.dtype for part in (pipeline.vae, pipeline.unet) for p in part.parameters()} == {torch.bfloat16}
     assert output(pipeline).dtype == torch.float32
@@ -124,7 +125,7 @@ def test_neither_text_encoder_nor_embedding_is_incomplete(our_folder: Path) -> N
         DifixPipeline.from_pretrained(our_folder)
 
 
-def test_a_damaged_text_encoder_is_said(text_encoder_folder: Path) -> None:
+def test_a_damaged_text_encoder_is_reported(text_encoder_folder: Path) -> None:
     (text_encoder_folder / "text_encoder" / "model.safetensors").write_bytes(b"version https://git-lfs")
     with pytest.raises(DifixError, match=r"the text encoder of .* cannot be read"):
         DifixPipeline.from_pretrained(text_encoder_folder)
@@ -139,14 +140,14 @@ def test_more_than_five_missing_keys_are_abbreviated(our_folder: Path) -> None:
         DifixPipeline.from_pretrained(our_folder)
 
 
-def test_plain_stable_diffusion_is_refused_for_its_missing_skips(training_checkpoint: tuple[Path, Path]) -> None:
+def test_plain_stable_diffusion_is_refused_because_it_lacks_skips(training_checkpoint: tuple[Path, Path]) -> None:
     with pytest.raises(DifixError, match=r"missing decoder\.skip_conv_1\.weight"):
         DifixPipeline.from_pretrained(training_checkpoint[1])
 
 
 def test_weights_of_another_shape_are_named(our_folder: Path) -> None:
     edit_config(our_folder / "unet" / "config.json", cross_attention_dim=12)
-    with pytest.raises(DifixError, match=r"attn2\.to_k\.weight has shape \(16, 8\) in place of \(16, 12\)"):
+    with pytest.raises(DifixError, match=r"attn2\.to_k\.weight has shape \(16, 8\) instead of \(16, 12\)"):
         DifixPipeline.from_pretrained(our_folder)
 
 
@@ -176,7 +177,7 @@ def test_a_pickle_of_something_else_is_refused(our_folder: Path, tmp_path: Path)
         DifixPipeline.from_pretrained(tmp_path / "other.pkl", base=our_folder)
 
 
-def test_a_checkpoint_that_lost_a_lora_is_incomplete(training_checkpoint: tuple[Path, Path]) -> None:
+def test_a_checkpoint_without_a_listed_lora_is_incomplete(training_checkpoint: tuple[Path, Path]) -> None:
     checkpoint, base = training_checkpoint
     content = torch.load(checkpoint, weights_only=True)
     for half in "AB":
@@ -187,22 +188,22 @@ def test_a_checkpoint_that_lost_a_lora_is_incomplete(training_checkpoint: tuple[
 
 
 @pytest.mark.parametrize("prefix", ["base_model.model.", "module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_that_wrappers_leave_do_not_matter(tiny: DifixPipeline, our_folder: Path, prefix: str) -> None:
+def test_prefixes_of_wrappers_are_ignored(tiny: DifixPipeline, our_folder: Path, prefix: str) -> None:
     for part in ("vae", "unet"):
         file = our_folder / part / WEIGHTS
         save_file({prefix + key: value.clone() for key, value in load_file(file).items()}, file)
     assert torch.equal(output(DifixPipeline.from_pretrained(our_folder)), output(tiny))
 
 
-def test_a_training_checkpoint_cleans_renders_where_its_base_is_given(training_checkpoint: tuple[Path, Path]) -> None:
+def test_a_fixer_uses_a_training_checkpoint_with_its_base(training_checkpoint: tuple[Path, Path]) -> None:
     checkpoint, base = training_checkpoint
     render = torch.rand(16, 24, 3, generator=torch.Generator().manual_seed(0))
-    fixer = DifixFixer(DifixConfig(model=str(checkpoint), base=str(base)), "cpu")
+    fixer = LazyFixer(DifixConfig(model=str(checkpoint), base=str(base)), "cpu")
     assert fixer.fetch().source == str(checkpoint)
-    (fixed,) = fixer.fix([render])
+    (fixed,) = fixer.clean([render])
     expected = DifixPipeline.from_pretrained(checkpoint, base=base)(
         render.permute(2, 0, 1)[None], output_type="pt"
     ).images
     torch.testing.assert_close(fixed, expected[0].permute(1, 2, 0))
     with pytest.raises(DifixError, match="as base"):
-        DifixFixer(DifixConfig(model=str(checkpoint)), "cpu").fetch()
+        LazyFixer(DifixConfig(model=str(checkpoint)), "cpu").fetch()

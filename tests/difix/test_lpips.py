@@ -1,4 +1,4 @@
-"""LPIPS is had from the cache or the network, or not at all."""
+"""LPIPS loads from the cache or the network, or is None."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES: dict[LpipsBackbone, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "v
 
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """torch.hub's cache without files, and no network."""
+    """An empty cache of torch.hub, and no network."""
 
     def unreachable(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no network")
@@ -30,14 +30,14 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("backbone", ["alex", "vgg"])
-def test_the_backbone_is_looked_for_in_the_cache_first(empty_cache: Path, backbone: LpipsBackbone) -> None:
+def test_a_cached_backbone_is_available_without_a_network(empty_cache: Path, backbone: LpipsBackbone) -> None:
     assert not lpips_backbone_available(backbone)
     assert load_lpips(backbone) is None
     (empty_cache / FILES[backbone]).touch()
     assert lpips_backbone_available(backbone)
 
 
-def test_a_damaged_cached_backbone_is_as_none(empty_cache: Path) -> None:
+def test_a_damaged_cached_backbone_counts_as_missing(empty_cache: Path) -> None:
     (empty_cache / FILES["alex"]).write_bytes(b"half a download")
     assert load_lpips("alex") is None
 

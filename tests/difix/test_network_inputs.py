@@ -1,4 +1,4 @@
-"""What the network is given for a picture, and how much of it at once."""
+"""How images are sized, padded, batched and converted for the network."""
 
 from __future__ import annotations
 
@@ -19,28 +19,14 @@ def pictures(count: int, height: int = 24, width: int = 32, seed: int = 0) -> to
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch, tiny: DifixPipeline) -> list[torch.Tensor]:
-    """What the shared network is given to denoise, call by call."""
+    """The batches that the shared network denoises, one per call."""
     seen: list[torch.Tensor] = []
     denoise = tiny.denoise
     monkeypatch.setattr(tiny, "denoise", lambda images, **options: seen.append(images) or denoise(images, **options))
     return seen
 
 
-def test_the_unet_is_called_once_at_step_199_with_the_latents_mode(tiny: DifixPipeline) -> None:
-    calls = []
-    hook = tiny.unet.register_forward_pre_hook(lambda _, args: calls.append(args))
-    image, reference = pictures(1), pictures(1, seed=1)
-    tiny(image, reference, output_type="pt")
-    hook.remove()
-    ((latents, timestep),) = calls
-    assert timestep == 199
-    views = torch.cat([image, reference]) * 2 - 1
-    with torch.no_grad():
-        expected = tiny.vae.encode(views).latent_dist.mode() * 0.18215
-    torch.testing.assert_close(latents, expected)
-
-
-def test_no_more_pixels_than_allowed_go_through_the_network_together(
+def test_a_batch_has_at_most_the_allowed_pixels_and_at_least_one_image(
     tiny: DifixPipeline, batches: list[torch.Tensor]
 ) -> None:
     tiny(pictures(5), output_type="pt", max_pixels_per_batch=2 * 24 * 32)
@@ -72,7 +58,7 @@ def test_padding_reflects_the_border() -> None:
     assert pad_to_multiple(row, 8)[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 4, 3]
 
 
-def test_pictures_of_several_sizes_and_references_of_others_keep_their_order(tiny: DifixPipeline) -> None:
+def test_images_and_references_of_different_sizes_keep_their_order(tiny: DifixPipeline) -> None:
     generator = np.random.default_rng(0)
 
     def photo(width: int, height: int) -> Image.Image:
@@ -84,16 +70,16 @@ def test_pictures_of_several_sizes_and_references_of_others_keep_their_order(tin
     assert [image.size for image in together] == [(32, 24), (17, 23), (32, 24)]
     for image, reference, result in zip(images, references, together, strict=True):
         alone = np.asarray(tiny(image, reference).images[0]).astype(int)
-        assert np.abs(alone - np.asarray(result)).max() <= 1  # a level of rounding
+        assert np.abs(alone - np.asarray(result)).max() <= 1  # one level, by rounding
 
 
-def test_alpha_is_laid_over_black() -> None:
+def test_transparent_images_are_composited_over_black() -> None:
     half = Image.fromarray(np.full((4, 4, 4), (200, 100, 50, 128), np.uint8))
     (image,) = to_image_list(half)
     np.testing.assert_allclose(image[:, 0, 0] * 255, [100, 50, 25], atol=1)
 
 
-def test_float_pictures_are_taken_as_they_are() -> None:
+def test_float_images_are_not_rescaled() -> None:
     values = np.full((4, 4), 0.25, np.float32)
     for picture in (Image.fromarray(values), values):
         assert torch.equal(to_image_list(picture)[0], torch.full((3, 4, 4), 0.25))
@@ -108,12 +94,12 @@ def test_float_pictures_are_taken_as_they_are() -> None:
         ({"output_type": "jpeg"}, "choose pt, np or pil"),
     ],
 )
-def test_options_out_of_range_are_said(tiny: DifixPipeline, options: dict, sentence: str) -> None:
+def test_options_out_of_range_are_refused(tiny: DifixPipeline, options: dict, sentence: str) -> None:
     with pytest.raises(DifixError, match=sentence):
         tiny(pictures(1, 8, 8), **options)
 
 
-def test_a_black_picture_may_stay_black() -> None:
+def test_a_black_input_may_give_a_black_output() -> None:
     network = make_tiny()
     with torch.no_grad():
         network.vae.decoder.conv_out.weight.zero_()

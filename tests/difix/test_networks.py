@@ -1,4 +1,4 @@
-"""The autoencoder's skips, the UNet's view mixing, and their sizes."""
+"""The skips of the autoencoder, the view mixing of the UNet, and their sizes."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def test_mini_network_stays_below_its_size_limit() -> None:
     assert num_parameters(vae, unet) <= 3_000_000
 
 
-def test_attention_by_places_tells_a_moved_token_from_one_that_stayed() -> None:
+def test_only_attention_by_places_notices_that_tokens_moved() -> None:
     torch.manual_seed(0)
     tiny = make_tiny()
     size = tiny.unet.config["block_out_channels"][0]
     attention: Any = next(m for n, m in tiny.unet.named_modules() if n.endswith("attn1"))
     tokens = torch.randn(2, 48, size)
     flipped = tokens.clone()
-    # As a set, the tokens of the reference are the same when they change places.
+    # Flipping the reference moves its tokens, but as a set they remain the same.
     flipped[1] = tokens[1].unflatten(0, (6, 8)).flip(1).flatten(0, 1)
     with torch.no_grad():
-        for latent_size, tells in ((None, False), ((6, 8), True)):
+        for latent_size, notices in ((None, False), ((6, 8), True)):
             before = attention(tokens, num_views=2, latent_size=latent_size)[0]
             after = attention(flipped, num_views=2, latent_size=latent_size)[0]
-            assert torch.allclose(before, after, atol=1e-5) != tells
+            assert torch.allclose(before, after, atol=1e-5) != notices
 
 
-def test_tokens_at_the_same_place_of_two_views_are_rotated_alike_and_others_are_not() -> None:
+def test_only_tokens_at_the_same_position_have_the_same_rotation() -> None:
     cosines, sines = rotations(3, 4, 8, num_views=2, device=torch.device("cpu"))
     assert cosines.shape == sines.shape == (24, 8)
     torch.testing.assert_close(cosines[:12], cosines[12:])
     assert len(torch.stack([cosines, sines], dim=1)[:12].unique(dim=0)) == 12
 
 
-def test_a_network_is_saved_with_whether_its_attention_knows_places(tmp_path: Path) -> None:
+def test_attention_by_places_is_saved_with_a_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_difix(replace(TINY, attention_by_places=True))
     image, reference = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48)
@@ -68,7 +68,7 @@ def test_new_skips_start_at_the_published_value() -> None:
     assert vae.decoder.get_parameter("skip_conv_1.weight").unique().tolist() == [torch.tensor(SKIP_INIT_SCALE).item()]
 
 
-def test_decoding_without_skips_is_the_stock_autoencoder() -> None:
+def test_decoding_without_skips_equals_the_stock_autoencoder() -> None:
     tiny = make_tiny()
     latents, skips = tiny.encode(torch.rand(1, 1, 3, 16, 16))
     stock = tiny.vae.decode(latents[:, 0]).sample
@@ -92,7 +92,7 @@ def test_gamma_scales_the_skips() -> None:
     torch.testing.assert_close(tiny.vae.decode_with_skips(latents[:, 0], skips), halved)
 
 
-def test_any_number_of_levels_and_any_attention_works() -> None:
+def test_any_number_of_levels_and_any_attention_can_be_built() -> None:
     architecture = DifixArchitecture(
         vae_block_out_channels=(4, 8),
         vae_norm_num_groups=2,
@@ -111,7 +111,7 @@ def test_any_number_of_levels_and_any_attention_works() -> None:
     }
 
 
-def test_gradient_checkpointing_of_the_decoder_changes_no_gradient() -> None:
+def test_gradient_checkpointing_does_not_change_gradients() -> None:
     tiny = make_tiny()
     vae, latents = tiny.vae, torch.randn(1, 4, 2, 2)
     skips = [skip.detach() for skip in vae.encode_with_skips(torch.rand(1, 3, 16, 16))[1]]
@@ -127,24 +127,35 @@ def test_gradient_checkpointing_of_the_decoder_changes_no_gradient() -> None:
     torch.testing.assert_close(gradient(), plain)
 
 
-def test_offloading_hooks_run_at_the_autoencoders_own_entry_points() -> None:
-    tiny = make_tiny()
+@torch.no_grad()
+def test_offloaded_weights_are_loaded_before_encoding_and_before_decoding() -> None:
     from accelerate.hooks import ModelHook, add_hook_to_module
 
-    class Counter(ModelHook):
-        calls = 0
+    vae, images = make_tiny().vae, torch.rand(1, 3, 16, 16)
+    weights = {name: value.clone() for name, value in vae.state_dict().items()}
+    posterior, skips = vae.encode_with_skips(images)
+    latents = posterior.mode()
+    decoded = vae.decode_with_skips(latents, skips)
+
+    class Loader(ModelHook):
+        """Brings the weights in, as an offloading hook does."""
 
         def pre_forward(self, module, *args, **kwargs):
-            self.calls += 1
+            module.load_state_dict(weights)
             return args, kwargs
 
-    counter = Counter()
-    add_hook_to_module(tiny.vae, counter)
-    tiny.denoise(torch.zeros(1, 2, 3, 16, 16))
-    assert counter.calls == 3  # target encoded, reference encoded, target decoded
+    def unload() -> None:
+        for parameter in vae.parameters():
+            parameter.fill_(torch.nan)
+
+    add_hook_to_module(vae, Loader())
+    unload()
+    assert torch.equal(vae.encode_with_skips(images)[0].mode(), latents)
+    unload()
+    assert torch.equal(vae.decode_with_skips(latents, skips), decoded)
 
 
-def test_one_view_is_the_stock_unet(tiny: DifixPipeline) -> None:
+def test_with_one_view_the_unet_equals_the_stock_unet(tiny: DifixPipeline) -> None:
     latents = torch.randn(2, 4, 4, 6)
     stock = UNet2DConditionModel.from_config(tiny.unet.config)
     stock.load_state_dict(tiny.unet.state_dict())
@@ -156,31 +167,38 @@ def test_one_view_is_the_stock_unet(tiny: DifixPipeline) -> None:
 def test_self_attention_runs_over_the_tokens_of_all_views(tiny: DifixPipeline) -> None:
     layer = tiny.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1")
     tokens = torch.randn(2 * 3, 5, 32)  # two images of three views
-    result = layer(tokens, num_views=3)
-    for image in range(2):
-        joined = tokens[3 * image : 3 * image + 3].reshape(1, 15, 32)
-        query, key, value = (
-            project(joined).reshape(15, 4, 8).transpose(0, 1) for project in (layer.to_q, layer.to_k, layer.to_v)
-        )
-        weights = (query @ key.transpose(1, 2) / 8**0.5).softmax(-1)
-        expected = layer.to_out[0]((weights @ value).transpose(0, 1).reshape(3, 5, 32))
-        torch.testing.assert_close(result[3 * image : 3 * image + 3], expected, atol=1e-5, rtol=1e-4)
+    joined = tokens.reshape(2, 15, 32)  # one view each, which has the stock attention
+    expected = layer(joined, num_views=1).reshape(6, 5, 32)
+    torch.testing.assert_close(layer(tokens, num_views=3), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(layer(tokens, num_views=1), expected, atol=1e-2)
 
 
-def test_cross_attention_stays_with_its_view(tiny: DifixPipeline) -> None:
+def test_cross_attention_does_not_mix_views(tiny: DifixPipeline) -> None:
     layer = tiny.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
     tokens, prompt = torch.randn(4, 5, 32), torch.randn(4, 3, 8)
     assert torch.equal(layer(tokens, prompt, num_views=2), layer(tokens, prompt, num_views=1))
 
 
-def test_every_self_attention_of_the_unet_mixes() -> None:
+@torch.no_grad()
+def test_each_self_attention_of_the_unet_mixes_views_even_if_no_other_does() -> None:
     tiny = make_tiny()
-    seen: dict[str, int] = {}
-    for name, module in tiny.unet.named_modules():
-        if name.endswith("attn1"):
-            module.register_forward_pre_hook(
-                lambda _, args, kwargs, name=name: seen.update({name: kwargs["num_views"]}), with_kwargs=True
-            )
-    predict_noise(tiny.unet, torch.randn(1, 2, 4, 4, 4), 199, tiny.prompt_embedding)
-    assert seen == dict.fromkeys((n for n, _ in tiny.unet.named_modules() if n.endswith("attn1")), 2)
-    assert len(seen) == 3 * 1 + 1 + 3 * 2  # on the way down, in the middle, on the way up
+    layers = [module for name, module in tiny.unet.named_modules() if name.endswith("attn1")]
+    assert len(layers) == 3 * 1 + 1 + 3 * 2  # on the way down, in the middle, on the way up
+    latents = torch.randn(1, 2, 4, 8, 8)
+    with_another_reference = torch.stack([latents[:, 0], torch.randn(1, 4, 8, 8)], dim=1)
+
+    def noise_of_target(views: torch.Tensor, mixing: torch.nn.Module | None) -> torch.Tensor:
+        hooks = [
+            layer.register_forward_hook(lambda _, __, output: torch.zeros_like(output))
+            for layer in layers
+            if layer is not mixing
+        ]
+        noise = predict_noise(tiny.unet, views, 199, tiny.prompt_embedding)[:, 0]
+        for hook in hooks:
+            hook.remove()
+        return noise
+
+    assert torch.allclose(noise_of_target(latents, None), noise_of_target(with_another_reference, None), atol=1e-6)
+    for layer in layers:
+        change = noise_of_target(latents, layer) - noise_of_target(with_another_reference, layer)
+        assert change.abs().max() > 1e-4

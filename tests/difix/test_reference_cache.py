@@ -1,4 +1,4 @@
-"""A photo that serves again as reference is not encoded again, and never taken for another."""
+"""A reference photo is encoded only once, and is never confused with another photo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def network() -> DifixPipeline:
 
 @pytest.fixture
 def encoded(network: DifixPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many references the autoencoder was given, call by call."""
+    """Number of references in each call of the autoencoder."""
     counts: list[int] = []
     encode = network.vae.encode_with_skips
 
@@ -42,7 +42,7 @@ def test_a_photo_is_encoded_once(network: DifixPipeline, encoded: list[int]) -> 
     assert torch.equal(first, second)
 
 
-def test_images_that_share_a_photo_share_its_encoding(network: DifixPipeline, encoded: list[int]) -> None:
+def test_images_with_the_same_photo_share_its_encoding(network: DifixPipeline, encoded: list[int]) -> None:
     images, photos = pictures(4), pictures(2, seed=1)[[0, 1, 0, 1]]
     together = network(images, photos, output_type="pt").images
     assert encoded == [2]
@@ -51,10 +51,10 @@ def test_images_that_share_a_photo_share_its_encoding(network: DifixPipeline, en
         assert (network(image, photo, output_type="pt").images[0] - result).abs().max() < 1e-5
 
 
-def test_another_photo_another_size_and_other_weights_are_encoded(network: DifixPipeline, encoded: list[int]) -> None:
+def test_other_photos_sizes_and_weights_are_encoded_again(network: DifixPipeline, encoded: list[int]) -> None:
     photo = pictures(1, seed=1)
     network(pictures(1), photo)
-    photo[0, 0, 0, 0] += 1e-3  # the same tensor with another value
+    photo[0, 0, 0, 0] += 1e-3  # the same tensor with a changed value
     network(pictures(1), photo)
     network(pictures(1, 32, 32), photo)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_a_training_gets_gradients_through_the_reference(network: DifixPipeline,
     assert encoded == [1, 1]
 
 
-def test_a_sampled_posterior_is_sampled_anew(network: DifixPipeline, encoded: list[int]) -> None:
+def test_a_cached_posterior_is_sampled_anew(network: DifixPipeline, encoded: list[int]) -> None:
     image, photo = pictures(1), pictures(1, seed=1)
 
     def sampled(seed: int) -> torch.Tensor:
@@ -97,11 +97,10 @@ def test_a_sampled_posterior_is_sampled_anew(network: DifixPipeline, encoded: li
     assert encoded == [1]
 
 
-def test_the_least_recently_used_is_forgotten() -> None:
+def test_the_least_recently_used_entry_is_removed() -> None:
     cache = ReferenceCache(max_entries=2)
     for name in "ab":
         cache.put((name,), torch.zeros(1))
     cache.get(("a",))
     cache.put(("c",), torch.zeros(1))
     assert [cache.get((name,)) is not None for name in "abc"] == [True, False, True]
-    assert len(cache) == 2

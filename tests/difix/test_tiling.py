@@ -1,14 +1,14 @@
-"""Large images tile by tile: the same result, without seams, in less memory."""
+"""Running layers tile by tile on large images gives the same result without seams, in less memory."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from difix.tiny_network import make_tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from difix3d_ns.difix import tiling
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.difix.vae import SkipAutoencoderKL
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -17,18 +17,29 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor
 
 @pytest.fixture(params=[1, 1000, 3000])
 def tile_pixels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Tiles of one row, of some rows, of half the picture."""
-    monkeypatch.setattr(tiling.TiledLayers.__init__, "__defaults__", (request.param,))
+    """Tiles of one row, of some rows, and of half the image."""
+    monkeypatch.setattr(tiling, "TILE_PIXELS", request.param)
     return request.param
+
+
+class LargestConvolution(TorchDispatchMode):
+    """Measures how many pixels of an activation a convolution reads at most, which bounds the memory it takes."""
+
+    pixels = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.pixels = max(self.pixels, args[0].shape[-2] * args[0].shape[-1])
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_autoencoder_gives_the_same_tile_by_tile(tile_pixels: int, layout: torch.memory_format) -> None:
+def test_the_tiled_autoencoder_gives_the_same_result(tile_pixels: int, layout: torch.memory_format) -> None:
     vae = make_tiny().vae
     torch.nn.Module.to(vae, memory_format=layout)
     images = pictures(2, 104, 72) * 2 - 1
-    images[:, :, :50] *= 0.1  # halves of other contrast, whose own normalisations would differ
+    images[:, :, :50] *= 0.1  # halves with different contrast, which would be normalised differently if seen alone
     posterior, skips = vae.encode_with_skips(images)
     tiled_posterior, tiled_skips = vae.encode_with_skips(images, tiled=True)
     torch.testing.assert_close(tiled_posterior.parameters, posterior.parameters, atol=1e-5, rtol=1e-5)
@@ -40,7 +51,7 @@ def test_the_autoencoder_gives_the_same_tile_by_tile(tile_pixels: int, layout: t
 
 
 @torch.no_grad()
-def test_the_encoder_leaves_the_skips_as_they_are(tile_pixels: int) -> None:
+def test_decoding_does_not_change_the_skips(tile_pixels: int) -> None:
     vae = make_tiny().vae
     images = pictures(1, 40, 24)
     first = vae.encode_with_skips(images, tiled=True)[1]
@@ -49,38 +60,40 @@ def test_the_encoder_leaves_the_skips_as_they_are(tile_pixels: int) -> None:
     assert all(torch.equal(now, before) for now, before in zip(first, kept, strict=True))
 
 
-def test_an_image_above_the_bound_is_tiled_and_no_other(monkeypatch: pytest.MonkeyPatch, tiny: DifixPipeline) -> None:
-    sizes = []
-    convolve = tiling.TiledLayers._convolve
-
-    def watched(self, convolution, sample, *args, **kwargs):
-        sizes.append(tuple(sample.shape[-2:]))
-        return convolve(self, convolution, sample, *args, **kwargs)
-
-    monkeypatch.setattr(tiling.TiledLayers, "_convolve", watched)
+def test_only_an_image_above_the_bound_is_tiled(monkeypatch: pytest.MonkeyPatch, tiny: DifixPipeline) -> None:
+    monkeypatch.setattr(tiling, "TILE_PIXELS", 100)
     image, reference = pictures(1, 48, 40), pictures(1, 48, 40, seed=1)
-    whole = tiny(image, reference, output_type="pt", max_pixels_per_batch=48 * 40).images
-    assert not sizes
+    with LargestConvolution() as at_once:
+        whole = tiny(image, reference, output_type="pt", max_pixels_per_batch=48 * 40).images
     tiny.reference_cache.clear()
-    tiled = tiny(image, reference, output_type="pt", max_pixels_per_batch=48 * 40 - 1).images
-    assert (48, 40) in sizes
+    with LargestConvolution() as by_tiles:
+        tiled = tiny(image, reference, output_type="pt", max_pixels_per_batch=48 * 40 - 1).images
+    assert at_once.pixels >= 48 * 40
+    assert by_tiles.pixels < 48 * 40 / 2
     assert (tiled - whole).abs().max() < 1e-5
 
 
-def test_diffusers_own_switch_tiles_too(tiny: DifixPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diffusers_own_switch_tiles_large_images_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "TILE_PIXELS", 1)
     vae = make_tiny().vae
-    assert isinstance(vae, SkipAutoencoderKL)
     vae.tile_sample_min_size = 32
+
+    def is_tiled(height: int, width: int, tiled: bool = False) -> bool:
+        with LargestConvolution() as largest:
+            posterior, skips = vae.encode_with_skips(pictures(1, height, width), tiled=tiled)
+            vae.decode_with_skips(posterior.mode(), skips, tiled=tiled)
+        return largest.pixels < height * width
+
     with torch.no_grad():
-        assert vae._layers((64, 16), tiled=False) is None
+        assert not is_tiled(64, 16)
         vae.enable_tiling()
-        assert isinstance(vae._layers((64, 16), tiled=False), tiling.TiledLayers)
-        assert vae._layers((32, 32), tiled=False) is None
-    assert vae._layers((64, 16), tiled=True) is None  # with gradients
+        assert is_tiled(64, 16)
+        assert not is_tiled(32, 32)
+    assert not is_tiled(64, 16, tiled=True)
 
 
 @torch.no_grad()
-def test_half_precision_is_normalised_as_well_as_at_once(tile_pixels: int) -> None:
+def test_tiling_does_not_make_half_precision_less_exact(tile_pixels: int) -> None:
     vae = make_tiny().vae
     images = pictures(1, 104, 72) * 2 - 1
     exact = vae.encode_with_skips(images)[0].mode()

@@ -23,7 +23,7 @@ TINY = DifixArchitecture(
 
 
 def make_tiny(seed: int = 0) -> DifixPipeline:
-    """A tiny network whose every part has an influence on the output."""
+    """A tiny network in which every part affects the output."""
     torch.manual_seed(seed)
     pipeline = build_difix(TINY)
     randomise_skip_convolutions(pipeline.vae, scale=1.0)

@@ -1,19 +1,15 @@
-"""The command lines of the README on a real scene at small size."""
+"""The command lines of the README on a real scene at a small size."""
 
 from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e.commands import OFFLINE, run
+from e2e.commands import needs_ffmpeg, run, serving_viewer
 from PIL import Image
 
 pytestmark = pytest.mark.e2e
@@ -24,7 +20,7 @@ SMALL = ["--pipeline.datamanager.camera-res-scale-factor", "0.5", "--pipeline.mo
 
 
 def train(output_dir: Path, *arguments: object, method: str = "difix3d-mini", expect: int = 0) -> tuple[Path, str]:
-    """Trains on the small scene; returns the run's folder and what was printed."""
+    """Trains on the small scene; returns the run's folder and the output."""
     base = ["ns-train", method, "--data", BANANA, "--output-dir", output_dir, "--vis", "tensorboard"]
     printed = run(*base, *SMALL, *arguments, expect=expect)
     folders = sorted(path.parent for path in output_dir.rglob("config.yml"))
@@ -42,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     )
 
 
-def test_training_fixes_novel_views_and_says_so(trained: tuple[Path, str]) -> None:
+def test_training_fixes_novel_views_and_reports_it(trained: tuple[Path, str]) -> None:
     folder, printed = trained
     assert "5 novel views are fixed before steps 50, 90" in printed
     lines = re.findall(r"Step (\d+): fixed 5 novel views .* in [\d.]+ s", printed)
@@ -56,7 +52,7 @@ def test_training_fixes_novel_views_and_says_so(trained: tuple[Path, str]) -> No
         assert pixels.shape == (159, 240, 3) and pixels.std() > 5, path
 
 
-def test_before_and_after_images_reach_tensorboard(trained: tuple[Path, str]) -> None:
+def test_tensorboard_gets_images_before_and_after_the_fix(trained: tuple[Path, str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(trained[0]), size_guidance={"images": 0})
@@ -66,13 +62,13 @@ def test_before_and_after_images_reach_tensorboard(trained: tuple[Path, str]) ->
     assert [image.step for image in events.Images(fixed[0])] == [50, 90]
 
 
-def test_checkpoints_hold_no_network(trained: tuple[Path, str]) -> None:
+def test_checkpoints_contain_no_network(trained: tuple[Path, str]) -> None:
     (checkpoint,) = (trained[0] / "nerfstudio_models").glob("step-000000119.ckpt")
-    # 2000 Gaussians of 23 numbers with two Adam moments each.
+    # 2000 Gaussians of 23 numbers, and two Adam moments for each number.
     assert checkpoint.stat().st_size < 2_000_000
 
 
-def test_evaluation_measures_raw_and_enhanced(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_evaluation_measures_raw_and_enhanced_renders(trained: tuple[Path, str], tmp_path: Path) -> None:
     output = tmp_path / "eval.json"
     printed = run("ns-eval", "--load-config", trained[0] / "config.yml", "--output-path", output)
     results = json.loads(output.read_text())["results"]
@@ -90,6 +86,7 @@ def test_rendering_the_dataset_gives_raw_and_enhanced_images(trained: tuple[Path
     assert 0 < np.abs(difference).mean() < 60
 
 
+@needs_ffmpeg
 def test_rendering_a_camera_path_gives_its_frames(trained: tuple[Path, str], tmp_path: Path) -> None:
     path = {
         "camera_type": "perspective",
@@ -103,7 +100,7 @@ def test_rendering_a_camera_path_gives_its_frames(trained: tuple[Path, str], tmp
     }
     (tmp_path / "path.json").write_text(json.dumps(path))
     arguments = ["--load-config", trained[0] / "config.yml", "--camera-path-filename", tmp_path / "path.json"]
-    # nerfstudio writes videos by the ffmpeg program, which is not a Python package; images need nothing.
+    # nerfstudio writes videos with the ffmpeg program, which may not be installed; images do not need it.
     output = ["--output-format", "images", "--output-path", tmp_path / "frames"]
     run("ns-render", "camera-path", *arguments, "--rendered-output-names", "rgb", "rgb_enhanced", *output)
     frames = sorted((tmp_path / "frames").iterdir())
@@ -119,7 +116,7 @@ def test_the_splat_is_exported(trained: tuple[Path, str], tmp_path: Path) -> Non
     assert re.search(rb"element vertex [1-9]\d{2,}", header)
 
 
-def test_an_interrupted_run_resumes_with_its_pseudo_views_and_goes_on_learning(
+def test_an_interrupted_run_resumes_with_its_pseudo_views_and_keeps_training(
     trained: tuple[Path, str], tmp_path: Path
 ) -> None:
     import torch
@@ -146,7 +143,7 @@ def test_an_interrupted_run_resumes_with_its_pseudo_views_and_goes_on_learning(
     assert (before - after).abs().mean() > 1e-5
 
 
-def test_the_published_schedule_shrinks_into_a_short_run(tmp_path: Path) -> None:
+def test_the_published_schedule_is_scaled_to_a_short_run(tmp_path: Path) -> None:
     folder, printed = train(
         tmp_path, "--max-num-iterations", 40, "--pipeline.fix-steps", 15_000, "--pipeline.difix.model", "embedded",
         method="difix3d",
@@ -156,31 +153,8 @@ def test_the_published_schedule_shrinks_into_a_short_run(tmp_path: Path) -> None
 
 
 def test_the_viewer_serves_a_trained_run(trained: tuple[Path, str], tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["ns-viewer", "--load-config", trained[0] / "config.yml", "--viewer.websocket-port", port]
-    log = tmp_path / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, env=OFFLINE)
-        try:
-            page = ""
-            for _ in range(120):
-                assert process.poll() is None, log.read_text()[-4000:]
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=2) as answer:
-                        page = answer.read().decode()
-                    break
-                except OSError:
-                    time.sleep(1)
-            assert "<html" in page.lower()
-            assert "Traceback" not in log.read_text()
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with serving_viewer("--load-config", trained[0] / "config.yml", log=tmp_path / "log") as page:
+        assert "<html" in page.lower()
 
 
 def test_training_with_the_viewer_runs_to_its_end(tmp_path: Path) -> None:
@@ -219,8 +193,8 @@ def test_pairs_are_curated_and_a_network_is_trained_on_them(tmp_path: Path) -> N
 def test_bad_input_ends_in_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     command = ["ns-train", "difix3d-mini", "--data", BANANA, "--output-dir", tmp_path, "--vis", "tensorboard"]
     printed = run(*command, "--max-num-iterations", 20, *arguments, expect=1)
-    (told,) = [line for line in printed.splitlines() if line.startswith("difix3d: ")]
-    assert sentence in told
+    (error,) = [line for line in printed.splitlines() if line.startswith("difix3d: ")]
+    assert sentence in error
     assert "Traceback" not in printed
 
 
@@ -231,4 +205,4 @@ def test_a_checkpoint_of_another_method_ends_in_one_sentence(tmp_path: Path) -> 
     foreign.parent.mkdir()
     torch.save({"step": 10, "pipeline": {"_model.field.weight": torch.zeros(3)}, "optimizers": {}}, foreign)
     _, printed = train(tmp_path / "run", "--load-checkpoint", foreign, "--max-num-iterations", 20, expect=1)
-    assert "difix3d: the checkpoint holds no Gaussians" in printed
+    assert "difix3d: the checkpoint contains no Gaussians" in printed

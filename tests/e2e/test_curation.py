@@ -1,4 +1,4 @@
-"""`ns-difix curate` with all strategies on a rig of two distorted cameras, by two processes and by one."""
+"""`ns-difix curate` with all strategies on a rig of two distorted cameras, with two processes and with one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIRS_OF = {"sparse": 5, "cycle": 8, "underfit": 24, "cross-reference": 4}
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The banana as if two cameras with distortion had taken it, one of them in pictures with alpha."""
+    """The banana scene as a rig of two distorted cameras; the images of one have an alpha channel."""
     folder = tmp_path_factory.mktemp("rig")
     transforms = json.loads((BANANA / "transforms.json").read_text())
     for index, frame in enumerate(transforms["frames"]):
@@ -47,12 +47,12 @@ def options(rig: Path, output_dir: Path) -> list[object]:
 
 @pytest.fixture(scope="module")
 def curated(rig: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of two processes."""
+    """The output folder of a curation by two processes."""
     output_dir = tmp_path_factory.mktemp("pairs")
-    # `--multi_gpu` is accelerate's word for several processes, with GPUs or without.
+    # accelerate needs `--multi_gpu` for several processes, even without a GPU.
     launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", 2, "-m", "difix3d_ns.cli.curate"]
     printed = run(*launch, *options(rig, output_dir))
-    assert "Jobs (a strategy on a scene) to do by 2 processes: 4." in printed
+    assert "Jobs (one strategy on one scene each) to run by 2 processes: 4." in printed
     return output_dir
 
 
@@ -85,7 +85,7 @@ def test_only_what_is_missing_is_made_again_and_a_missing_scene_loses_no_pairs(
     arguments = options(rig, output_dir)
     arguments[1:2] = [tmp_path / "nowhere", rig]
     printed = run("ns-difix", "curate", *arguments, expect=1)
-    assert "to do: 1." in printed and "Finished earlier: 3 " in printed
+    assert "to run: 1." in printed and "Finished earlier: 3 " in printed
     assert "Traceback" not in printed
     assert printed.count("difix3d: 1 of 5 failed") == 1 and "nowhere is missing" in printed
     pairs = json.loads((output_dir / "pairs.json").read_text())["train"]

@@ -1,4 +1,4 @@
-"""`ns-difix enhance` as users run it: killed and resumed, by two processes, from video to video with sound."""
+"""`ns-difix enhance` as users run it: killed and resumed, with two processes, and on videos with sound."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAUNCH = ["accelerate", "launch", "--multi_gpu", "--num_processes", 2, "-m", "di
 
 @pytest.fixture(scope="module")
 def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scene's photos, small and blurred, under their names."""
+    """The scene's photos, shrunk and blurred, under the names of the photos."""
     folder = tmp_path_factory.mktemp("renders")
     for photo in (BANANA / "images").iterdir():
         with Image.open(photo) as image:
@@ -35,7 +35,7 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def video(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The renders back and forth at 12 frames a second, with a tone."""
+    """A video of the renders forwards and backwards at 12 frames per second, with a tone."""
     from fractions import Fraction
 
     import av
@@ -60,7 +60,7 @@ def video(renders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cleaned(video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cleaned video of one uninterrupted command."""
+    """The video cleaned by one uninterrupted command."""
     output = tmp_path_factory.mktemp("cleaned") / "cleaned.mp4"
     printed = run("ns-difix", "enhance", video, output, "--frames-per-piece", 4)
     assert "Difix: the embedded small network" in printed
@@ -78,7 +78,7 @@ def test_a_video_keeps_length_rate_and_sound_and_its_frames_change(video: Path, 
 
 
 def kill_when(done, *command: object) -> None:
-    """Starts a command and kills it as soon as `done` says so."""
+    """Starts a command and kills it as soon as `done` returns True."""
     process = subprocess.Popen([str(part) for part in command], env=OFFLINE, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 300
@@ -90,7 +90,7 @@ def kill_when(done, *command: object) -> None:
         process.wait()
 
 
-def test_a_killed_video_goes_on_to_the_same_file(video: Path, cleaned: Path, tmp_path: Path) -> None:
+def test_a_killed_video_resumes_to_the_same_file(video: Path, cleaned: Path, tmp_path: Path) -> None:
     output = tmp_path / "cleaned.mp4"
     command = ["ns-difix", "enhance", video, output, "--frames-per-piece", 4]
     pieces = tmp_path / "cleaned.mp4.unfinished"
@@ -103,7 +103,7 @@ def test_a_killed_video_goes_on_to_the_same_file(video: Path, cleaned: Path, tmp
     assert not pieces.exists()
 
 
-def test_killed_pictures_are_whole_and_go_on(renders: Path, tmp_path: Path) -> None:
+def test_a_killed_folder_of_images_has_only_complete_files_and_resumes(renders: Path, tmp_path: Path) -> None:
     whole, output = tmp_path / "whole", tmp_path / "cleaned"
     options = ["--reference", BANANA / "images", "--max-pixels-per-batch", SIZE[0] * SIZE[1]]
     assert "matched by name" in run("ns-difix", "enhance", renders, whole, *options)
@@ -115,7 +115,7 @@ def test_killed_pictures_are_whole_and_go_on(renders: Path, tmp_path: Path) -> N
     assert {file.name: file.read_bytes() for file in output.iterdir()} == pictures
 
 
-def test_two_processes_make_what_one_makes(video: Path, cleaned: Path, renders: Path, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_files_as_one(video: Path, cleaned: Path, renders: Path, tmp_path: Path) -> None:
     printed = run(*LAUNCH, video, tmp_path / "cleaned.mp4", "--frames-per-piece", 4)
     assert "by 2 processes" in printed
     assert (tmp_path / "cleaned.mp4").read_bytes() == cleaned.read_bytes()
@@ -135,8 +135,8 @@ def test_several_processes_end_with_one_sentence(renders: Path, tmp_path: Path) 
     last = max(damaged.iterdir())
     last.write_bytes(last.read_bytes()[:200])
     printed = run(*LAUNCH, damaged, tmp_path / "out", expect=1)
-    assert printed.count("difix3d: the picture") == 1 and last.name in printed
-    assert len(list((tmp_path / "out").iterdir())) >= 3  # those of the other process
+    assert printed.count("difix3d: the image") == 1 and last.name in printed
+    assert len(list((tmp_path / "out").iterdir())) >= 3  # written by the other process
 
 
 def test_a_scene_gives_each_frame_the_nearest_training_photo(renders: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_scene_gives_each_frame_the_nearest_training_photo(renders: Path, tmp_
     assert len(list((tmp_path / "out").iterdir())) == 8
 
 
-def test_the_help_is_a_manual() -> None:
+def test_the_help_explains_the_usual_commands() -> None:
     printed = " ".join(run("ns-difix", "enhance", "--help").replace("│", " ").split())
     for words in (
         "ns-difix enhance walk.mp4 cleaned.mp4",

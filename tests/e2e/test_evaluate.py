@@ -1,4 +1,4 @@
-"""`ns-difix evaluate` on a short run and on the folders that it leaves."""
+"""`ns-difix evaluate` on a short run, and on the folders of images that the evaluation writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The output folder of an evaluation of the run, and what was printed."""
+    """The output folder of an evaluation of the run, and the output."""
     output = tmp_path_factory.mktemp("evaluated") / "out"
     options = ["--model", "embedded", "--num-frames", 5, "--frame-size", 120]
     return output, run("ns-difix", "evaluate", "--load-config", config, "--output-dir", output, *options)
@@ -65,7 +65,7 @@ def test_flicker_of_a_run_is_measured_along_a_path(evaluated: tuple[Path, str]) 
     assert (folder / "index.html").read_text().count("frames/enhanced/0004.png") == 1
 
 
-def test_a_camera_path_and_another_strength_are_taken(config: Path, tmp_path: Path) -> None:
+def test_a_camera_path_and_another_strength_are_used(config: Path, tmp_path: Path) -> None:
     poses = [np.eye(4), np.eye(4)]
     poses[1][0, 3] = 0.02
     path = {
@@ -83,7 +83,7 @@ def test_a_camera_path_and_another_strength_are_taken(config: Path, tmp_path: Pa
     assert found["flicker"] is None or found["flicker"]["num_frames"] == 2
 
 
-def test_folders_are_measured_as_the_run_was(evaluated: tuple[Path, str], tmp_path: Path) -> None:
+def test_folders_get_the_same_metrics_as_the_run(evaluated: tuple[Path, str], tmp_path: Path) -> None:
     images = evaluated[0] / "images"
     arguments = ["--renders", images / "raw", "--enhanced", images / "enhanced", "--photos", images / "photo"]
     run(sys.executable, "-m", "difix3d_ns.cli.evaluate", *arguments, "--output-dir", tmp_path / "out")
@@ -91,7 +91,7 @@ def test_folders_are_measured_as_the_run_was(evaluated: tuple[Path, str], tmp_pa
         json.loads((folder / "metrics.json").read_text())["mean"] for folder in (evaluated[0], tmp_path / "out")
     )
     for kind in ("raw", "enhanced"):
-        # The folders hold rounded colours.
+        # The images in the folders are rounded to 8 bits.
         assert of_folders[kind]["psnr"] == pytest.approx(of_run[kind]["psnr"], abs=0.02)
     assert (tmp_path / "out" / "index.html").exists()
 
@@ -104,11 +104,11 @@ def test_bad_input_ends_in_one_sentence(evaluated: tuple[Path, str], tmp_path: P
         (["--load-config", tmp_path / "config.yml", "--output-dir", tmp_path / "out"], "cannot be read"),
     ):
         printed = run("ns-difix", "evaluate", *arguments, expect=1)
-        (told,) = [line for line in printed.splitlines() if line.startswith("difix3d: ")]
-        assert sentence in told and "Traceback" not in printed
+        (error,) = [line for line in printed.splitlines() if line.startswith("difix3d: ")]
+        assert sentence in error and "Traceback" not in printed
     assert (evaluated[0] / "metrics.json").read_bytes() == before and not (tmp_path / "out").exists()
 
 
-def test_the_command_is_among_the_others() -> None:
+def test_the_help_of_ns_difix_lists_the_command() -> None:
     printed = subprocess.run(["ns-difix", "--help"], capture_output=True, text=True, check=True).stdout
     assert "evaluate" in printed

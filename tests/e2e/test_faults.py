@@ -1,4 +1,4 @@
-"""Real runs that are killed, and scenes that are hard: the commands go on or say what they need."""
+"""Killed runs, damaged checkpoints and difficult scenes: the commands continue or end in one sentence."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def train_command(scene: Path, output_dir: Path, *arguments: object) -> list[str
     return [str(part) for part in command]
 
 
-def test_a_run_killed_in_the_middle_of_a_fix_is_resumed_and_makes_the_fix_again(tmp_path: Path) -> None:
+def test_a_run_killed_during_a_fix_is_resumed_and_repeats_the_fix(tmp_path: Path) -> None:
     scene = BANANA / "transforms_biased3.json"
     first = [*("--timestamp", "first", "--max-num-iterations", 60, "--steps-per-save", 10)]
-    many = ["--pipeline.targets.kind", "random", "--pipeline.targets.num-views", 40]  # so that a fix takes seconds
+    many = ["--pipeline.targets.kind", "random", "--pipeline.targets.num-views", 40]  # makes a fix take seconds
     fixes = ["--pipeline.fix-steps", 5, 21, *many]
     (tmp_path / "log").touch()
     with (tmp_path / "log").open("w") as log:
@@ -40,7 +40,7 @@ def test_a_run_killed_in_the_middle_of_a_fix_is_resumed_and_makes_the_fix_again(
         process = subprocess.Popen(command, stdout=log, stderr=log, env=OFFLINE)
         folder = tmp_path / "banana" / "difix3d-mini" / "first"
         try:
-            # Right after this checkpoint comes the fix, which takes much longer than the steps before it.
+            # The fix comes right after this checkpoint and takes much longer than the steps before it.
             while not (folder / "nerfstudio_models" / "step-000000020.ckpt").exists():
                 assert process.poll() is None, (tmp_path / "log").read_text()[-4000:]
                 time.sleep(0.05)
@@ -62,7 +62,7 @@ def test_a_run_killed_in_the_middle_of_a_fix_is_resumed_and_makes_the_fix_again(
     assert [path.name for path in (second / "nerfstudio_models").iterdir()] == ["step-000000024.ckpt"]
 
 
-def test_two_photos_in_a_read_only_folder_of_another_alphabet_train_with_fixes(tmp_path: Path) -> None:
+def test_two_photos_in_a_read_only_folder_with_a_unicode_name_train_with_fixes(tmp_path: Path) -> None:
     scene = tmp_path / "Szene Nr. [7] größer 漢字"
     scene.mkdir()
     transforms = json.loads((BANANA / "transforms_biased3.json").read_text())
@@ -92,7 +92,7 @@ def test_two_photos_in_a_read_only_folder_of_another_alphabet_train_with_fixes(t
     assert os.path.commonpath([checkpoint, scene]) == str(tmp_path)
 
 
-def test_a_run_with_damaged_checkpoints_is_loaded_from_a_whole_one_or_ends_in_one_sentence(tmp_path: Path) -> None:
+def test_a_run_with_damaged_checkpoints_loads_an_intact_one_or_ends_in_one_sentence(tmp_path: Path) -> None:
     arguments = ["--max-num-iterations", 7, "--steps-per-save", 3, "--save-only-latest-checkpoint", False]
     run(*train_command(BANANA / "transforms_biased3.json", tmp_path, *arguments, "--pipeline.fix-novel-views", False))
     (config,) = tmp_path.rglob("config.yml")

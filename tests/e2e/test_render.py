@@ -1,4 +1,4 @@
-"""Rendering through Difix by the real commands, from a short run."""
+"""`ns-difix render` on a short run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e.commands import run
+from e2e.commands import needs_ffmpeg, run
 from PIL import Image
 
 pytestmark = pytest.mark.e2e
@@ -37,8 +37,9 @@ def test_a_spiral_is_rendered_side_by_side(config: Path, tmp_path: Path) -> None
     assert 0 < np.abs(both[:, :120] - both[:, 120:]).mean() < 60
 
 
+@needs_ffmpeg
 def test_rendering_without_the_enhanced_output_loads_no_diffusion_library(config: Path, tmp_path: Path) -> None:
-    # Not transformers: torchmetrics, of which nerfstudio's metrics are made, loads it.
+    # transformers is not checked: nerfstudio's metrics use torchmetrics, which loads it.
     code = (
         "import sys; from nerfstudio.scripts.render import entrypoint; entrypoint(); "
         "print('loaded:', sorted({'diffusers', 'difix3d_ns.difix.pipeline'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Runs that start from another run's checkpoint, with targets and references of all sorts."""
+"""Runs that start from the checkpoint of another run, with different kinds of targets and references."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = [
 
 
 def train(output_dir: Path, *arguments: object, expect: int = 0) -> tuple[Path, str]:
-    """Trains on the small scene; returns the run's folder and what was printed, without line breaks."""
+    """Trains on the small scene; returns the run's folder and the output without line breaks."""
     printed = run(
         "ns-train", "difix3d", "--data", BANANA, "--output-dir", output_dir, *SMALL, *arguments, expect=expect
     )
@@ -40,7 +40,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def splatfacto(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run as splatfacto leaves it after 30000 steps: its config, its count, its LPIPS network.
+    """The same run as splatfacto would write it after 30000 steps, with its config and LPIPS weights.
 
     Splatfacto itself trains with CUDA only.
     """
@@ -65,7 +65,7 @@ def last_checkpoint(folder: Path) -> tuple[str, dict]:
     return path.name, torch.load(path, weights_only=False)
 
 
-def test_a_splatfacto_run_goes_on_with_fixes_on_a_schedule_of_its_own(splatfacto: Path, tmp_path: Path) -> None:
+def test_a_splatfacto_run_continues_with_fixes_scheduled_after_its_last_step(splatfacto: Path, tmp_path: Path) -> None:
     folder, printed = train(
         tmp_path,
         *("--load-dir", splatfacto / "nerfstudio_models", "--pipeline.fix-steps", 7500, 15_000),
@@ -98,13 +98,15 @@ def test_a_single_splatfacto_checkpoint_starts_with_fresh_learning_rates_on_requ
         *("--pipeline.targets.kind", "camera-path", "--pipeline.targets.camera-path", tmp_path / "path.json"),
         *("--pipeline.fix-steps", 15_000, "--pipeline.step-length", 0.01),
     )
-    assert re.search(r"That is too few to arrive: lengthen the steps by --pipeline\.step-length [\d.]+, or", printed)
+    assert re.search(r"That is too few to arrive: lengthen the steps with --pipeline\.step-length [\d.]+, or", printed)
     assert re.findall(r"Step (\d+): fixed 2 novel views \(0 at", printed) == ["30020"]
     _, state = last_checkpoint(folder)
     assert state["optimizers"]["means"]["param_groups"][0]["lr"] > 1.5e-4
 
 
-def test_a_run_without_fixes_gets_its_schedule_from_where_it_ended(plain: Path, tmp_path: Path) -> None:
+def test_a_difix3d_run_without_fixes_continues_with_fixes_scheduled_after_its_last_step(
+    plain: Path, tmp_path: Path
+) -> None:
     _, printed = train(
         tmp_path,
         *("--load-dir", plain / "nerfstudio_models", "--pipeline.fix-steps", 15_000),
@@ -117,12 +119,15 @@ def test_a_run_without_fixes_gets_its_schedule_from_where_it_ended(plain: Path, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nerfstudio-data", "--orientation-method", "none", "--load-3D-points", "True"], "placed the scene otherwise"),
+        (
+            ["nerfstudio-data", "--orientation-method", "none", "--load-3D-points", "True"],
+            "placed or scaled the scene differently",
+        ),
         (["--pipeline.model.sh-degree", 1], "--pipeline.model.sh-degree"),
         (["--pipeline.targets.kind", "camera-path"], "add --pipeline.targets.camera-path FILE"),
     ],
 )
-def test_what_does_not_fit_the_checkpoint_ends_in_one_sentence(
+def test_options_that_do_not_fit_the_checkpoint_end_in_one_sentence(
     splatfacto: Path, tmp_path: Path, arguments: list[object], sentence: str
 ) -> None:
     _, printed = train(tmp_path, "--load-dir", splatfacto / "nerfstudio_models", *arguments, expect=1)

@@ -27,7 +27,7 @@ pytestmark = [
 BANANA = Path(__file__).parents[1] / "scenes" / "banana" / "transforms_biased3.json"
 SMALL = ["--pipeline.datamanager.camera-res-scale-factor", "0.5", "--pipeline.model.max-gaussians", "2000"]
 PATIENCE = 300
-"""Seconds: a loaded machine without a GPU enhances a frame in this time."""
+"""Seconds that are enough to enhance a frame on a busy machine without a GPU."""
 
 Serve = Callable[..., tuple[str, Path, subprocess.Popen]]
 
@@ -64,11 +64,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         except subprocess.TimeoutExpired:
             process.kill()
     for log in tmp_path.glob("log"):
-        print(log.read_text()[-4000:])  # pytest shows it where the test failed
+        print(log.read_text()[-4000:])  # pytest shows it if the test failed
 
 
 def scene(page: Page) -> UInt8[np.ndarray, "height width 3"]:
-    """The part of the page that shows the scene, left of the panels."""
+    """A screenshot of the scene, left of the panels."""
     return page.screenshot()[150:-100, 100:850]
 
 
@@ -78,20 +78,20 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def wait_for_rest(page: Page) -> UInt8[np.ndarray, "height width 3"]:
-    """The scene, once it is shown at full resolution and stays as it is."""
+    """Waits until the scene is shown at full resolution and does not change; returns a screenshot."""
     shown = [scene(page)]
 
-    def rests() -> bool:
+    def is_at_rest() -> bool:
         time.sleep(1.5)
         shown.append(scene(page))
         return bool(re.search(r"Resolution: (512x|\d+x512px)", page.text())) and difference(*shown[-2:]) == 0
 
-    page.wait(rests, PATIENCE, "the scene at full resolution")
+    page.wait(is_at_rest, PATIENCE, "the scene at full resolution")
     return shown[-1]
 
 
 def logged(log: Path) -> str:
-    """The log, without the line breaks of the console; it must tell of no exception."""
+    """The log without line breaks; fails the test if it contains an exception."""
     text = log.read_text()
     assert "Traceback" not in text and "Exception" not in text, text[-6000:]
     return " ".join(text.split())
@@ -120,7 +120,7 @@ def test_a_trained_run_is_enhanced_in_the_browser(serve: Serve, tmp_path: Path) 
         assert 0.5 < difference(raw, enhanced) < 60
         assert re.search(r"\d+ x \d+ pixels in \d+ ms, with a reference photo", page.text())
 
-        page.drag((350, 500), (400, 520))  # stops the network, or finds it at rest: both must be survived
+        page.drag((350, 500), (400, 520))  # may interrupt the network while it runs
         time.sleep(1)
         page.drag((400, 520), (350, 480))
         page.write("Network", "no_where/folder/deep")
@@ -132,11 +132,11 @@ def test_a_trained_run_is_enhanced_in_the_browser(serve: Serve, tmp_path: Path) 
         page.choose("Output type", "rgb")
         page.wait(lambda: difference(scene(page), moved) > 0, PATIENCE, "the raw output")
         whole = wait_for_rest(page)
-        page.switch("Enable", True)  # the first of this name is the split screen's
+        page.switch("Enable", True)  # the first checkbox with this label belongs to the split screen
         page.wait(lambda: difference(scene(page), whole) > 0, PATIENCE, "the split screen")
         split = wait_for_rest(page)
         page.screenshot(tmp_path / "split.png")
-        left, right = slice(0, 350), slice(410, 750)  # of the middle, where the outputs meet
+        left, right = slice(0, 350), slice(410, 750)  # the two outputs meet in the middle, which is left out
         assert difference(split[:, right], whole[:, right]) > 10 * difference(split[:, left], whole[:, left])
     assert logged(log).count("difix3d: no_where/folder/deep") == 1
 
@@ -159,6 +159,6 @@ def test_novel_views_are_fixed_on_request_in_the_browser(serve: Serve, tmp_path:
         page.switch("Show fixed views", False)
         without_views = wait_for_rest(page)
         changed = np.abs(with_views.astype(int) - without_views).max(axis=-1) > 20
-        assert changed.sum() > 200  # the views are small in the picture
+        assert changed.sum() > 200  # the views are small on the screen
     assert re.search(r"Step \d+, on request: fixed 5 novel views", logged(log))
     assert process.poll() is None

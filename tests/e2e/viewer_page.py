@@ -30,7 +30,7 @@ class ViewerPage(Page):
     """An open page of the viewer."""
 
     def zoom_out(self, x: float, y: float, notches: int = 1) -> None:
-        """Turns the mouse wheel towards the user."""
+        """Zooms out by turning the mouse wheel at a point."""
         for _ in range(notches):
             self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=1000)
             time.sleep(0.05)
@@ -42,7 +42,7 @@ class ViewerPage(Page):
         self.call("Input.insertText", text=text)
 
     def switch(self, label: str, on: bool) -> None:
-        """Brings a checkbox, by its label, into a state; a click may be lost while a dropdown closes."""
+        """Sets a checkbox, found by its label. It tries again, because a click may be lost while a dropdown closes."""
 
         def is_so() -> bool:
             if self.evaluate(f"{field(label)}.checked") is not on:
@@ -63,11 +63,11 @@ class ViewerPage(Page):
 
 @contextmanager
 def open_viewer(chromium: str, address: str, profile: Path) -> Iterator[ViewerPage]:
-    """Opens the viewer in a browser of its own, which ends with the context.
+    """Opens the viewer in a new browser, which is closed with the context.
 
     Args:
         chromium: the program.
-        address: the viewer's, as http://127.0.0.1:7007.
+        address: address of the viewer, such as http://127.0.0.1:7007.
         profile: a new folder for the browser's files.
     """
     with start_chromium(chromium, profile, WINDOW) as connection:

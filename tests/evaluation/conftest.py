@@ -1,4 +1,4 @@
-"""Folders of pictures, and a browser to look at pages."""
+"""Folders of images, and a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PaintFolder = Callable[..., Path]
 
 @pytest.fixture
 def paint(tmp_path: Path) -> PaintFolder:
-    """Makes a folder of pictures of one colour each: paint("renders", {"a": (255, 0, 0)}, size=(64, 48))."""
+    """Makes a folder of images of one colour each: paint("renders", {"a": (255, 0, 0)}, size=(64, 48))."""
 
     def make(
         folder: str, pictures: dict[str, tuple[int, int, int]], size: tuple[int, int] = (64, 48), suffix: str = ".png"
@@ -32,9 +32,9 @@ def paint(tmp_path: Path) -> PaintFolder:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A page in a headless Chromium; tests that need one are skipped where there is none."""
+    """A page in a headless Chromium; tests that need it are skipped if it is not installed."""
     program = find_chromium()
     if program is None:
-        pytest.skip(f"no browser to look at the page with: none of {', '.join(PROGRAMS)} is installed")
+        pytest.skip(f"no browser: none of {', '.join(PROGRAMS)} is installed")
     with start_chromium(program, tmp_path_factory.mktemp("profile"), WINDOW) as connection:
         yield Page(connection)

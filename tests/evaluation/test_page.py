@@ -1,4 +1,4 @@
-"""The page, in a real browser, opened as a file."""
+"""The page, opened as a file in a real browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def no_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_page(paint: PaintFolder, folder: Path, names: list[str], enhanced: bool = True) -> Path:
-    """An evaluation of red renders, green enhanced ones and blue photos."""
+    """Evaluates red renders, green enhanced renders and blue photos; returns the page."""
     evaluate(
         EvaluateConfig(
             output_dir=folder / "out",
@@ -38,7 +38,7 @@ def make_page(paint: PaintFolder, folder: Path, names: list[str], enhanced: bool
 
 
 def place_of_first(page: Page) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the first slider in the window."""
+    """Left, top, width and height of the first slider, in pixels of the window."""
     page.evaluate("document.querySelector('.view .compare').scrollIntoView({block: 'center'})")
     box = "document.querySelector('.view .compare').getBoundingClientRect()"
     left, top, width, height = page.evaluate(f"(r => [r.x, r.y, r.width, r.height])({box})")
@@ -46,7 +46,7 @@ def place_of_first(page: Page) -> tuple[float, float, float, float]:
 
 
 def color_at(page: Page, along: float) -> tuple[int, ...]:
-    """Colour of the first comparison at a share of its width, near its lower edge."""
+    """Which of the three colours the first comparison shows at a share of its width, near its lower edge."""
     page.wait_until(
         "[...document.querySelectorAll('.view .compare')[0].querySelectorAll('img')].every(i => i.complete)"
     )
@@ -95,7 +95,7 @@ def test_the_page_works_by_keyboard_alone(browser: Page, paint: PaintFolder, tmp
     assert browser.evaluate("document.querySelector('.view .at-left').textContent") == "photo"
 
 
-def test_names_of_files_are_text_and_nothing_more(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
+def test_names_of_files_are_shown_as_text_and_never_run(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
     names = [HOSTILE.replace("/", ""), ODD, "in/a/folder"]
     browser.complaints.clear()
     browser.open(make_page(paint, tmp_path, names).as_uri())
@@ -107,7 +107,7 @@ def test_names_of_files_are_text_and_nothing_more(browser: Page, paint: PaintFol
     assert browser.complaints == []
 
 
-def test_of_many_views_only_those_in_sight_are_loaded(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
+def test_only_the_visible_ones_of_many_views_are_loaded(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
     browser.open(make_page(paint, tmp_path, [f"view-{index}" for index in range(200)]).as_uri())
     loaded = "[...document.images].filter(i => i.complete && i.naturalWidth > 0).length"
     browser.wait_until(f"{loaded} > 3")
@@ -117,7 +117,7 @@ def test_of_many_views_only_those_in_sight_are_loaded(browser: Page, paint: Pain
     browser.wait_until("[...document.querySelectorAll('#view-199 img')].every(i => i.complete && i.naturalWidth > 0)")
 
 
-def test_views_are_sorted_by_what_enhancing_gains(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
+def test_views_are_sorted_by_their_gain(browser: Page, paint: PaintFolder, tmp_path: Path) -> None:
     photos = paint("photos", dict.fromkeys("abc", (100, 100, 100)))
     renders = paint("renders", dict.fromkeys("abc", (120, 120, 120)))
     enhanced = paint("enhanced", {"a": (110, 110, 110), "b": (160, 160, 160), "c": (101, 101, 101)})
@@ -148,7 +148,7 @@ def test_frames_of_the_camera_path_are_played(browser: Page, paint: PaintFolder,
     browser.wait_until(f"{shown} === 'frames/raw/0001.png'")
     browser.evaluate("document.querySelector('[name=play]').click()")
     assert browser.evaluate("document.querySelector('[name=play]').textContent") == "Play"
-    browser.key("3", "Digit3")  # frames have no photo: the render stays
+    browser.key("3", "Digit3")  # frames have no photo, so the render stays
     assert browser.evaluate(shown).startswith("frames/raw/")
     assert browser.complaints == []
 
@@ -190,6 +190,6 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
     assert re.findall(r"\son\w+=|javascript:", page) == []
 
 
-def test_any_name_of_a_file_is_safe_in_a_url() -> None:
+def test_every_file_name_is_escaped_in_a_url() -> None:
     assert url_of("images/raw/a b#c?d%e\"'<>.png") == "images/raw/a%20b%23c%3Fd%25e%22%27%3C%3E.png"
     assert url_of("images/raw/\udcff.png") == "images/raw/%FF.png"

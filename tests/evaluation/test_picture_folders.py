@@ -1,4 +1,4 @@
-"""Folders of pictures: which belong together, and what is told about those that do not."""
+"""Folders of images: which images belong together, and what is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder_of(*pictures: str) -> dict[str, Path]:
 
 
 @given(names, names)
-def test_pictures_of_one_name_belong_together(renders: list[str], photos: list[str]) -> None:
+def test_images_of_one_name_belong_together(renders: list[str], photos: list[str]) -> None:
     shared = [name for name in renders if name in photos]
     folders = {"renders": folder_of(*renders), "photos": folder_of(*photos)}
     if shared:
@@ -43,25 +43,25 @@ def test_pictures_of_one_name_belong_together(renders: list[str], photos: list[s
             matched(folders)
 
 
-def test_pictures_are_counted_as_people_count(paint: PaintFolder) -> None:
+def test_numbers_in_names_are_sorted_by_value(paint: PaintFolder) -> None:
     folder = paint("renders", dict.fromkeys(["frame_10", "frame_2", "frame_1", "left/7"], BLACK))
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("not an image")
     assert list(pictures_in(folder, "renders")) == ["frame_1", "frame_2", "frame_10", "left/7"]
 
 
-def test_two_pictures_of_one_name_are_refused(paint: PaintFolder) -> None:
+def test_two_images_of_one_name_are_refused(paint: PaintFolder) -> None:
     paint("renders", {"a": BLACK})
     folder = paint("renders", {"a": BLACK}, suffix=".jpg")
     with pytest.raises(Difix3DError, match="same name"):
         pictures_in(folder, "renders")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Difix3DError, match="holds no pictures"):
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Difix3DError, match="contains no images"):
         pictures_in(tmp_path, "photos")
 
 
-def test_pictures_that_differ_in_size_are_refused_before_any_work(paint: PaintFolder) -> None:
+def test_images_of_different_sizes_are_refused_before_any_work(paint: PaintFolder) -> None:
     renders = paint("renders", {"a": BLACK, "b": BLACK})
     photos = paint("photos", {"a": BLACK})
     paint("photos", {"b": BLACK}, size=(128, 96))
@@ -69,20 +69,20 @@ def test_pictures_that_differ_in_size_are_refused_before_any_work(paint: PaintFo
         FolderSource(renders, photos, None)
 
 
-def test_pictures_too_small_to_measure_are_refused(paint: PaintFolder) -> None:
+def test_images_too_small_to_measure_are_refused(paint: PaintFolder) -> None:
     folder = paint("renders", {"a": BLACK}, size=(64, 8))
     with pytest.raises(Difix3DError, match="64 x 8 pixels"):
         FolderSource(folder, folder, None)
 
 
-def test_a_file_that_is_no_picture_is_named(paint: PaintFolder) -> None:
+def test_an_unreadable_file_is_named(paint: PaintFolder) -> None:
     folder = paint("renders", {"a": BLACK})
     (folder / "a.png").write_text("nothing")
     with pytest.raises(Difix3DError, match=r"a\.png cannot be read"):
         FolderSource(folder, folder, None)
 
 
-def test_a_picture_survives_writing_and_reading(tmp_path: Path) -> None:
+def test_an_image_is_read_as_it_was_written(tmp_path: Path) -> None:
     image = (torch.rand(9, 7, 3) * 255).round() / 255
     write_picture(image, tmp_path / "deep" / "a.png")
     assert torch.allclose(read_picture(tmp_path / "deep" / "a.png"), image, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Evaluations of folders and of made-up videos: what is measured, written and refused."""
+"""Evaluations of folders and of synthetic videos: what is measured, written and refused."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def test_a_render_that_is_the_photo_itself_has_no_finite_psnr(paint: PaintFolder
     assert "\N{INFINITY}" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_pictures_look_on_the_page_as_they_were_measured(paint: PaintFolder, tmp_path: Path) -> None:
+def test_browsers_show_the_images_as_they_were_measured(paint: PaintFolder, tmp_path: Path) -> None:
     photos, renders = paint("photos", {"a": GRAY}), paint("renders", {"a": GRAY}, suffix=".tif")
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     turned = Image.fromarray(pixels)
     exif = turned.getexif()
-    exif[0x0112] = 6  # a camera's note that the picture is to be turned for looking
+    exif[0x0112] = 6  # EXIF orientation: viewers turn the image by 90 degrees
     (photos / "a.png").unlink()
     turned.save(photos / "a.png", exif=exif)
     evaluate(EvaluateConfig(tmp_path / "out", renders=renders, photos=photos))
@@ -84,9 +84,7 @@ def test_pictures_look_on_the_page_as_they_were_measured(paint: PaintFolder, tmp
         assert np.array_equal(np.asarray(shown), pixels) and 0x0112 not in shown.getexif()
 
 
-def test_flicker_is_measured_on_frames_and_told_beside_its_floor(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_flicker_of_raw_and_enhanced_frames_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class MovingSource:
         title, facts, num_views, num_frames = "made up", {"network": "none"}, 1, 3
 
@@ -112,7 +110,7 @@ def test_flicker_is_measured_on_frames_and_told_beside_its_floor(
     assert all((tmp_path / "out" / file).exists() for file in video["files"]["enhanced"])
 
 
-def test_an_output_folder_with_contents_is_left_alone(paint: PaintFolder, tmp_path: Path) -> None:
+def test_an_output_folder_with_contents_is_refused_and_unchanged(paint: PaintFolder, tmp_path: Path) -> None:
     photos = paint("photos", {"a": GRAY})
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.html").write_text("mine")
@@ -124,7 +122,7 @@ def test_an_output_folder_with_contents_is_left_alone(paint: PaintFolder, tmp_pa
 @pytest.mark.parametrize("existed", [True, False])
 def test_an_evaluation_that_fails_leaves_nothing_behind(paint: PaintFolder, tmp_path: Path, existed: bool) -> None:
     photos, renders = (paint(folder, dict.fromkeys("abc", GRAY)) for folder in ("photos", "renders"))
-    # Its head is whole, so only reading its pixels, after other views were written, finds out.
+    # The header is intact, so the fault shows only when the pixels are read, after other views were written.
     whole = (renders / "c.png").read_bytes()
     (renders / "c.png").write_bytes(whole[: len(whole) // 2])
     out = tmp_path / "out"
@@ -150,7 +148,7 @@ def test_an_evaluation_that_fails_leaves_nothing_behind(paint: PaintFolder, tmp_
         ({"load_config": "nowhere/config.yml"}, "nowhere/config.yml cannot be read"),
     ],
 )
-def test_options_that_make_no_sense_end_in_one_sentence(tmp_path: Path, options: dict, sentence: str) -> None:
+def test_invalid_options_end_in_one_sentence(tmp_path: Path, options: dict, sentence: str) -> None:
     paths = {
         name: Path(value) if isinstance(value, str) and name != "model" else value for name, value in options.items()
     }
@@ -159,7 +157,7 @@ def test_options_that_make_no_sense_end_in_one_sentence(tmp_path: Path, options:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_config_of_a_run_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_config_of_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.yml").write_text("[1, 2]")
-    with pytest.raises(Difix3DError, match="no config of a"):
+    with pytest.raises(Difix3DError, match="is not the config of a nerfstudio run"):
         evaluate(EvaluateConfig(tmp_path / "out", load_config=tmp_path / "config.yml"))

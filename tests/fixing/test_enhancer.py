@@ -1,4 +1,4 @@
-"""Frames of a run, cleaned with the photos near their cameras."""
+"""Frames of a run are cleaned with the photos near their cameras."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from cameras.scenes_of_poses import cameras_at, ring
 from nerfstudio.cameras.cameras import Cameras
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixConfig
 from difix3d_ns.fixing.enhancer import RenderEnhancer
+from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.references import ReferenceConfig
 
-PHOTOS = cameras_at(ring(3, 1))
+TRAIN_CAMERAS = cameras_at(ring(3, 1))
 
 
 class Recorder:
-    """Stands in for the network: gives the reference's colour back, or the render without one."""
+    """Replaces the network: returns the reference's mean colour, or the render if there is no reference."""
 
     def __init__(self, **options) -> None:
         self.config = DifixConfig(**options)
         self.calls: list[list] = []
 
-    def fix(self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    def clean(
+        self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None], cameras: object
+    ) -> list[torch.Tensor]:
         self.calls.append(list(references))
         return [r if p is None else p.mean() * torch.ones_like(r) for r, p in zip(renders, references, strict=True)]
 
 
 class Dataset:
-    """Photos of one grey each."""
+    """Photos of one uniform grey each."""
 
-    cameras = PHOTOS
+    cameras = TRAIN_CAMERAS
     image_filenames = ("a.jpg", "b.jpg", "c.jpg")
 
     def __init__(self) -> None:
@@ -48,7 +50,7 @@ def make(recorder: Recorder, dataset: Dataset, **options) -> RenderEnhancer:
 
 
 def frames(*indices: int) -> tuple[list[torch.Tensor], list[Cameras]]:
-    return [torch.zeros(2, 3, 3) for _ in indices], [PHOTOS[i : i + 1] for i in indices]
+    return [torch.zeros(2, 3, 3) for _ in indices], [TRAIN_CAMERAS[i : i + 1] for i in indices]
 
 
 def test_every_frame_gets_the_photo_nearest_to_its_camera_in_one_batch() -> None:
@@ -72,7 +74,7 @@ def test_without_references_no_photo_is_read() -> None:
     assert dataset.read == []
 
 
-def test_a_given_reference_takes_the_place_of_the_photos() -> None:
+def test_a_given_reference_replaces_the_photos() -> None:
     recorder, dataset = Recorder(), Dataset()
     given = torch.full((2, 3, 3), 0.7)
     images = make(recorder, dataset).enhance_all(*frames(0, 2), given)
@@ -80,7 +82,7 @@ def test_a_given_reference_takes_the_place_of_the_photos() -> None:
     assert dataset.read == []
 
 
-def test_a_missing_photo_is_told_once_and_its_frames_go_without(
+def test_missing_photos_are_reported_once_and_their_frames_get_no_reference(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     dataset, recorder = Dataset(), Recorder()

@@ -1,4 +1,4 @@
-"""Which photo is the reference of a novel view."""
+"""The choice of the reference photo of a novel view."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def looking_from(*centers: tuple[float, float, float], at: tuple[float, float, f
 
 
 @pytest.mark.parametrize("choice", ["pose", "overlap"])
-def test_a_photo_is_the_reference_of_its_own_view(choice) -> None:
+def test_a_photo_is_the_reference_of_its_own_pose(choice) -> None:
     photos = ring(9, 0)
     found = choose_references(views(photos), cameras_at(photos), ReferenceConfig(choice=choice), 1.0, *ball())
     assert found == list(range(9))
@@ -46,7 +46,7 @@ def test_by_pose_the_nearest_photo_is_chosen_as_published() -> None:
     assert found == nearest_poses(novel, photos).tolist()
 
 
-def test_by_overlap_a_photo_that_shows_the_same_beats_a_nearer_one_that_does_not() -> None:
+def test_by_overlap_a_photo_of_the_same_content_beats_a_nearer_one_of_other_content() -> None:
     novel = looking_from((2.0, 0.0, 0.0))
     looking_away = looking_at(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.8, 0.0]]), UP)
     same_content = looking_from((5.0, 0.0, 0.0))
@@ -58,13 +58,13 @@ def test_by_overlap_a_photo_that_shows_the_same_beats_a_nearer_one_that_does_not
     assert by == {"pose": [0], "overlap": [1]}
 
 
-def test_a_photo_from_the_other_side_shows_nothing_of_a_view() -> None:
+def test_a_photo_from_the_other_side_has_no_overlap() -> None:
     photos = cameras_at(looking_from((-2.0, 0.0, 0.0), (2.0, 0.3, 0.0)))
     overlaps = view_overlaps(views(looking_from((2.0, 0.0, 0.0))), photos, torch.tensor([[0, 1]]), *ball())
     assert overlaps[0, 0] < 0.05 and overlaps[0, 1] > 0.9
 
 
-def test_overlap_is_chosen_among_the_nearest_photos_only() -> None:
+def test_overlap_chooses_among_the_nearest_photos_only() -> None:
     novel = looking_from((2.0, 0.0, 0.0))
     away = looking_at(torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.8, 0.0]]), UP)
     photos = cameras_at(torch.cat([away, looking_from((5.0, 0.0, 0.0))]))
@@ -73,7 +73,7 @@ def test_overlap_is_chosen_among_the_nearest_photos_only() -> None:
 
 
 @pytest.mark.parametrize("choice", ["pose", "overlap"])
-def test_a_photo_beyond_the_largest_distance_is_no_reference(choice) -> None:
+def test_a_photo_beyond_the_maximum_distance_is_never_the_reference(choice) -> None:
     novel = looking_from((2.0, 0.0, 0.0), (2.0, 0.05, 0.0))
     photos = cameras_at(looking_from((2.0, 0.1, 0.0)))
     choose = lambda limit, unit: choose_references(  # noqa: E731
@@ -81,10 +81,10 @@ def test_a_photo_beyond_the_largest_distance_is_no_reference(choice) -> None:
     )
     assert choose(0.0, 1.0) == [0, 0]
     assert choose(0.1, 1.0) == [None, 0]
-    assert choose(0.1, 10.0) == [0, 0]  # in a larger scene the same distance is nearer
+    assert choose(0.1, 10.0) == [0, 0]  # with a longer unit the same distance counts less
 
 
-def test_a_view_without_gaussians_has_no_reference_by_overlap() -> None:
+def test_a_view_that_sees_no_gaussians_has_no_reference_by_overlap() -> None:
     novel = views(looking_from((2.0, 0.0, 0.0), at=(9.0, 0.0, 0.0)))
     photos = cameras_at(ring(3, 0))
     assert choose_references(novel, photos, ReferenceConfig(choice="overlap"), 1.0, *ball()) == [None]
@@ -92,7 +92,7 @@ def test_a_view_without_gaussians_has_no_reference_by_overlap() -> None:
     assert choose_references(novel, photos, ReferenceConfig(choice="overlap"), 1.0, *nothing) == [None]
 
 
-def test_points_are_seen_inside_the_image_and_in_front() -> None:
+def test_points_are_seen_if_inside_the_image_and_in_front_of_the_camera() -> None:
     camera = cameras_at(looking_from((2.0, 0.0, 0.0)))
     depth, half_width, half_height = 2.0, 2.0 * 24 / 40, 2.0 * 16 / 40
     at = [(0.0, 0.0), (0.99 * half_width, 0.0), (1.01 * half_width, 0.0), (0.0, 0.99 * half_height), (0.0, 2.0)]
@@ -100,7 +100,7 @@ def test_points_are_seen_inside_the_image_and_in_front() -> None:
     assert seen_points(camera, points)[0].tolist() == [True, True, False, True, False, False]
 
 
-def test_blocks_give_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_in_blocks_gives_the_same_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
     cameras, photos = views(ring(11, 1)), cameras_at(ring(7, 0))
     candidates = torch.arange(77).reshape(11, 7) % 7
     whole = view_overlaps(cameras, photos, candidates, *ball(500))
@@ -112,7 +112,7 @@ def test_blocks_give_the_same_as_all_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
 @given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 200), st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
-def test_overlaps_are_those_of_the_definition(num_views: int, num_photos: int, num_points: int, seed: int) -> None:
+def test_overlaps_match_their_definition(num_views: int, num_photos: int, num_points: int, seed: int) -> None:
     novel, photos = ring(num_views, seed, jitter=0.4), ring(num_photos, seed + 1, jitter=0.4)
     points, weights = (values[:num_points] for values in ball())
     candidates = torch.randint(0, num_photos, (num_views, 3), generator=torch.Generator().manual_seed(seed))

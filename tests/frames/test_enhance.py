@@ -1,4 +1,4 @@
-"""The whole way with a tiny network: what is written, what an interruption leaves, and what is refused."""
+"""`ns-difix enhance` with a tiny network: what it writes, what an interruption leaves, and what it refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from videos.footage import make_pictures, make_video, packets, pixels
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.frames.enhance import enhance
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.picture_files import read_picture
@@ -38,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def run(model: str, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Cleans with the tiny network; returns what was printed, in one line."""
+    """Cleans with the tiny network; returns the printed text in one line."""
 
     def clean(given: Path, output: Path, **options: object) -> str:
         capsys.readouterr()
@@ -50,20 +51,20 @@ def run(model: str, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Ends the next run before it cleans so many frames more, as an impatient user does."""
+    """Interrupts the next run after a number of cleaned frames, as Ctrl-C does."""
 
     def after(num_frames: int) -> None:
-        fix, left = DifixFixer.fix, num_frames
+        clean, left = LazyFixer.clean, num_frames
 
-        def counting(self: DifixFixer, renders: list[Tensor], *rest: object, **options: object) -> list[Tensor]:
+        def counting(self: LazyFixer, renders: list[Tensor], *rest: object, **options: object) -> list[Tensor]:
             nonlocal left
             if left < len(renders):
-                monkeypatch.setattr(DifixFixer, "fix", fix)
+                monkeypatch.setattr(LazyFixer, "clean", clean)
                 raise KeyboardInterrupt
             left -= len(renders)
-            return fix(self, renders, *rest, **options)
+            return clean(self, renders, *rest, **options)
 
-        monkeypatch.setattr(DifixFixer, "fix", counting)
+        monkeypatch.setattr(LazyFixer, "clean", counting)
 
     return after
 
@@ -72,19 +73,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def test_each_picture_becomes_what_the_network_makes_of_it(run: Run, model: str, tmp_path: Path) -> None:
+def test_each_image_becomes_the_output_of_the_network(run: Run, model: str, tmp_path: Path) -> None:
     files = make_pictures(tmp_path / "in", 5)
     printed = run(tmp_path / "in", tmp_path / "out")
-    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    fixer = LazyFixer(DifixConfig(model=model), "cpu")
     for file in files:
-        expected = fixer.fix([read_picture(file).rgb])[0].numpy() * 255
+        expected = fixer.clean([read_picture(file).rgb])[0].numpy() * 255
         assert abs(pixels(tmp_path / "out" / file.name) - expected).max() <= 0.51
     assert f"Difix: {model}, as configured." in printed
     assert re.search(r"5 frames cleaned in [\d.]+ s \([\d.]+ frames/s\)", printed)
     assert len(contents(tmp_path / "out")) == 5
 
 
-def test_sizes_bits_alpha_and_gray_go_together_through_one_folder(run: Run, tmp_path: Path) -> None:
+def test_one_folder_may_mix_sizes_bits_alpha_and_gray(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     make_pictures(folder, 2)
     cv2.imwrite(str(folder / "deep.png"), np.full((10, 13, 3), 30_000, np.uint16))
@@ -102,7 +103,7 @@ def test_sizes_bits_alpha_and_gray_go_together_through_one_folder(run: Run, tmp_
     assert after.alpha is not None and np.array_equal(after.alpha, rgba[..., 3])
 
 
-def test_one_picture_becomes_one_in_another_format(run: Run, tmp_path: Path) -> None:
+def test_one_image_is_written_in_another_format(run: Run, tmp_path: Path) -> None:
     (file,) = make_pictures(tmp_path, 1)
     run(file, tmp_path / "deep" / "out.webp")
     with Image.open(tmp_path / "deep" / "out.webp") as image:
@@ -112,7 +113,7 @@ def test_one_picture_becomes_one_in_another_format(run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("previous", [False, True])
-def test_interrupted_pictures_go_on_to_the_same_result(
+def test_interrupted_images_resume_to_the_same_result(
     run: Run, interrupt: Interrupt, tmp_path: Path, previous: bool
 ) -> None:
     make_pictures(tmp_path / "in", 7)
@@ -134,7 +135,7 @@ def test_interrupted_pictures_go_on_to_the_same_result(
 
 @pytest.mark.parametrize("previous", [False, True])
 @pytest.mark.parametrize("times", [None, [20 * index + 7 * (index % 3) for index in range(11)]])
-def test_an_interrupted_video_goes_on_to_the_same_file(
+def test_an_interrupted_video_resumes_to_the_same_file(
     run: Run, interrupt: Interrupt, tmp_path: Path, previous: bool, times: list[int] | None
 ) -> None:
     video = make_video(tmp_path / "in.mp4", 11, (16, 24), times=times)
@@ -147,9 +148,9 @@ def test_an_interrupted_video_goes_on_to_the_same_file(
     coded = sorted(path.name for path in pieces.glob("*.nut"))
     assert coded == ["frame_0000001.nut", "frame_0000004.nut"]
     assert not list(pieces.glob("*.part")) and not (tmp_path / "out.mp4").exists()
-    with pytest.raises(Difix3DError, match="add --resume to go on with them"):
+    with pytest.raises(Difix3DError, match="add --resume to continue it"):
         run(video, tmp_path / "out.mp4", **options)
-    with pytest.raises(Difix3DError, match=r"made with another --crf \(17, now 30\)"):
+    with pytest.raises(Difix3DError, match=r"made with other options \(--crf was 17, now 30\)"):
         run(video, tmp_path / "out.mp4", resume=True, crf=30, **options)
     assert "6 of them finished earlier" in run(video, tmp_path / "out.mp4", resume=True, **options)
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
@@ -164,15 +165,15 @@ def test_a_video_keeps_frames_times_and_audio(run: Run, model: str, tmp_path: Pa
     before, after = VideoReader(video), VideoReader(tmp_path / "out.mp4")
     assert [time * before.time_base for time in before.times] == [time * after.time_base for time in after.times]
     assert packets(video, "audio") == packets(tmp_path / "out.mp4", "audio")
-    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    fixer = LazyFixer(DifixConfig(model=model), "cpu")
     for given, cleaned in zip(before, after, strict=True):
-        assert (fixer.fix([given])[0] - cleaned).abs().max() < 0.03
+        assert (fixer.clean([given])[0] - cleaned).abs().max() < 0.03
     run(video, tmp_path / "silent.mkv", audio=False)
     with pytest.raises(StopIteration):
         packets(tmp_path / "silent.mkv", "audio")
 
 
-def test_a_video_becomes_pictures_and_pictures_a_video(run: Run, tmp_path: Path) -> None:
+def test_a_video_becomes_images_and_images_a_video(run: Run, tmp_path: Path) -> None:
     video = make_video(tmp_path / "in.mkv", 4, (15, 23), pix_fmt="yuv444p")
     run(video, tmp_path / "frames")
     assert sorted(contents(tmp_path / "frames")) == [f"frame_{index:05d}.png" for index in range(1, 5)]
@@ -187,36 +188,36 @@ def test_references_reach_the_network_frame_by_frame(run: Run, model: str, tmp_p
     for photo in sorted((tmp_path / "photos").iterdir())[:3]:
         photo.unlink()
     assert "matched by order" in run(tmp_path / "in", tmp_path / "out", reference=tmp_path / "photos")
-    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    fixer = LazyFixer(DifixConfig(model=model), "cpu")
     for file, photo in zip(files, photos, strict=True):
-        expected = fixer.fix([read_picture(file).rgb], [read_picture(photo).rgb])[0]
+        expected = fixer.clean([read_picture(file).rgb], [read_picture(photo).rgb])[0]
         assert (read_picture(tmp_path / "out" / file.name).rgb - expected).abs().max() < 0.51 / 255 + 1e-4
 
 
-def test_the_frame_before_is_the_reference_on_request(run: Run, model: str, tmp_path: Path) -> None:
+def test_the_previous_frame_is_the_reference_on_request(run: Run, model: str, tmp_path: Path) -> None:
     files = make_pictures(tmp_path / "in", 3)
     (photo,) = make_pictures(tmp_path / "photo", 1, (20, 20))
     run(tmp_path / "in", tmp_path / "out", reference=photo, previous_frame_as_reference=True)
-    fixer = DifixFixer(DifixConfig(model=model), "cpu")
+    fixer = LazyFixer(DifixConfig(model=model), "cpu")
     for file in files:
-        expected = fixer.fix([read_picture(file).rgb], [read_picture(photo).rgb])[0]
+        expected = fixer.clean([read_picture(file).rgb], [read_picture(photo).rgb])[0]
         photo = tmp_path / "out" / file.name
         assert (read_picture(photo).rgb - expected).abs().max() < 0.51 / 255 + 1e-4
 
 
-def test_a_broken_picture_ends_the_run_by_name_and_keeps_what_is_finished(run: Run, tmp_path: Path) -> None:
+def test_a_broken_image_is_named_and_finished_ones_are_kept(run: Run, tmp_path: Path) -> None:
     files = make_pictures(tmp_path / "in", 7)
     files[5].write_text("broken")
     with pytest.raises(Difix3DError, match=r"frame_5\.png cannot be read .*--skip-bad"):
         run(tmp_path / "in", tmp_path / "out")
     assert len(contents(tmp_path / "out")) >= 4
     printed = run(tmp_path / "in", tmp_path / "out", resume=True, skip_bad=True)
-    assert "Passed over: the picture" in printed and "1 could not be read" in printed
+    assert "Skipped: the image" in printed and "1 could not be read" in printed
     assert len(contents(tmp_path / "out")) == 6
 
 
 @pytest.mark.parametrize("previous", [False, True])
-def test_a_video_goes_on_around_broken_pictures(run: Run, tmp_path: Path, previous: bool) -> None:
+def test_a_video_skips_broken_images_and_keeps_its_times(run: Run, tmp_path: Path, previous: bool) -> None:
     files = make_pictures(tmp_path / "in", 9)
     for index in (0, 3, 4, 5, 7):
         files[index].write_text("broken")
@@ -227,7 +228,7 @@ def test_a_video_goes_on_around_broken_pictures(run: Run, tmp_path: Path, previo
     assert [time - shown[0] for time in shown] == [0, 1, 5, 7]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+def test_a_full_disk_is_reported_and_leaves_no_half_written_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_pictures(tmp_path / "in", 6)
@@ -247,7 +248,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     assert not list((tmp_path / "out").glob("*.part"))
 
 
-def test_a_result_that_is_no_picture_is_told_with_its_frame(
+def test_an_unusable_result_is_reported_with_its_frames(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from difix3d_ns.difix.pipeline import DifixPipeline
@@ -261,19 +262,19 @@ def test_a_result_that_is_no_picture_is_told_with_its_frame(
 @pytest.mark.parametrize(
     ("given", "output", "options", "sentence"),
     [
-        ("in", "in/out", {}, "lies inside the input folder"),
-        ("in", "in", {}, "lies inside the input folder"),
-        ("in/*.png", "in", {"resume": True}, "is an input as well"),
-        ("in/frame_0.png", "in/frame_0.png", {"resume": True}, "is an input as well"),
-        ("in/frame_0.png", "taken.png", {}, "taken.png exists already: add --resume"),
-        ("in", "out.png", {}, "cannot become .*out.png: give a folder or a video"),
-        ("in/frame_0.png", "out.mp4", {}, "cannot become .*out.mp4: give a picture or a folder"),
+        ("in", "in/out", {}, "is inside the input folder"),
+        ("in", "in", {}, "is inside the input folder"),
+        ("in/*.png", "in", {"resume": True}, "is also an input"),
+        ("in/frame_0.png", "in/frame_0.png", {"resume": True}, "is also an input"),
+        ("in/frame_0.png", "taken.png", {}, "taken.png already exists: add --resume"),
+        ("in", "out.png", {}, "cannot be written as .*out.png: give a folder or a video"),
+        ("in/frame_0.png", "out.mp4", {}, "cannot be written as .*out.mp4: give an image or a folder"),
         ("in", "out.webm", {}, "out.webm has an unknown extension"),
-        ("in", "out.mp4", {}, "pictures have no frame rate: add --fps"),
+        ("in", "out.mp4", {}, "images have no frame rate: add --fps"),
         ("in.mp4", "out.mp4", {"fps": 30.0}, "keeps its own frame times"),
-        ("in.mp4", "taken.mp4", {}, "taken.mp4 exists already"),
-        ("mixed", "out.mp4", {"fps": 30.0}, "frames of one size: frame_0.png has 24 x 16 pixels and other.png 20 x 10"),
-        ("double", "out", {"image_format": "jpg"}, "2 frames would be written as a.jpg"),
+        ("in.mp4", "taken.mp4", {}, "taken.mp4 already exists"),
+        ("mixed", "out.mp4", {"fps": 30.0}, "the same size: frame_0.png has 24 x 16 pixels and other.png has 20 x 10"),
+        ("double", "out", {"image_format": "jpg"}, "2 frames would be written to the same file a.jpg"),
         ("nowhere", "out", {}, "nowhere is missing"),
         ("in", "out", {"model": "nowhere/at/all"}, "nowhere"),
         ("in", "taken.png/out", {}, "taken.png/out cannot be written"),
@@ -285,7 +286,7 @@ def test_a_result_that_is_no_picture_is_told_with_its_frame(
         ("in", "out", {"camera_path": Path("path.json")}, "--camera-path"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_sentence_and_changes_nothing(
+def test_an_invalid_request_ends_in_one_sentence_and_changes_nothing(
     run: Run, tmp_path: Path, given: str, output: str, options: dict, sentence: str
 ) -> None:
     make_pictures(tmp_path / "in", 2)
@@ -304,8 +305,8 @@ def test_what_cannot_be_done_is_told_in_one_sentence_and_changes_nothing(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_every_option_of_the_network_is_offered_but_those_that_make_no_sense_here() -> None:
-    # A reference is left out by not giving one, and nothing else wants the GPU while frames are cleaned.
+def test_every_option_of_the_network_is_offered_except_two() -> None:
+    # References are given by --reference, and nothing else uses the GPU while frames are cleaned.
     left_out = {"use_reference", "offload"}
     offered = {field.name for field in fields(EnhanceConfig)}
     assert {field.name for field in fields(DifixConfig)} - offered == left_out

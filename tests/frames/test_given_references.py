@@ -1,4 +1,4 @@
-"""Which photo each frame gets, and what is said when there is none for it."""
+"""The reference photo of each frame, and the errors if a frame has none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from difix3d_ns.frames.photos_by_pose import nearest_photos
 FRAMES = [Path(f"frame_{index}.png") for index in range(3)]
 
 
-def test_one_photo_serves_all_frames_without_what_it_hides(tmp_path: Path) -> None:
+def test_one_photo_composited_over_black_is_the_reference_of_all_frames(tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.fromarray(np.full((4, 4, 4), [255, 255, 255, 51], np.uint8)).save(photo)
     references = find_references(photo, None, FRAMES)
@@ -27,7 +27,7 @@ def test_one_photo_serves_all_frames_without_what_it_hides(tmp_path: Path) -> No
     assert str(photo) in references.how
 
 
-def test_photos_are_matched_by_name_where_all_names_match(tmp_path: Path) -> None:
+def test_photos_are_matched_by_name_if_all_names_match(tmp_path: Path) -> None:
     for index in range(5):
         make_pictures(tmp_path / "made", 1)[0].rename(tmp_path / f"frame_{4 - index}.jpg")
     references = find_references(tmp_path, None, FRAMES)
@@ -35,7 +35,7 @@ def test_photos_are_matched_by_name_where_all_names_match(tmp_path: Path) -> Non
     assert "by name" in references.how
 
 
-def test_photos_are_matched_by_order_where_names_differ_and_wrong_numbers_are_told(tmp_path: Path) -> None:
+def test_photos_are_matched_by_order_if_names_differ_and_their_number_must_fit(tmp_path: Path) -> None:
     for name in ("photo2.png", "frame_1.png", "photo10.png"):
         make_pictures(tmp_path / "made", 1)[0].rename(tmp_path / name)
     references = find_references(tmp_path, None, FRAMES)
@@ -46,7 +46,7 @@ def test_photos_are_matched_by_order_where_names_differ_and_wrong_numbers_are_to
         find_references(tmp_path, None, FRAMES)
 
 
-def test_no_reference_is_none_for_each_frame() -> None:
+def test_without_a_reference_each_frame_gets_none() -> None:
     references = find_references(None, None, FRAMES)
     assert [references[index] for index in range(3)] == [None] * 3
 
@@ -56,7 +56,7 @@ def transforms_of(scene: Path) -> dict:
 
 
 @pytest.mark.parametrize("applied", [False, True])
-def test_the_training_photos_of_a_scene_are_nearest_to_their_own_cameras(
+def test_the_photo_nearest_to_a_photos_camera_is_the_photo_itself(
     edit_transforms: Callable[..., Path], tmp_path: Path, applied: bool
 ) -> None:
     def change(transforms: dict) -> None:
@@ -76,7 +76,7 @@ def test_the_training_photos_of_a_scene_are_nearest_to_their_own_cameras(
         assert [photo.name for photo in found] == [Path(name).name for name in names]
 
 
-def test_a_camera_path_of_the_viewer_finds_the_photos_it_passes(banana: Path, tmp_path: Path) -> None:
+def test_a_camera_path_of_the_viewer_finds_the_photos_at_its_cameras(banana: Path, tmp_path: Path) -> None:
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
     parsed = NerfstudioDataParserConfig(data=banana, load_3D_points=False).setup().get_dataparser_outputs("train")
@@ -92,7 +92,7 @@ def test_a_camera_path_of_the_viewer_finds_the_photos_it_passes(banana: Path, tm
         find_references(banana, path, FRAMES[:2])
 
 
-def test_scenes_and_camera_paths_that_do_not_fit_are_told(banana: Path, tmp_path: Path) -> None:
+def test_scenes_and_camera_paths_that_do_not_fit_are_refused(banana: Path, tmp_path: Path) -> None:
     photo = make_pictures(tmp_path / "photos", 1)[0]
     cameras = tmp_path / "cameras.json"
     cameras.write_text(json.dumps({"frames": [{"file_path": "frame_0.png"}] * 3}))
@@ -100,14 +100,14 @@ def test_scenes_and_camera_paths_that_do_not_fit_are_told(banana: Path, tmp_path
     empty.mkdir()
     for reference, camera_path, sentence in (
         (tmp_path / "nowhere", None, "nowhere is missing"),
-        (banana, None, "does not tell where the frames were rendered from: add .*--camera-path"),
-        (banana.parent, None, "does not tell where the frames were rendered from"),
+        (banana, None, "does not contain the cameras of the frames: add .*--camera-path"),
+        (banana.parent, None, "does not contain the cameras of the frames"),
         (photo, cameras, "--camera-path needs a scene with cameras as --reference"),
         (photo.parent, cameras, "--camera-path needs a scene with cameras as --reference"),
         (banana, tmp_path / "no.json", "no.json cannot be read"),
         (banana, cameras, "without a usable transform_matrix"),
         (cameras, cameras, "the scene .*cameras.json cannot be read"),
-        (empty, None, "empty holds no pictures"),
+        (empty, None, "empty contains no images"),
     ):
         with pytest.raises(Difix3DError, match=sentence):
             find_references(reference, camera_path, FRAMES)

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind stay bounded, keep their order and lose no error."""
+"""Reading ahead and writing behind use bounded memory, keep the order and report every error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
     assert seen == [1, 2]
 
 
-def test_one_thread_keeps_the_order_and_all_is_done_at_the_end_even_of_a_failed_run() -> None:
+def test_one_thread_keeps_the_order_and_completes_all_calls_even_if_the_run_fails() -> None:
     written: list[int] = []
     with pytest.raises(KeyboardInterrupt), WriteBehind(1) as writer:
         for index in range(10):
@@ -46,7 +46,7 @@ def test_one_thread_keeps_the_order_and_all_is_done_at_the_end_even_of_a_failed_
     assert written == list(range(10))
 
 
-def test_calls_do_not_pile_up() -> None:
+def test_submitting_waits_while_many_calls_are_queued() -> None:
     gate, started = threading.Event(), threading.Event()
     submitted: list[int] = []
 
@@ -59,14 +59,14 @@ def test_calls_do_not_pile_up() -> None:
     thread = threading.Thread(target=submit_many)
     thread.start()
     started.wait()
-    thread.join(timeout=0.2)  # it stands at the gate, however long it is given
+    thread.join(timeout=0.2)  # cannot end while the gate is closed
     assert len(submitted) <= 3
     gate.set()
     thread.join()
     assert len(submitted) == 20
 
 
-def test_a_failed_call_is_told() -> None:
+def test_the_error_of_a_call_is_raised() -> None:
     def fail() -> None:
         raise OSError("full")
 

@@ -1,4 +1,4 @@
-"""Pictures keep bits, gray, alpha, orientation and colour profile; what is hidden does not reach the network."""
+"""Images keep bits, gray, alpha, orientation and colour profile; colours of transparent pixels stay hidden."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def save_deep(file: Path, channels: int) -> np.ndarray:
-    """Writes random 16 bits in OpenCV's order of channels; returns them in RGB order."""
+    """Writes random 16-bit values in OpenCV's order of channels; returns them in RGB order."""
     values = RANDOM.integers(0, 65536, (6, 9, channels), dtype=np.uint16)
     cv2.imwrite(str(file), values[..., 0] if channels == 1 else values)
     return values[..., [0] if channels == 1 else [2, 1, 0, 3][:channels]]
@@ -26,7 +26,7 @@ def save_deep(file: Path, channels: int) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_sixteen_bits_come_out_as_they_went_in(tmp_path: Path, suffix: str, channels: int) -> None:
+def test_sixteen_bits_are_read_and_written_exactly(tmp_path: Path, suffix: str, channels: int) -> None:
     values = save_deep(tmp_path / f"in{suffix}", channels)
     picture = read_picture(tmp_path / f"in{suffix}")
     assert picture.deep and picture.gray == (channels == 1)
@@ -41,7 +41,7 @@ def test_sixteen_bits_come_out_as_they_went_in(tmp_path: Path, suffix: str, chan
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".jpg", ".bmp"])
-def test_eight_bits_keep_their_mode_where_the_format_has_it(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_eight_bit_images_keep_their_mode_if_the_format_has_it(tmp_path: Path, mode: str, suffix: str) -> None:
     channels = len(mode)
     values = np.zeros((16, 16, channels), np.uint8) + np.array([200, 100, 50, 128], np.uint8)[:channels]
     if mode == "LA":
@@ -50,7 +50,7 @@ def test_eight_bits_keep_their_mode_where_the_format_has_it(tmp_path: Path, mode
     picture = read_picture(tmp_path / "in.png")
     with Image.open(BytesIO(encode_picture(picture, suffix))) as written:
         no_alpha = suffix in (".jpg", ".bmp")
-        if suffix != ".webp":  # which has no gray
+        if suffix != ".webp":  # WebP has no gray
             assert written.mode == (mode.replace("A", "") if no_alpha else mode)
         rgba = np.asarray(written.convert("RGBA")).astype(int)
     expected = np.asarray(Image.fromarray(values.squeeze(), mode).convert("RGBA")).astype(int)
@@ -59,7 +59,7 @@ def test_eight_bits_keep_their_mode_where_the_format_has_it(tmp_path: Path, mode
     assert abs(rgba - expected).max() <= 4
 
 
-def test_transparent_pixels_are_laid_over_black_and_take_changes_by_their_opacity() -> None:
+def test_transparent_pixels_are_composited_over_black_and_change_by_their_opacity() -> None:
     rgb = torch.full((1, 3, 3), 0.6)
     picture = Picture(rgb, np.array([[0, 51, 255]], np.uint8))
     seen = picture.over_black()
@@ -69,7 +69,7 @@ def test_transparent_pixels_are_laid_over_black_and_take_changes_by_their_opacit
     assert cleaned.alpha is picture.alpha
 
 
-def test_alpha_is_written_to_the_bit(tmp_path: Path) -> None:
+def test_alpha_is_written_exactly(tmp_path: Path) -> None:
     values = RANDOM.integers(0, 256, (8, 8, 4), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "in.png")
     picture = read_picture(tmp_path / "in.png")
@@ -80,7 +80,7 @@ def test_alpha_is_written_to_the_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("deep", [False, True])
-def test_pictures_come_upright(tmp_path: Path, orientation: int, deep: bool) -> None:
+def test_images_are_turned_upright(tmp_path: Path, orientation: int, deep: bool) -> None:
     file = tmp_path / "in.png"
     values = RANDOM.integers(0, 256, (4, 6, 3), dtype=np.uint8)
     exif = Image.Exif()
@@ -109,13 +109,13 @@ def test_the_colour_profile_is_kept(tmp_path: Path) -> None:
             assert written.info["icc_profile"] == profile
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     Image.fromarray(RANDOM.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("not an image")
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
     for name in ("cut.png", "text.png", "float.tif"):
-        with pytest.raises(Difix3DError, match=rf"picture .*{name} cannot be read \(.+\)\.$"):
+        with pytest.raises(Difix3DError, match=rf"image .*{name} cannot be read \(.+\)\.$"):
             read_picture(tmp_path / name)
     with pytest.raises(Difix3DError, match="is missing"):
         read_picture(tmp_path / "nowhere.png")

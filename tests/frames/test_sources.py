@@ -1,4 +1,4 @@
-"""Frames come in their order, in batches of one size, and a broken one is named."""
+"""Frames are read in order, in batches of one size, and a broken one is named."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_a_folder_is_read_in_natural_order_and_without_other_files(tmp_path: Pat
     assert [str(source.name(index)) for index in range(len(source))] == [f"frame_{index}.png" for index in range(12)]
 
 
-def test_a_pattern_finds_its_pictures(tmp_path: Path) -> None:
+def test_a_pattern_finds_its_images(tmp_path: Path) -> None:
     make_pictures(tmp_path, 12)
     source = open_source(tmp_path / "frame_1*.png")
     assert [source.name(index).stem for index in range(len(source))] == ["frame_1", "frame_10", "frame_11"]
 
 
-def test_batches_hold_neighbours_of_one_size_and_no_more_pixels_than_allowed(tmp_path: Path) -> None:
+def test_batches_contain_neighbours_of_one_size_and_no_more_pixels_than_allowed(tmp_path: Path) -> None:
     sizes = [(8, 8)] * 5 + [(8, 16)] * 2 + [(8, 8), (100, 100)]
     files = [make_pictures(tmp_path / str(index), 1, size)[0] for index, size in enumerate(sizes)]
     source = PictureSource(files)
@@ -47,7 +47,7 @@ def test_a_video_gives_each_batch_its_frames(tmp_path: Path, batches: list[range
     assert source.name(9) == Path("frame_00010.png")
 
 
-def test_a_broken_picture_is_named_or_passed_over(tmp_path: Path) -> None:
+def test_a_broken_image_is_named_or_skipped(tmp_path: Path) -> None:
     files = make_pictures(tmp_path, 4)
     files[2].write_bytes(files[2].read_bytes()[:60])
     source = open_source(tmp_path)
@@ -63,12 +63,12 @@ def test_a_broken_picture_is_named_or_passed_over(tmp_path: Path) -> None:
     ("name", "sentence"),
     [
         ("nowhere", "nowhere is missing"),
-        ("nowhere/*.png", r"no picture .* matches the pattern"),
-        ("empty", r"the folder .*empty holds no pictures"),
+        ("nowhere/*.png", r"no image .* matches the pattern"),
+        ("empty", r"the folder .*empty contains no images"),
         ("notes.txt", r"notes\.txt has an unknown extension"),
     ],
 )
-def test_what_holds_no_frames_is_told(tmp_path: Path, name: str, sentence: str) -> None:
+def test_an_input_without_frames_is_refused(tmp_path: Path, name: str, sentence: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
     with pytest.raises(Difix3DError, match=sentence):

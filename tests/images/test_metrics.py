@@ -1,4 +1,4 @@
-"""Image metrics, with and without a network for LPIPS."""
+"""Image metrics, with and without LPIPS weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from difix3d_ns.images import metrics
 from difix3d_ns.images.metrics import ImageMetrics
 
 
-def test_offline_lpips_is_left_out_and_told_once(
+def test_lpips_is_left_out_offline_with_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
@@ -27,7 +27,7 @@ def test_offline_lpips_is_left_out_and_told_once(
     assert capsys.readouterr().out.count("LPIPS is left out") == 1
 
 
-def test_psnr_and_ssim_are_those_of_their_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_psnr_and_ssim_have_known_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "load_lpips", lambda backbone: None)
     photo = torch.rand(40, 50, 3)
     values = ImageMetrics()(photo + 0.1, photo)

@@ -1,4 +1,4 @@
-"""Photos of every kind train as what they show, and none leads out of a folder by its name."""
+"""Reading photos of every file type and camera type, and the paths of photos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def datamanager(scene: Path, **settings) -> Difix3DDataManager:
 
 
 def ramp() -> Image.Image:
-    """A picture that is dark on the left and bright on the right."""
+    """An image that is dark on the left and bright on the right."""
     return Image.fromarray(np.tile(np.arange(0, 240, 10, dtype=np.uint8), (16, 1)))
 
 
@@ -51,7 +51,7 @@ KINDS = {
 
 @pytest.fixture
 def scene_of_pictures(tmp_path: Path):
-    """Makes a scene of one picture a frame, all of them to train on."""
+    """Makes a scene with one frame per image, all of them for training."""
 
     def make(pictures: dict[str, Image.Image], **camera) -> Path:
         frames = []
@@ -73,8 +73,8 @@ def scene_of_pictures(tmp_path: Path):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_a_photo_of_any_kind_shows_what_it_shows_elsewhere(scene_of_pictures, name: str, scale: float) -> None:
-    other = Image.new("RGB", (30, 20), "white")  # of another size than the photo under test
+def test_photos_of_every_file_type_are_read_correctly(scene_of_pictures, name: str, scale: float) -> None:
+    other = Image.new("RGB", (30, 20), "white")  # a size other than that of the photo under test
     manager = datamanager(scene_of_pictures({name: KINDS[name](), "z.jpg": other}), camera_res_scale_factor=scale)
     image = manager.cached_train[0]["image"]
     size = int(16 * scale), int(24 * scale)
@@ -92,7 +92,7 @@ def test_floating_point_photos_are_refused(scene_of_pictures) -> None:
         manager.next_train(0)
 
 
-def test_a_half_photo_is_named(scene_of_pictures) -> None:
+def test_the_error_for_a_truncated_photo_names_it(scene_of_pictures) -> None:
     scene = scene_of_pictures({"a.png": ramp().resize((300, 200)), "b.png": ramp()})
     os.truncate(scene / "a.png", (scene / "a.png").stat().st_size // 2)
     with pytest.raises(Difix3DError, match=r"a\.png is damaged"):
@@ -124,11 +124,11 @@ def test_panoramas_and_fisheye_photos_without_distortion_are_refused(scene_of_pi
         datamanager(scene)
 
 
-def test_names_of_photos_cannot_lead_out_of_the_folder_that_renders_are_written_to(scene_of_pictures) -> None:
+def test_photo_paths_relative_to_their_common_folder_contain_no_parent_steps(scene_of_pictures) -> None:
     scene = scene_of_pictures({"images/a.png": ramp(), "../outside/b.png": ramp(), "../../c.png": ramp()})
     manager = datamanager(scene)
     files = manager.train_dataset.image_filenames
     assert all(file.exists() for file in files)
-    # How ns-render names its pictures.
+    # ns-render names its images by their paths relative to this folder.
     root = Path(os.path.commonpath(files))
     assert not [file for file in files if ".." in file.relative_to(root).parts]

@@ -1,4 +1,4 @@
-"""Steps at which novel views are fixed."""
+"""The training steps at which novel views are fixed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difix3d_ns.novel_views.schedule import describe_fixes, fix_steps_of_run
+from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_steps_of_run
 
 
-def test_a_list_and_a_period_are_united() -> None:
+def test_a_list_and_a_period_are_combined() -> None:
     assert fix_steps_of_run((300, 100), 250, 1000, 1000) == (100, 250, 300, 500, 750)
 
 
@@ -17,18 +17,20 @@ def test_a_shorter_run_keeps_its_fixes_in_proportion() -> None:
     assert fix_steps_of_run((3000, 6000, 28_000), 0, 3000, 30_000) == (300, 600, 2800)
 
 
-def test_a_longer_run_does_not_stretch_them() -> None:
+def test_a_longer_run_does_not_scale_the_steps() -> None:
     assert fix_steps_of_run((3000, 40_000), 0, 60_000, 30_000) == (3000, 40_000)
 
 
-def test_a_plan_of_zero_takes_the_steps_as_they_are() -> None:
+def test_a_planned_length_of_zero_never_scales_the_steps() -> None:
     assert fix_steps_of_run((30, 3000), 0, 100, 0) == (30,)
 
 
 @given(
     st.lists(st.integers(0, 100_000), max_size=20), st.integers(0, 5000), st.integers(0, 9000), st.integers(0, 30_000)
 )
-def test_steps_ascend_inside_the_run(steps: list[int], every: int, num_iterations: int, planned: int) -> None:
+def test_steps_are_ascending_and_inside_the_run(
+    steps: list[int], every: int, num_iterations: int, planned: int
+) -> None:
     found = fix_steps_of_run(steps, every and max(every, 50), num_iterations, planned)
     assert list(found) == sorted(set(found))
     assert all(0 < step < num_iterations for step in found)
@@ -39,22 +41,30 @@ def test_negative_numbers_are_refused() -> None:
         fix_steps_of_run((-1,), 0, 100, 100)
 
 
-def test_a_walk_that_arrives_is_announced_plainly() -> None:
-    told = describe_fixes(5, (400, 550, 700), 3, 0.4)
-    assert told == ("5 novel views are fixed before steps 400, 550, 700 (3 fixes; they reach their targets after 3).")
+NONE = frozenset[int]()
 
 
-def test_too_few_fixes_to_arrive_are_told_with_a_step_length_that_does() -> None:
-    told = describe_fixes(5, range(100, 900, 100), 20, 0.4011)
-    assert "100, 200, 300, 400, 500, 600, ... (8 fixes; they reach their targets after 20)" in told
-    assert "too few to arrive: lengthen the steps by --pipeline.step-length 0.41" in told
+def test_a_walk_that_arrives_is_announced() -> None:
+    text = describe_fixes(5, FixSchedule((400, 550, 700), NONE), 3, 0.4)
+    assert text == ("5 novel views are fixed before steps 400, 550, 700 (3 fixes; they reach their targets after 3).")
 
 
-def test_fixes_that_only_a_reliable_network_makes_are_told() -> None:
-    told = describe_fixes(5, (400, 550, 700), 3, 0.4, (80, 160))
-    assert told.startswith(describe_fixes(5, (400, 550, 700), 3, 0.4))
-    assert told.endswith(" If the network proves reliable at photos, also before steps 80, 160.")
+def test_if_the_fixes_are_too_few_to_arrive_a_long_enough_step_length_is_printed() -> None:
+    text = describe_fixes(5, FixSchedule(tuple(range(100, 900, 100)), NONE), 20, 0.4011)
+    assert "100, 200, 300, 400, 500, 600, ... (8 fixes; they reach their targets after 20)" in text
+    assert "too few to arrive: lengthen the steps with --pipeline.step-length 0.41" in text
 
 
-def test_a_run_without_fixes_is_told() -> None:
-    assert "--pipeline.fix-every" in describe_fixes(5, (), 3, 0.4)
+def test_early_fixes_are_announced_with_their_condition() -> None:
+    text = describe_fixes(5, FixSchedule((400, 550, 700), frozenset({80, 160})), 3, 0.4)
+    assert text.startswith(describe_fixes(5, FixSchedule((400, 550, 700), NONE), 3, 0.4))
+    assert text.endswith(" If the network proves reliable at photos, also before steps 80, 160.")
+
+
+def test_a_run_without_fixes_is_announced() -> None:
+    assert "--pipeline.fix-every" in describe_fixes(5, FixSchedule((), NONE), 3, 0.4)
+
+
+def test_a_resumed_run_does_not_repeat_earlier_fixes() -> None:
+    schedule = FixSchedule((400, 550, 700), frozenset({80, 450}), first_step=450)
+    assert schedule.steps == (450, 550, 700)

@@ -23,19 +23,19 @@ def make_walk(photos: torch.Tensor, targets: torch.Tensor, step_length: float) -
 
 @given(seeds, step_lengths)
 @settings(max_examples=25, deadline=None)
-def test_views_arrive_after_the_told_fixes_and_never_overshoot(seed: int, step_length: float) -> None:
+def test_views_arrive_after_the_predicted_fixes_and_never_overshoot(seed: int, step_length: float) -> None:
     walk = make_walk(random_poses(4, seed), random_poses(5, seed + 1), step_length)
-    told = walk.num_fixes_to_arrive
+    predicted = walk.num_fixes_to_arrive
     remaining = (walk.target_poses - walk.poses)[:, :, 3].norm(dim=-1)
     start = walk.poses
-    for fix in range(told):
-        assert walk.num_arrived < len(walk) and walk.num_fixes_to_arrive == told - fix
+    for fix in range(predicted):
+        assert walk.num_arrived < len(walk) and walk.num_fixes_to_arrive == predicted - fix
         walk.advance()
         left = (walk.target_poses - walk.poses)[:, :, 3].norm(dim=-1)
         gone = (walk.poses - start)[:, :, 3].norm(dim=-1)
         whole = (walk.target_poses - start)[:, :, 3].norm(dim=-1)
         assert (left <= remaining).all()
-        assert torch.allclose(gone + left, whole, atol=1e-4)  # on the straight line, and not past its end
+        assert torch.allclose(gone + left, whole, atol=1e-4)  # on the straight line, not past its end
         axes = walk.poses[:, :, :3]
         assert torch.allclose(axes @ axes.transpose(1, 2), torch.eye(3).expand(5, 3, 3), atol=1e-5)
         remaining = left
@@ -45,7 +45,7 @@ def test_views_arrive_after_the_told_fixes_and_never_overshoot(seed: int, step_l
 
 @given(seeds, st.floats(0.1, 1.0), st.floats(0.01, 100.0))
 @settings(max_examples=25, deadline=None)
-def test_steps_relative_to_the_scene_move_with_it(seed: int, step_length: float, scale: float) -> None:
+def test_steps_relative_to_the_scene_scale_and_move_with_it(seed: int, step_length: float, scale: float) -> None:
     photos, targets = ring(5, seed), ring(3, seed + 1, arc=0.4)
     here = make_walk(photos, targets, step_length)
     there = make_walk(moved(photos, seed, scale), moved(targets, seed, scale), step_length)
@@ -58,7 +58,7 @@ def test_steps_relative_to_the_scene_move_with_it(seed: int, step_length: float,
 
 @given(seeds, st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
-def test_the_step_length_that_is_advised_arrives(seed: int, num_fixes: int) -> None:
+def test_views_arrive_with_the_advised_step_length(seed: int, num_fixes: int) -> None:
     photos, targets = random_poses(4, seed), random_poses(5, seed + 1)
     advised = make_walk(photos, targets, 0.01).step_length_to_arrive(num_fixes)
     walk = make_walk(photos, targets, advised)
@@ -73,7 +73,7 @@ def test_each_view_starts_at_the_photo_nearest_to_its_target() -> None:
     assert torch.equal(make_walk(photos, ring(6, 1)[[4, 2]], 0.5).poses, photos[[4, 2]])
 
 
-def test_a_walk_goes_on_from_an_earlier_run_unless_that_went_elsewhere() -> None:
+def test_a_walk_continues_an_earlier_one_unless_that_had_other_targets() -> None:
     photos, targets = ring(3, 0), ring(12, 1)[[1, 5]]
     first, again = make_walk(photos, targets, 0.2), make_walk(photos, targets, 0.2)
     start = again.poses
@@ -81,7 +81,7 @@ def test_a_walk_goes_on_from_an_earlier_run_unless_that_went_elsewhere() -> None
     again.go_on_from(first.poses)
     assert torch.equal(again.poses, first.poses) and not torch.equal(again.poses, start)
     other = make_walk(photos, targets, 0.2)
-    other.go_on_from(first.poses.flip(0))  # each the other's: farther away than the photos
+    other.go_on_from(first.poses.flip(0))  # swapped, so farther from their targets than the photos
     assert torch.equal(other.poses, start)
     other.go_on_from(first.poses[:1])
     assert torch.equal(other.poses, start)

@@ -1,4 +1,4 @@
-"""Compositing pixel by pixel and Gaussian by Gaussian, in float64 and by autograd: slow, and plainly right."""
+"""A simple reference renderer in float64 with autograd: slow, but easy to verify."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def brute_force(
     rasterize_mode: str = "classic",
     backgrounds: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, accumulations, and the projected centres (C, N, 2), which keep their gradient."""
+    """Returns images, accumulations, and the projected centres (C, N, 2), which retain their gradient."""
     covars, _ = _quat_scale_to_covar_preci(quats, scales, compute_covar=True, compute_preci=False)
     radii, means2d, depths, conics, compensations = _fully_fused_projection(
         means, covars, viewmats, Ks, width, height, calc_compensations=True
@@ -52,7 +52,7 @@ def brute_force(
             if radius <= 0:
                 continue
             x, y = means2d[camera, g]
-            # A Gaussian counts in the tiles that the square of its radius touches.
+            # A Gaussian contributes only to tiles that overlap the square of its radius.
             low_x, high_x = (float(x) - radius) // TILE * TILE, -(-(float(x) + radius) // TILE) * TILE
             low_y, high_y = (float(y) - radius) // TILE * TILE, -(-(float(y) + radius) // TILE) * TILE
             dx, dy = xs - x, ys - y

@@ -1,4 +1,4 @@
-"""Random scenes that the tests of the splatting share."""
+"""Random Gaussians and cameras for tests."""
 
 from __future__ import annotations
 

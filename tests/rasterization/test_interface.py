@@ -1,4 +1,4 @@
-"""The CPU backend as its callers see it: gsplat's signature and densification, layouts, errors, other tools."""
+"""The public interface of the CPU backend: signature, densification, info layout, errors, and tracing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_signature_is_gsplats() -> None:
 
 @pytest.mark.parametrize("absgrad", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_gsplats_densification_grows_on_our_info(packed: bool, absgrad: bool) -> None:
+def test_gsplats_densification_works_with_our_info(packed: bool, absgrad: bool) -> None:
     scene = make_scene(30, 17)
     params = {
         "means": torch.nn.Parameter(scene["means"]),
@@ -53,9 +53,9 @@ def test_gsplats_densification_grows_on_our_info(packed: bool, absgrad: bool) ->
     assert len(params["means"]) > 30
 
 
-def test_packing_changes_the_layout_and_nothing_else() -> None:
+def test_packing_changes_only_the_layout() -> None:
     scene = make_scene(40, 23, num_cameras=3, sh_degree=2)
-    scene["means"][:15, 2] *= -1  # behind the cameras: not among the pairs
+    scene["means"][:15, 2] *= -1  # behind the cameras, so not in the packed pairs
     results = []
     for packed in (False, True):
         leaves = {name: scene[name].clone().requires_grad_() for name in NAMES}
@@ -84,7 +84,7 @@ def test_packing_changes_the_layout_and_nothing_else() -> None:
     assert torch.equal(info["means2d"].absgrad[pairs], packed_info["means2d"].absgrad)
 
 
-def test_tiles_are_listed_as_gsplat_lists_them() -> None:
+def test_tile_lists_have_gsplats_layout() -> None:
     scene = make_scene(40, 24, num_cameras=2)
     _, _, info = rasterization(**scene, width=WIDTH, height=HEIGHT, packed=False)
     assert info["isect_offsets"].shape == (2, info["tile_height"], info["tile_width"])
@@ -97,7 +97,7 @@ def test_tiles_are_listed_as_gsplat_lists_them() -> None:
         assert (info["depths"].flatten()[ids].diff() >= 0).all()
 
 
-def test_a_change_in_place_before_backward_is_refused() -> None:
+def test_an_in_place_change_before_backward_raises_an_error() -> None:
     for changed in ("image", "means", "colors"):
         scene = make_scene(20, 26, sh_degree=1)
         leaves = {name: scene[name].clone().requires_grad_() for name in NAMES}
@@ -111,7 +111,7 @@ def test_a_change_in_place_before_backward_is_refused() -> None:
 
 
 def test_a_trace_function_cannot_raise_inside_numba() -> None:
-    # nerfstudio's viewer interrupts renders by raising from one; inside Numba's dispatch that ended its thread.
+    # nerfstudio's viewer interrupts renders with such an exception; inside Numba's dispatch it would end its thread.
     class InterruptionError(Exception):
         pass
 
@@ -133,7 +133,7 @@ def test_a_trace_function_cannot_raise_inside_numba() -> None:
     assert image.isfinite().all()
 
 
-def test_kernels_work_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache"):
         numba.njit(cache=True)(lambda x: x + 1)
@@ -159,7 +159,7 @@ def test_kernels_work_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPa
         ({"backgrounds": torch.ones(1, 1)}, ValueError),
     ],
 )
-def test_what_the_cpu_backend_cannot_do_is_said(settings: dict[str, Any], error: type[Exception]) -> None:
+def test_unsupported_or_invalid_arguments_raise_errors(settings: dict[str, Any], error: type[Exception]) -> None:
     scene = make_scene(5, 21, sh_degree=1)
     with pytest.raises(error):
         rasterization(**{**scene, "width": WIDTH, "height": HEIGHT, "sh_degree": 1, **settings})

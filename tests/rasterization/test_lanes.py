@@ -1,4 +1,4 @@
-"""Sixteen numbers as one value: what kernels may do with them."""
+"""Operations on the sixteen-lane type inside kernels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from difix3d_ns.rasterization.lanes import (
 RANDOM = np.random.default_rng(0)
 
 
-def test_arithmetic_is_that_of_numpy() -> None:
+def test_arithmetic_matches_numpy() -> None:
     @njit
     def work(values, results):  # type: ignore[no-untyped-def]
         a, b = load(values, 0), load(values, 16)
@@ -45,7 +45,7 @@ def test_arithmetic_is_that_of_numpy() -> None:
     np.testing.assert_allclose(results.reshape(4, 16), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_masks_are_bits_from_the_first_lane_on() -> None:
+def test_the_lowest_bit_of_a_mask_is_the_first_lane() -> None:
     @njit
     def work(values):  # type: ignore[no-untyped-def]
         lanes = load(values, 0)
@@ -57,7 +57,7 @@ def test_masks_are_bits_from_the_first_lane_on() -> None:
     assert (above, at_least, below) == ((1 << 1) | (1 << 15), 0xFFFF ^ (1 << 4), 1 << 4)
 
 
-def test_a_comparison_with_nan_does_not_hold() -> None:
+def test_comparisons_with_nan_are_false() -> None:
     @njit
     def work(values):  # type: ignore[no-untyped-def]
         lanes = load(values, 0)
@@ -66,7 +66,7 @@ def test_a_comparison_with_nan_does_not_hold() -> None:
     assert work(np.full(16, np.nan, np.float32)) == (0, 0)
 
 
-def test_lowest_bits_enumerate_a_mask() -> None:
+def test_lowest_bit_enumerates_a_mask() -> None:
     @njit
     def work(mask):  # type: ignore[no-untyped-def]
         found = []

@@ -1,4 +1,4 @@
-"""The CPU backend against a brute-force compositing in float64: images and gradients."""
+"""Images and gradients of the CPU backend, compared with the brute-force renderer in float64."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_depth(render_mode: str) -> None:
 
 def test_antialiased() -> None:
     scene = make_scene(30, 6)
-    scene["scales"] = scene["scales"] * 0.1  # so small that the blur matters
+    scene["scales"] = scene["scales"] * 0.1  # so small that antialiasing has an effect
     check(scene, rasterize_mode="antialiased")
 
 
@@ -134,7 +134,7 @@ def test_absolute_gradients_are_summed_over_pixels() -> None:
     assert (info["means2d"].absgrad - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
-def test_two_runs_give_the_same_bits() -> None:
+def test_two_runs_give_identical_gradients() -> None:
     scene = make_scene(200, 16)
     gradients = []
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_cameras_can_be_optimised(sh_degree: int | None) -> None:
 
 
 @pytest.mark.parametrize("camera_model", ["pinhole", "fisheye", "ortho"])
-def test_a_gaussian_in_the_camera_itself_leaves_gradients_finite(camera_model: str) -> None:
+def test_a_gaussian_at_the_camera_centre_leaves_gradients_finite(camera_model: str) -> None:
     scene = make_scene(30, 25)
     scene["means"][0] = -scene["viewmats"][0, :3, 3]
     leaves = [scene[name].requires_grad_() for name in ("means", "scales", "quats", "viewmats")]

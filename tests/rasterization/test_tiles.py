@@ -1,4 +1,4 @@
-"""The order of pixels, and of Gaussians, that the compositing works in."""
+"""Tiles: their pixel order, the order of their Gaussians, and independence of channels and threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.mark.parametrize(("width", "height"), [(32, 16), (1, 1), (21, 35)])
 @pytest.mark.parametrize("channels", [(0, 0, 0), np.zeros(3, np.int8)])
-def test_images_come_back_from_tiles(width: int, height: int, channels: tuple | np.ndarray) -> None:
+def test_converting_an_image_to_tiles_and_back_is_lossless(
+    width: int, height: int, channels: tuple | np.ndarray
+) -> None:
     image, plane = (RANDOM.random((height, width, *last)).astype(np.float32) for last in ((3,), ()))
     tiles = np.full((-(-height // 16), -(-width // 16), 4, 256), np.nan, np.float32)
     image_to_tiles(image, plane, tiles, channels)
@@ -32,9 +34,9 @@ def test_images_come_back_from_tiles(width: int, height: int, channels: tuple | 
     np.testing.assert_array_equal(plane_again, np.float32(1) - plane)
 
 
-def test_gaussians_of_a_tile_stand_front_to_back_and_equals_by_number() -> None:
+def test_gaussians_of_a_tile_are_sorted_by_depth_and_then_by_index() -> None:
     count = 3000
-    depths = RANDOM.normal(size=count).astype(np.float32).round(1) + np.float32(0.05)  # below 0 too, and many equal
+    depths = RANDOM.normal(size=count).astype(np.float32).round(1) + np.float32(0.05)  # negative and many equal
     radii = (RANDOM.random(count) > 0.3).astype(np.int32)
     means2d, extents = np.full((count, 2), 8, np.float32), np.ones((count, 2), np.float32)
     bins = bin_gaussians(means2d, radii, depths, extents, 16, 16)
@@ -43,8 +45,8 @@ def test_gaussians_of_a_tile_stand_front_to_back_and_equals_by_number() -> None:
 
 
 @pytest.mark.parametrize("num_channels", [1, 4, 5, 11])
-def test_each_channel_is_composited_alike(num_channels: int) -> None:
-    # Up to 4 channels are compiled for their number, more are not, and 8 fit in the first line of a gradient row.
+def test_all_channels_are_composited_identically(num_channels: int) -> None:
+    # Kernels are specialised for up to 4 channels, and 8 channels fit in the first cache line of a gradient row.
     scene = make_scene(30, 28)
     scene["colors"] = scene["colors"][:, :1].repeat(1, num_channels).requires_grad_()
     image, _, _ = rasterization(**scene, width=41, height=30)
@@ -57,7 +59,7 @@ def test_each_channel_is_composited_alike(num_channels: int) -> None:
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
-def test_the_number_of_threads_changes_no_bit() -> None:
+def test_the_number_of_threads_does_not_change_the_result() -> None:
     results = []
     for threads in (1, 2):
         numba.set_num_threads(threads)

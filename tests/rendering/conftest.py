@@ -1,4 +1,4 @@
-"""Runs as nerfstudio leaves them, at small size and hardly trained."""
+"""Untrained runs of several methods at small size, in the files that nerfstudio writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FRAME_SIZE = (31, 48)
 
 
 def save_run(config: TrainerConfig, scene: Path, folder: Path) -> Path:
-    """Sets a method up and writes its config and a checkpoint; returns the config's path."""
+    """Sets up a method and writes its config and a checkpoint; returns the config's path."""
     config.pipeline.datamanager.data = scene
     config.pipeline.datamanager.camera_res_scale_factor = IMAGE_SCALE  # type: ignore[attr-defined]
     torch.manual_seed(1)
@@ -33,7 +33,7 @@ def save_run(config: TrainerConfig, scene: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def difix3d_run(banana: Path, tmp_path: Path) -> Path:
-    """Config of a run of ours."""
+    """Config of a difix3d run."""
     config = deepcopy(all_methods["difix3d-mini"])
     config.pipeline.model.min_initial_gaussians = 0
     return save_run(config, banana, tmp_path / "difix3d")
@@ -41,7 +41,7 @@ def difix3d_run(banana: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def splatfacto_run(difix3d_run: Path, banana: Path, tmp_path: Path) -> Path:
-    """Config of a run of splatfacto's, which itself needs CUDA to be set up."""
+    """Config of a splatfacto run, made from the difix3d run because splatfacto itself needs CUDA."""
     config = deepcopy(all_methods["splatfacto"])
     config.pipeline.datamanager.data = banana
     config.pipeline.datamanager.camera_res_scale_factor = IMAGE_SCALE
@@ -58,7 +58,7 @@ def splatfacto_run(difix3d_run: Path, banana: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nerfacto_run(alexnet: None, banana: Path, tmp_path: Path) -> Path:
-    """Config of a run of nerfacto's."""
+    """Config of a nerfacto run."""
     config = deepcopy(all_methods["nerfacto"])
     model = config.pipeline.model
     model.implementation = "torch"
@@ -70,7 +70,7 @@ def nerfacto_run(alexnet: None, banana: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def camera_path(tmp_path: Path):
-    """Writes a path of three frames of 24 x 16 pixels around the middle of the scene; returns its file."""
+    """Returns a function that writes a camera path of three frames of 24 x 16 pixels and returns its file."""
 
     def write(**changes) -> Path:
         pose = np.eye(4)

@@ -1,4 +1,4 @@
-"""nerfstudio's own commands and ours on runs whose checkpoints are damaged: one sentence, or the checkpoint before."""
+"""Runs with damaged checkpoints: nerfstudio's commands and ours load an older one, or end in one sentence."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import yaml
 from foreign_code import Evil
 from nerfstudio.utils.eval_utils import eval_setup
 
-from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
 
 def in_place(config: Path) -> Path:
-    """Moves a run to where its config says that it is; returns its config."""
+    """Moves a run to the folder that its config names; returns its config."""
     settings = yaml.load(config.read_text(), Loader=yaml.Loader)
     settings.output_dir, settings.timestamp = config.parent.parent / "outputs", "run"
     folder = settings.get_base_dir()
@@ -30,7 +30,7 @@ def in_place(config: Path) -> Path:
 
 @pytest.fixture
 def run(difix3d_run: Path) -> Path:
-    """Config of a run of ours with checkpoints of the steps 7 and 9."""
+    """Config of a difix3d run with checkpoints of the steps 7 and 9."""
     config = in_place(difix3d_run)
     state = torch.load(checkpoint(config, 7))
     state["pipeline"]["_model.gauss_params.means"] += 1
@@ -47,13 +47,14 @@ def truncate(file: Path) -> None:
 
 
 def load_as_nerfstudio(config: Path) -> int:
-    """As ns-eval, ns-viewer, ns-render and ns-export do; returns the step that is loaded."""
+    """Loads a run as ns-eval, ns-viewer, ns-render and ns-export do; returns the loaded step."""
     _, pipeline, file, step = eval_setup(config, test_mode="inference")
     assert torch.equal(pipeline.state_dict()["_model.gauss_params.means"], means_of(file))
     return step
 
 
 def load_as_ours(config: Path) -> int:
+    """Loads a run as `ns-difix render` does; returns the loaded step."""
     loaded = load_run(config, RunOptions(DifixConfig(), ReferenceConfig()))
     step = loaded.config.load_step
     assert isinstance(step, int)
@@ -66,17 +67,17 @@ def means_of(file: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("load", [load_as_nerfstudio, load_as_ours])
-def test_a_damaged_newest_checkpoint_is_named_once_and_the_one_before_is_loaded(
+def test_a_damaged_newest_checkpoint_is_named_once_and_the_previous_one_is_loaded(
     run: Path, load: Callable[[Path], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load(run) == 9
     truncate(checkpoint(run, 9))
     assert load(run) == 7
-    told = "".join(capsys.readouterr().out.split())
-    assert told.count("step-000000009.ckptcannotberead") == 1 and "Theonebeforeitistaken" in told
+    printed = "".join(capsys.readouterr().out.split())
+    assert printed.count("step-000000009.ckptcannotberead") == 1 and "Thepreviouscheckpointisloadedinstead" in printed
 
 
-def test_where_all_checkpoints_are_damaged_or_gone_one_sentence_says_so(run: Path) -> None:
+def test_a_run_without_a_usable_checkpoint_ends_in_one_sentence(run: Path) -> None:
     for step in (7, 9):
         truncate(checkpoint(run, step))
     with pytest.raises(SystemExit, match=r"step-000000007\.ckpt cannot be read .*: it is damaged") as caught:
@@ -88,7 +89,7 @@ def test_where_all_checkpoints_are_damaged_or_gone_one_sentence_says_so(run: Pat
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(run: Path, tmp_path: Path, monkeypatch) -> None:
-    # What a user may have set for older checkpoints must not open the door to foreign ones.
+    # Users may have set this variable for old checkpoints; it must not allow code from foreign ones.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     for step in (7, 9):
         torch.save({"step": step, "pipeline": Evil(tmp_path / "ran")}, checkpoint(run, step))
@@ -106,7 +107,7 @@ def test_a_checkpoint_of_other_parameters_is_named(run: Path, keep: str) -> None
         load_as_nerfstudio(run)
 
 
-def test_the_step_of_another_run_that_a_run_started_from_is_not_looked_for_in_it(run: Path) -> None:
+def test_a_configs_load_step_counts_only_if_the_run_itself_has_that_checkpoint(run: Path) -> None:
     settings = yaml.load(run.read_text(), Loader=yaml.Loader)
     settings.load_dir, settings.load_step = run.parent / "another run", 5
     run.write_text(yaml.dump(settings))

@@ -13,15 +13,15 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.evaluation.run import RunSource
-from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 
 NUM_HELD_OUT = 5
 
 
 @pytest.fixture(autouse=True)
 def darkening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for the network: halves all colours."""
-    monkeypatch.setattr(DifixFixer, "fix", lambda self, renders, references: [render / 2 for render in renders])
+    """Replaces the network by one that halves all colours."""
+    monkeypatch.setattr(LazyFixer, "clean", lambda self, renders, *_: [render / 2 for render in renders])
 
 
 @pytest.mark.parametrize("method", ["splatfacto", "nerfacto"])
@@ -51,11 +51,11 @@ def test_flicker_is_measured_along_a_camera_path(difix3d_run: Path, tmp_path: Pa
     source = RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, **options))
     frames = list(source.frames())
     assert [frame.images["raw"].shape for frame in frames] == [(16, 24, 3)] * source.num_frames == [(16, 24, 3)] * 2
-    # Of the path's three frames the first two are taken; the second one sees a wider field.
+    # The first two of the path's three frames are used; the second one has a wider field of view.
     assert frames[0].geometry.K[0, 0] > frames[1].geometry.K[0, 0]
 
 
-def test_a_scene_that_is_gone_ends_in_one_sentence(splatfacto_run: Path, banana: Path, tmp_path: Path) -> None:
+def test_a_missing_scene_ends_in_one_sentence(splatfacto_run: Path, banana: Path, tmp_path: Path) -> None:
     text = splatfacto_run.read_text()
     assert banana.name in text
     splatfacto_run.write_text(text.replace(banana.name, "nowhere.json"))

@@ -1,4 +1,4 @@
-"""Depth of models of several kinds, as what lies where before a camera."""
+"""The depth of splats and ray-based models as depth along the optical axis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def camera(kind: CameraType = CameraType.PERSPECTIVE) -> Cameras:
 
 
 def model_of(kind: type[Model]) -> Model:
-    """A model that is never asked to render."""
+    """A model that cannot render, as only its type is used."""
     return kind.__new__(kind)
 
 
@@ -32,21 +32,21 @@ def outputs(depth: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_distances_along_rays_become_depth_along_the_axis() -> None:
     rays = camera().generate_rays(0, keep_shape=True)
     assert rays.metadata is not None
-    # What is seen of a wall at depth 3: each ray goes as much farther as it leaves the axis.
+    # Distances to a wall at depth 3: the farther a ray is from the axis, the longer it is.
     along_rays = 3.0 * rays.metadata["directions_norm"]
     assert along_rays.max() > 3.5
     found = frame_geometry(model_of(NerfactoModel), camera(), outputs(along_rays))
     assert torch.allclose(found.depth, torch.full((HEIGHT, WIDTH, 1), 3.0), atol=1e-5)
 
 
-def test_depth_of_gaussians_lies_along_the_axis_already() -> None:
+def test_depth_of_gaussians_is_along_the_axis_already() -> None:
     depth = torch.rand(HEIGHT, WIDTH, 1) + 1
     found = frame_geometry(model_of(Difix3DModel), camera(), outputs(depth))
     assert torch.equal(found.depth, depth)
     assert torch.equal(found.K, camera().get_intrinsics_matrices()[0])
 
 
-def test_cameras_that_are_no_perspective_ones_are_refused() -> None:
+def test_only_perspective_cameras_are_accepted() -> None:
     with pytest.raises(Difix3DError, match="equirectangular"):
         frame_geometry(model_of(NerfactoModel), camera(CameraType.EQUIRECTANGULAR), outputs(torch.ones(1, 1, 1)))
 

@@ -1,4 +1,4 @@
-"""With which network a finished run is loaded."""
+"""The network that a finished run is loaded with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from difix3d_ns.fixing.difix_fixer import DifixConfig
+from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
@@ -23,7 +23,7 @@ COMMIT = "3" * 40
         (DifixConfig("c/d"), DifixConfig("c/d", None)),
     ],
 )
-def test_the_commit_that_a_run_was_trained_with_is_that_of_its_own_network_alone(
+def test_the_commit_of_a_run_applies_only_to_its_own_network(
     difix3d_run: Path, given: DifixConfig, expected: DifixConfig
 ) -> None:
     settings = yaml.load(difix3d_run.read_text(), Loader=yaml.Loader)

@@ -14,7 +14,7 @@ from nerfstudio.cameras.cameras import CameraType
 from PIL import Image
 
 from difix3d_ns.cli.render import main
-from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.rendering.runs import Run
 from difix3d_ns.videos.reader import VideoReader
 
@@ -23,20 +23,22 @@ FRAME_SIZE = (31, 48)
 
 @pytest.fixture(autouse=True)
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Stands in for the network: adds 0.2. Gives the number of frames and of references of every call."""
+    """Replaces the network by one that adds 0.2; returns the numbers of frames and of references of every call."""
     calls: list[tuple[int, int]] = []
 
-    def fix(self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    def clean(
+        self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None], cameras: object
+    ) -> list[torch.Tensor]:
         calls.append((len(renders), sum(reference is not None for reference in references)))
         return [(render + 0.2).clamp(0, 1) for render in renders]
 
-    monkeypatch.setattr(DifixFixer, "fix", fix)
+    monkeypatch.setattr(LazyFixer, "clean", clean)
     return calls
 
 
 @pytest.fixture(autouse=True)
 def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may need the program."""
+    """Hides the ffmpeg program, which no command may need."""
     monkeypatch.setenv("PATH", "/nowhere")
 
 
@@ -64,10 +66,12 @@ def test_a_camera_path_of_a_splatfacto_run_is_rendered_raw_and_enhanced(
     assert batches == [(3, 3)]
 
 
-def test_matched_frames_have_their_renders_large_scale_colours(
+def test_matched_frames_have_the_large_scale_colours_of_their_renders(
     splatfacto_run: Path, tmp_path: Path, camera_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fix(self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    def clean(
+        self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None], cameras: object
+    ) -> list[torch.Tensor]:
         return [render.clamp(0.2, 0.7) + torch.tensor([0.2, 0.0, -0.2]) for render in renders]
 
     def opaque(self, camera, crop):
@@ -77,7 +81,7 @@ def test_matched_frames_have_their_renders_large_scale_colours(
 
     render_frame = Run._render
     monkeypatch.setattr(Run, "_render", opaque)
-    monkeypatch.setattr(DifixFixer, "fix", fix)
+    monkeypatch.setattr(LazyFixer, "clean", clean)
     path = ["--camera-path-filename", camera_path(), "--output-format", "images", "--image-format", "png"]
     names = ["--rendered-output-names", "rgb", "rgb_enhanced"]
     for given, bound in (("False", (0.15, 1.0)), ("True", (0.0, 0.03))):
@@ -88,7 +92,7 @@ def test_matched_frames_have_their_renders_large_scale_colours(
             assert bound[0] <= shift <= bound[1]
 
 
-def test_a_batch_holds_no_more_pixels_than_configured(
+def test_a_batch_contains_no_more_pixels_than_configured(
     splatfacto_run: Path, tmp_path: Path, camera_path, batches: list
 ) -> None:
     path = ["--camera-path-filename", camera_path(), "--output-format", "images"]
@@ -100,7 +104,7 @@ def test_a_batch_holds_no_more_pixels_than_configured(
 def test_without_the_enhanced_output_no_network_is_loaded(
     splatfacto_run: Path, tmp_path: Path, camera_path, batches: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DifixFixer, "network", property(lambda self: pytest.fail("the network was loaded")))
+    monkeypatch.setattr(LazyFixer, "load", lambda self: pytest.fail("a fixer was loaded"))
     path = ["--camera-path-filename", camera_path(), "--output-format", "images"]
     render("camera-path", splatfacto_run, tmp_path / "out", *path, "--rendered-output-names", "rgb")
     assert len(list((tmp_path / "out").iterdir())) == 3 and not batches
@@ -112,7 +116,7 @@ def test_videos_need_no_ffmpeg_and_last_as_long_as_the_path(splatfacto_run: Path
     assert (len(video), video.fps, video.height, video.width) == (3, 2, 16, 24)
 
 
-def test_a_spiral_is_rendered_of_gaussians_at_the_photos_size(difix3d_run: Path, tmp_path: Path) -> None:
+def test_a_spiral_of_a_splat_is_rendered_at_the_size_of_the_photos(difix3d_run: Path, tmp_path: Path) -> None:
     images = ["--output-format", "images", "--seconds", 0.1, "--render-nearest-camera", "True"]
     render("spiral", difix3d_run, tmp_path / "out", *images, "--check-occlusions", "True", "--image-format", "png")
     frames = sorted((tmp_path / "out").iterdir())
@@ -148,7 +152,7 @@ def test_stereo_frames_show_the_left_eye_left_and_the_right_one_right(
         assert frame[:, :16].max() == 0 and frame[:, 16:].min() == 1
 
 
-def test_a_video_of_the_whole_sphere_is_marked_as_such(nerfacto_run: Path, tmp_path: Path, camera_path) -> None:
+def test_an_equirectangular_video_is_marked_as_spherical(nerfacto_run: Path, tmp_path: Path, camera_path) -> None:
     path = camera_path(camera_type="equirectangular")
     render("camera-path", nerfacto_run, tmp_path / "out.mp4", "--camera-path-filename", path)
     assert b"GSpherical:Spherical" in (tmp_path / "out.mp4").read_bytes()
@@ -156,7 +160,7 @@ def test_a_video_of_the_whole_sphere_is_marked_as_such(nerfacto_run: Path, tmp_p
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_views_of_a_dataset_are_written_below_their_photos_names(difix3d_run: Path, tmp_path: Path) -> None:
+def test_the_views_of_a_dataset_are_named_after_their_photos(difix3d_run: Path, tmp_path: Path) -> None:
     names = ["rgb", "rgb_enhanced", "depth", "raw-depth", "gt-rgb", "raw-rgb_enhanced", "rgba"]
     options = ["--rendered-output-names", *names, "--image-format", "png"]
     render("dataset", difix3d_run, tmp_path / "out", "--split", "train+test", *options)
@@ -194,7 +198,7 @@ def test_without_photos_frames_are_enhanced_without_references(
     assert "enhanced without a reference" in " ".join(capsys.readouterr().out.split())
 
 
-def test_what_exists_is_replaced_only_on_request(splatfacto_run: Path, tmp_path: Path) -> None:
+def test_existing_files_are_replaced_only_on_request(splatfacto_run: Path, tmp_path: Path) -> None:
     old = tmp_path / "out" / "00000.jpg"
     old.parent.mkdir()
     old.write_bytes(b"old")
@@ -220,7 +224,7 @@ def test_an_existing_video_survives_an_error(splatfacto_run: Path, tmp_path: Pat
     [
         (["--load-config", "{}/nowhere/config.yml"], "cannot be read: give a run's config.yml"),
         (["--load-config", "{}"], "is a folder: give"),
-        (["--load-config", "{}/other.yml"], "is no config of a nerfstudio run"),
+        (["--load-config", "{}/other.yml"], "is not the config of a nerfstudio run"),
         (["--load-config", "{}/unknown.yml"], "method unknown, which is not installed"),
         (["--data", "{}/nowhere"], "cannot be loaded: .*nowhere"),
         (["--difix.model", "{}/no/network"], "no/network"),
@@ -257,7 +261,7 @@ def test_a_checkpoint_of_another_implementation_is_not_rendered_as_noise(nerfact
         render("spiral", nerfacto_run, tmp_path / "out")
 
 
-def test_a_sphere_is_not_rendered_of_gaussians(splatfacto_run: Path, tmp_path: Path, camera_path) -> None:
+def test_a_splat_is_not_rendered_by_equirectangular_cameras(splatfacto_run: Path, tmp_path: Path, camera_path) -> None:
     path = camera_path(camera_type="equirectangular")
     with pytest.raises(SystemExit, match="perspective"):
         render("camera-path", splatfacto_run, tmp_path / "out", "--camera-path-filename", path)

@@ -1,4 +1,4 @@
-"""Enhanced videos that flicker less, by the frame before each."""
+"""Options of `ns-difix render` that use the previous enhanced frame, so that videos flicker less."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from difix3d_ns.cli.render import main
-from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.rendering.runs import Run
 
 Calls = list[tuple[list[torch.Tensor], list[torch.Tensor | None]]]
@@ -21,24 +21,26 @@ Calls = list[tuple[list[torch.Tensor], list[torch.Tensor | None]]]
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stands in for a network that shakes: adds 0.02 to every second frame. Gives renders and references by call."""
+    """Replaces the network by a flickering one, which adds 0.02 to every second frame; returns its calls."""
     made: Calls = []
     count = 0
 
-    def fix(self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
+    def clean(
+        self, renders: Sequence[torch.Tensor], references: Sequence[torch.Tensor | None], cameras: object
+    ) -> list[torch.Tensor]:
         nonlocal count
         made.append(([*renders], [*references]))
         results = [(0.5 * render + 0.02 * ((count + i) % 2)).clamp(0, 1) for i, render in enumerate(renders)]
         count += len(renders)
         return results
 
-    monkeypatch.setattr(DifixFixer, "fix", fix)
+    monkeypatch.setattr(LazyFixer, "clean", clean)
     return made
 
 
 @pytest.fixture(autouse=True)
 def all_opaque(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs are hardly trained: their depth is made a wall, so that every frame shows what the one before did."""
+    """Replaces the depth of the untrained runs by an opaque wall, so that neighbouring frames can be compared."""
     render = Run._render
 
     def walled(self, camera, crop):
@@ -83,7 +85,7 @@ def test_frames_of_a_ray_based_run_are_steadied_too(nerfacto_run: Path, tmp_path
     assert np.abs(steady[1] - steady[0]).mean() < 0.75 * np.abs(plain[1] - plain[0]).mean()
 
 
-def test_the_enhanced_frame_before_is_the_reference_of_the_next(
+def test_the_previous_enhanced_frame_is_the_reference_of_the_next(
     splatfacto_run: Path, tmp_path: Path, camera_path, calls: Calls
 ) -> None:
     shown = frames_of(splatfacto_run, tmp_path / "out", camera_path(), "--previous-frame-as-reference", "True")
@@ -94,7 +96,7 @@ def test_the_enhanced_frame_before_is_the_reference_of_the_next(
         assert reference is not None and np.abs(reference.numpy() - frame).max() < 1.01 / 255
 
 
-def test_of_the_frames_before_only_the_last_is_kept(
+def test_only_the_last_of_the_previous_frames_is_kept(
     splatfacto_run: Path, tmp_path: Path, standing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     render, alive = Run.render, []
@@ -122,7 +124,7 @@ def test_of_the_frames_before_only_the_last_is_kept(
         (["--previous-frame-as-reference", "True", "--difix.use-reference", "False"], "exclude each other"),
     ],
 )
-def test_options_that_make_no_sense_end_in_one_sentence(
+def test_invalid_options_end_in_one_sentence(
     splatfacto_run: Path, tmp_path: Path, standing: Path, options: list, sentence: str
 ) -> None:
     with pytest.raises(SystemExit, match=sentence):
@@ -130,7 +132,7 @@ def test_options_that_make_no_sense_end_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_frames_of_the_whole_sphere_cannot_be_steadied(nerfacto_run: Path, tmp_path: Path, camera_path) -> None:
+def test_equirectangular_frames_cannot_be_steadied(nerfacto_run: Path, tmp_path: Path, camera_path) -> None:
     path = camera_path(camera_type="equirectangular")
     with pytest.raises(SystemExit, match="equirectangular cameras"):
         frames_of(nerfacto_run, tmp_path / "out", path, "--steadiness", 0.5)

@@ -1,4 +1,4 @@
-"""Reading nerfstudio's checkpoints with a current torch, damaged ones too."""
+"""Reading nerfstudio's checkpoints with a current torch, also damaged ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_state_of_nerfstudios_schedulers_can_be_read(tmp_path: Path) -> None
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_checkpoint_of_damaged_bytes_is_read_or_named(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_checkpoint_with_damaged_bytes_is_read_or_reported(tmp_path: Path, data: st.DataObject) -> None:
     file = tmp_path / "step-000000001.ckpt"
     torch.save({"step": 1, "pipeline": {"weight": torch.ones(3)}, "optimizers": {}}, file)
     content = bytearray(file.read_bytes())

@@ -1,4 +1,4 @@
-"""Densification with a limit."""
+"""Densification with a limit on the number of Gaussians."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_growing_stops_at_the_limit(max_gaussians: int, expected: int) -> None:
 def test_the_largest_gradients_grow_first() -> None:
     params, optimizers = gaussians(40)
     with torch.no_grad():
-        params["scales"].fill_(-10.0)  # small ones are duplicated, so that the copies can be compared
+        params["scales"].fill_(-10.0)  # small Gaussians are duplicated unchanged, so the copies can be compared
     means = params["means"].detach().clone()
     gradient = torch.linspace(1.0, 2.0, 40)
     state = {"grad2d": gradient.clone(), "count": torch.ones(40), "radii": torch.zeros(40), "scene_scale": 1.0}

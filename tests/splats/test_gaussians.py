@@ -1,4 +1,4 @@
-"""The Gaussians a run starts from."""
+"""Initial Gaussians."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians
 
 
-def test_few_points_are_filled_up_between_neighbours() -> None:
+def test_points_are_added_between_the_given_points() -> None:
     points, colors = torch.rand(50, 3), torch.rand(50, 3)
     filled, filled_colors = fill_between_points(points, colors, 400, torch.Generator().manual_seed(0))
     assert filled.shape == filled_colors.shape == (400, 3)
@@ -15,7 +15,7 @@ def test_few_points_are_filled_up_between_neighbours() -> None:
     assert (filled >= points.min(dim=0).values).all() and (filled <= points.max(dim=0).values).all()
 
 
-def test_enough_points_stay_as_they_are() -> None:
+def test_no_points_are_added_if_there_are_enough() -> None:
     points = torch.rand(50, 3)
     assert fill_between_points(points, points, 20)[0] is points
 
@@ -35,11 +35,11 @@ def test_gaussians_have_splatfactos_shapes_and_finite_values() -> None:
     assert all(values.isfinite().all() for values in gaussians.values())
 
 
-def test_start_colours_are_what_the_harmonics_give_back() -> None:
+def test_the_harmonics_reproduce_the_start_colours() -> None:
     colors = torch.rand(10, 3)
     features_dc = initial_gaussians(torch.rand(10, 3), colors, sh_degree=3)["features_dc"]
     assert torch.allclose(features_dc * 0.28209479177387814 + 0.5, colors, atol=1e-6)
 
 
-def test_one_point_alone_still_gives_a_gaussian() -> None:
+def test_a_single_point_gives_a_gaussian() -> None:
     assert initial_gaussians(torch.zeros(1, 3), torch.zeros(1, 3), 0)["means"].shape == (1, 3)

@@ -15,7 +15,7 @@ def outputs_with_counter() -> tuple[RenderOutputs, list[int]]:
     return RenderOutputs({"rgb": "raw"}, {"rgb_enhanced": enhanced}), calls
 
 
-def test_listing_and_asking_do_not_compute() -> None:
+def test_listing_and_membership_do_not_compute_lazy_entries() -> None:
     outputs, calls = outputs_with_counter()
     assert "rgb_enhanced" in outputs
     assert list(outputs.keys()) == ["rgb", "rgb_enhanced"]
@@ -32,7 +32,7 @@ def test_a_lazy_entry_is_computed_once() -> None:
     assert sorted(outputs) == ["rgb", "rgb_enhanced"]
 
 
-def test_writing_and_deleting_an_entry_spares_its_computation() -> None:
+def test_a_written_or_deleted_entry_is_not_computed() -> None:
     outputs, calls = outputs_with_counter()
     outputs["rgb_enhanced"] = "mine"
     outputs["gl_z_buf_depth"] = "depth"

@@ -1,4 +1,4 @@
-"""Matching a fixed view's large-scale colours to its render."""
+"""The large-scale colours of a fixed view are matched to its render."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_details_of_the_fix_stay() -> None:
     assert (match_colors(detailed, render(), everywhere()) - detailed).abs().max() < 0.01
 
 
-def test_colours_of_unconfident_pixels_do_not_count_and_the_match_reaches_over_them() -> None:
+def test_pixels_without_weight_do_not_count_and_take_the_difference_of_the_others() -> None:
     weight = everywhere()
     weight[:, 48:] = 0.0
     broken = render()
@@ -46,12 +46,12 @@ def test_colours_of_unconfident_pixels_do_not_count_and_the_match_reaches_over_t
     assert (matched - render()).abs().max() < 0.01
 
 
-def test_without_a_confident_pixel_the_fix_stays_as_it_is() -> None:
+def test_without_any_weight_the_fix_is_unchanged() -> None:
     assert torch.equal(match_colors(render(), render() * 0.5, everywhere(0.0)), render())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (33, 65)])
-def test_any_size_goes(size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_matched(size: tuple[int, int]) -> None:
     image = torch.full((*size, 3), 0.5)
     matched = match_colors(image + 0.1, image, torch.ones(*size, 1))
     assert matched.shape == image.shape

@@ -1,4 +1,4 @@
-"""How a network proves itself at the photos."""
+"""How reliable the network is at the photos, and what follows from it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from cameras.scenes_of_poses import cameras_at, ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difix3d_ns.vetting.confidence import ConfidenceConfig
 from difix3d_ns.vetting.reliability import error_removed, nearest_others, photos_to_test_on
 from difix3d_ns.vetting.trust import TrustConfig, reasons_to_reject
-from difix3d_ns.vetting.vet import NovelViewFix, vet
+from difix3d_ns.vetting.vet import NovelViewFix, Vetting, VettingConfig
 
 
-def pictures(count: int, seed: int) -> list[torch.Tensor]:
+def random_images(count: int, seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(6 + index, 8, 3, generator=generator) for index in range(count)]
 
@@ -24,16 +23,15 @@ def pictures(count: int, seed: int) -> list[torch.Tensor]:
 @given(st.floats(0.0, 1.0))
 @settings(max_examples=20, deadline=None)
 def test_reliability_is_the_share_of_the_squared_error_that_is_removed(share: float) -> None:
-    renders, photos = pictures(3, 0), pictures(3, 1)
+    renders, photos = random_images(3, 0), random_images(3, 1)
     fixed = [torch.lerp(render, photo, share) for render, photo in zip(renders, photos, strict=True)]
     assert error_removed(renders, fixed, photos) == pytest.approx(1 - (1 - share) ** 2, abs=1e-4)
 
 
-def test_a_network_that_adds_error_or_breaks_a_picture_is_not_reliable() -> None:
-    renders, photos = pictures(3, 0), pictures(3, 1)
-    assert (
-        error_removed(renders, [2 * render - photo for render, photo in zip(renders, photos, strict=True)], photos) == 0
-    )
+def test_a_network_that_adds_error_or_returns_nan_is_not_reliable() -> None:
+    renders, photos = random_images(3, 0), random_images(3, 1)
+    worse = [2 * render - photo for render, photo in zip(renders, photos, strict=True)]
+    assert error_removed(renders, worse, photos) == 0
     assert error_removed(renders, [*photos[:2], photos[2] * float("nan")], photos) == 0
     assert error_removed(photos, photos, photos) == error_removed([], [], []) == 0
 
@@ -49,26 +47,25 @@ def test_the_photos_to_test_on_are_spread_over_all(num_photos: int, wanted: int)
 
 def test_a_photo_is_never_its_own_reference() -> None:
     poses = ring(8, 0)
-    assert all(
-        other in ((index - 1) % 8, (index + 1) % 8) for index, other in enumerate(nearest_others(poses, range(8)))
-    )
+    for index, other in enumerate(nearest_others(poses, range(8))):
+        assert other in ((index - 1) % 8, (index + 1) % 8)
     twins = poses[[0, 0, 4]]
     assert nearest_others(twins, [0, 1]) == [1, 0]
     assert nearest_others(poses[:1], [0]) == [None]
 
 
 def brighter(shift: float, distance: float = 0.0) -> NovelViewFix:
-    """A novel view whose fix is brighter than its confident render."""
+    """A novel view with a confident render and a fix that is brighter by `shift`."""
     render = torch.rand(32, 48, 3, generator=torch.Generator().manual_seed(0)) * 0.5
     camera = cameras_at(ring(1, 0))
     return NovelViewFix(camera, render, torch.ones(32, 48, 1), render + shift, reference=0, distance=distance)
 
 
-def test_the_more_reliable_the_network_the_less_a_render_has_to_say() -> None:
+def test_a_more_reliable_network_keeps_more_of_its_colours_and_counts_more() -> None:
     fix = brighter(0.1, distance=3.0)
     colors, weights = [], []
     for reliability in (0.0, 0.5, 1.0):
-        (view,) = vet(10, [fix], TrustConfig(), ConfidenceConfig(), reliability=reliability).views
+        (view,) = Vetting(VettingConfig()).vet([fix], 10, reliability, first_target=0).views
         colors.append(float((view.load().image / 255 - fix.render).mean()))
         weights.append(view.load().mean_confidence)
         assert view.load().reliability == reliability
@@ -76,10 +73,10 @@ def test_the_more_reliable_the_network_the_less_a_render_has_to_say() -> None:
     assert weights[0] == pytest.approx(0.5, abs=0.01) and weights[0] < weights[1] < weights[2] == 1.0
 
 
-def test_a_reliable_network_may_change_what_another_is_rejected_for() -> None:
+def test_a_reliable_network_may_make_changes_for_which_another_is_rejected() -> None:
     fix = brighter(0.3)
-    everywhere = torch.ones(32, 48, 1)
     for reliability, rejected in ((0.0, True), (0.4, True), (0.6, False), (1.0, False)):
-        reasons = reasons_to_reject(TrustConfig(), fix.render, fix.fixed, everywhere, reliability)
+        reasons = reasons_to_reject(TrustConfig(), fix.render, fix.fixed, fix.accumulation, reliability=reliability)
         assert bool(reasons) == rejected
-    assert reasons_to_reject(TrustConfig(), fix.render, fix.fixed * float("nan"), everywhere, 1.0) == ["NaN"]
+    broken = fix.fixed * float("nan")
+    assert reasons_to_reject(TrustConfig(), fix.render, broken, fix.accumulation, reliability=1.0) == ["NaN"]

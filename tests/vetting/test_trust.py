@@ -1,4 +1,4 @@
-"""Which fixed views are trusted: real ones are, poisoned ones are not."""
+"""Fixed views are trusted if they are real, and rejected if they are poisoned."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ SHEET = Path(__file__).parents[1] / "scenes" / "banana" / "before_after.jpg"
 
 @pytest.fixture(scope="module")
 def render_and_fix() -> tuple[torch.Tensor, torch.Tensor]:
-    """A real render full of artifacts, and what the embedded network made of it."""
+    """A real render full of artifacts, and the output of the embedded network for it."""
     sheet = torch.from_numpy(np.array(Image.open(SHEET))).float() / 255
     return sheet[376:694, :480], sheet[376:694, 488:968]
 
 
 def reasons(render: torch.Tensor, fixed: torch.Tensor, accumulation: float = 1.0, **settings) -> list[str]:
-    return reasons_to_reject(TrustConfig(**settings), render, fixed, torch.full((*render.shape[:2], 1), accumulation))
+    opacity = torch.full((*render.shape[:2], 1), accumulation)
+    return reasons_to_reject(TrustConfig(**settings), render, fixed, opacity, reliability=0.0)
 
 
 def block(size: int, color: tuple[float, float, float]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -74,17 +75,17 @@ def test_nan_is_rejected_whatever_the_settings_are(render_and_fix, value: float)
     assert reasons(render, broken, accumulation=0.0, check=False) == ["NaN"]
 
 
-def test_where_the_render_is_not_confident_a_fix_may_do_as_it_likes(render_and_fix) -> None:
+def test_a_fix_may_change_anything_where_the_render_is_not_confident(render_and_fix) -> None:
     render, fixed = render_and_fix
     accumulation = torch.ones((*render.shape[:2], 1))
     accumulation[:, 160:] = 0.6
     painted = fixed.clone()
     painted[:, 165:] = torch.tensor([1.0, 0.0, 1.0])
-    assert reasons_to_reject(TrustConfig(), render, painted, accumulation) == []
+    assert reasons_to_reject(TrustConfig(), render, painted, accumulation, reliability=0.0) == []
     assert reasons(render, painted, accumulation=0.6) == []
 
 
-def test_a_block_that_the_render_shows_is_no_reason(render_and_fix) -> None:
+def test_a_block_that_the_render_already_shows_is_no_reason(render_and_fix) -> None:
     render, fixed = render_and_fix
     paint = block(64, (1.0, 0.0, 1.0))
     assert reasons(paint(render), paint(fixed)) == []

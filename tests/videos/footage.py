@@ -1,4 +1,4 @@
-"""Small videos with sound, and pictures, that tests make for themselves."""
+"""Small videos with audio, and image files, for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUDIO_RATE = 44100
 
 
 def scene_frame(index: int, height: int = 48, width: int = 64) -> Tensor:
-    """A smooth picture in [0, 1] that tells its index by a bright bar's place, and moves a little."""
+    """A smooth, slowly changing image in [0, 1]; the position of a bright bar encodes the frame's index."""
     rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     picture = torch.stack([0.2 + 0.5 * columns, 0.2 + 0.5 * rows, 0.5 + 0.2 * torch.sin(6 * columns + index / 5)], -1)
     start = (index * 2) % max(1, width - 8)
@@ -36,7 +36,7 @@ def make_video(
     options: dict[str, str] | None = None,
     rotation: int = 0,
 ) -> Path:
-    """Codes `scene_frame`s and a tone; 30 frames a second, unless `times` are given in units of `time_base`."""
+    """Encodes `scene_frame`s and a tone at 30 frames per second, or at `times` in units of `time_base`."""
     times = list(times) if times is not None else [round(index / 30 / time_base) for index in range(num_frames)]
     with av.open(str(file), "w") as container:
         video = container.add_stream(codec, rate=30, options=options or {})
@@ -64,7 +64,7 @@ def make_video(
 
 
 def packets(file: Path, kind: str) -> list[tuple[float, bytes]]:
-    """Time in seconds and content of all packets of the first stream of a kind, `video` or `audio`."""
+    """Time in seconds and content of all packets of the first `video` or `audio` stream."""
     with av.open(str(file)) as container:
         stream = next(stream for stream in container.streams if stream.type == kind)
         return [
@@ -82,6 +82,6 @@ def make_pictures(folder: Path, num: int, size: tuple[int, int] = (16, 24), suff
 
 
 def pixels(file: Path) -> np.ndarray:
-    """A picture file's numbers."""
+    """The pixel values of an image file."""
     with Image.open(file) as image:
         return np.asarray(image)

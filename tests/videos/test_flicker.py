@@ -1,4 +1,4 @@
-"""Flicker: what changes from frame to frame beyond what the camera explains, and steadying it."""
+"""Measuring flicker between frames, and reducing it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ seeds = st.integers(0, 10_000)
 
 
 def pose(shift: tuple[float, float, float] = (0, 0, 0), degrees: tuple[float, float, float] = (0, 0, 0)):
-    """A camera near the origin that looks along -z, a little shifted and turned."""
+    """A camera at `shift` that looks along -z, rotated by Euler angles in degrees."""
     rotation = torch.from_numpy(Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()).float()
     return torch.cat([rotation, torch.tensor(shift)[:, None].float()], dim=-1)
 
@@ -28,7 +28,7 @@ def intrinsics(focal: float = 60.0) -> torch.Tensor:
 
 
 def plane(camera_to_world: torch.Tensor, distance: float = 3.0, K: torch.Tensor | None = None):
-    """What a camera sees of the textured plane z = -distance: exact colour and depth along its axis."""
+    """Exact colour and depth of the textured plane z = -distance as seen by a camera."""
     K = intrinsics() if K is None else K
     rows, columns = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
     rays = torch.stack([(columns - K[0, 2]) / K[0, 0], -(rows - K[1, 2]) / K[1, 1], -torch.ones(HEIGHT, WIDTH)], -1)
@@ -41,7 +41,7 @@ def plane(camera_to_world: torch.Tensor, distance: float = 3.0, K: torch.Tensor 
 
 
 def moving_video(seed: int, num_frames: int = 4):
-    """A camera that moves and turns before the plane."""
+    """Images and geometry of a camera that moves and turns in front of the plane."""
     generator = torch.Generator().manual_seed(seed)
     shift, turn = torch.randn(2, 3, generator=generator).tolist()
     poses = [
@@ -59,18 +59,18 @@ def noisy(images: list[torch.Tensor], strength: float, seed: int = 0) -> list[to
 
 @given(seeds)
 @settings(max_examples=10, deadline=None)
-def test_the_same_frame_from_a_standing_camera_does_not_flicker(seed: int) -> None:
+def test_the_same_frame_from_a_fixed_camera_does_not_flicker(seed: int) -> None:
     image = torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(seed))
     _, frame = plane(pose(degrees=(3, -5, 20)))
     measured = flicker([image] * 3, [frame] * 3)
     assert measured is not None
-    assert measured.mean < 2e-4  # a pixel's way into the world and back is rounded
+    assert measured.mean < 2e-4  # rounding of the projection into the world and back
     assert measured.covered > 0.99 and len(measured.pairs) == 2
 
 
 @given(seeds)
 @settings(max_examples=20, deadline=None)
-def test_a_moving_camera_before_a_still_surface_does_not_flicker(seed: int) -> None:
+def test_a_moving_camera_in_front_of_a_static_surface_does_not_flicker(seed: int) -> None:
     images, frames = moving_video(seed)
     measured = flicker(images, frames)
     assert measured is not None and measured.covered > 0.5
@@ -81,14 +81,14 @@ def test_a_moving_camera_before_a_still_surface_does_not_flicker(seed: int) -> N
 
 @given(seeds)
 @settings(max_examples=10, deadline=None)
-def test_flicker_grows_with_what_changes_between_frames(seed: int) -> None:
+def test_flicker_grows_with_the_noise_between_frames(seed: int) -> None:
     images, frames = moving_video(seed)
     measured = [flicker(noisy(images, strength), frames) for strength in (0.0, 0.02, 0.05, 0.1)]
     means = [each.mean for each in measured if each is not None]
     assert len(means) == 4 and means == sorted(means) and means[-1] > 0.05
 
 
-def test_a_change_of_brightness_is_measured_in_its_size() -> None:
+def test_flicker_equals_the_size_of_a_brightness_change() -> None:
     _, frame = plane(pose())
     dark = torch.full((HEIGHT, WIDTH, 3), 0.3)
     measured = flicker([dark, dark + 0.2, dark], [frame] * 3)
@@ -96,7 +96,7 @@ def test_a_change_of_brightness_is_measured_in_its_size() -> None:
     assert measured.mean == pytest.approx(0.2, abs=1e-5) and measured.pairs == pytest.approx((0.2, 0.2), abs=1e-5)
 
 
-def test_a_surface_that_something_stood_before_is_not_compared() -> None:
+def test_a_surface_that_was_occluded_is_not_compared() -> None:
     frame, moved = (plane(pose(shift))[1] for shift in ((0.0, 0.0, 0.0), (0.3, 0.0, 0.0)))
     box = torch.zeros(HEIGHT, WIDTH, 1, dtype=torch.bool)
     box[16:32, 24:40] = True
@@ -123,7 +123,7 @@ def test_pixels_without_opacity_in_either_frame_are_not_compared(faint: int) -> 
     assert not seen[:, : WIDTH // 2 - 1].any() and seen[:, WIDTH // 2 + 1 :].all()
 
 
-def test_frames_that_show_nothing_in_common_have_no_figure() -> None:
+def test_frames_without_common_surfaces_have_no_flicker() -> None:
     frames = [plane(pose())[1], plane(pose((50.0, 0, 0)))[1]]
     assert flicker([torch.rand(HEIGHT, WIDTH, 3)] * 2, frames) is None
     assert flicker([torch.rand(HEIGHT, WIDTH, 3)], frames[:1]) is None
@@ -137,7 +137,7 @@ def test_a_zoom_is_followed() -> None:
     assert measured is not None and measured.mean < 2e-3 and measured.covered > 0.95
 
 
-def test_sampling_at_the_middles_of_pixels_gives_the_pixels() -> None:
+def test_sampling_at_pixel_centres_returns_the_pixels() -> None:
     image = torch.rand(5, 7, 3)
     rows, columns = torch.meshgrid(torch.arange(5) + 0.5, torch.arange(7) + 0.5, indexing="ij")
     for smooth in (True, False):
@@ -146,7 +146,7 @@ def test_sampling_at_the_middles_of_pixels_gives_the_pixels() -> None:
 
 @given(seeds)
 @settings(max_examples=10, deadline=None)
-def test_steadied_frames_flicker_less_and_come_nearer_to_what_is_there(seed: int) -> None:
+def test_steadied_frames_flicker_less_and_are_closer_to_the_noise_free_images(seed: int) -> None:
     images, frames = moving_video(seed, num_frames=6)
     shaken = noisy(images, 0.03, seed)
     steadier = SteadyFrames(0.5)
@@ -157,7 +157,7 @@ def test_steadied_frames_flicker_less_and_come_nearer_to_what_is_there(seed: int
     assert (steadied[-1] - images[-1]).abs().mean() < 0.9 * (shaken[-1] - images[-1]).abs().mean()
 
 
-def test_what_really_changes_is_not_smeared() -> None:
+def test_large_colour_changes_are_not_smeared() -> None:
     _, frame = plane(pose())
     dark, bright = torch.full((HEIGHT, WIDTH, 3), 0.2), torch.full((HEIGHT, WIDTH, 3), 0.8)
     steadier = SteadyFrames(0.8)
@@ -165,7 +165,7 @@ def test_what_really_changes_is_not_smeared() -> None:
     assert torch.allclose(steadier.next(bright, frame), bright, atol=1e-4)
 
 
-def test_without_a_share_nothing_changes() -> None:
+def test_a_share_of_zero_changes_nothing() -> None:
     images, frames = moving_video(3)
     steadier = SteadyFrames(0.0)
     for image, frame in zip(noisy(images, 0.1), frames, strict=True):

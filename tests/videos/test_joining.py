@@ -1,4 +1,4 @@
-"""Pieces of a video become one, with the audio of another, packet by packet."""
+"""Joining encoded pieces of a video with the audio of the source video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from difix3d_ns.videos.writer import VideoWriter
 
 
 def code_pieces(folder: Path, video: VideoReader, frames_per_piece: int, crf: int = 17) -> list[Path]:
-    """Codes a video's frames in pieces, with its own times."""
+    """Encodes a video's frames in pieces, with the video's own times."""
     pieces = []
     for start in range(0, len(video), frames_per_piece):
         pieces.append(folder / f"{start}-{crf}.nut")
@@ -29,7 +29,7 @@ def code_pieces(folder: Path, video: VideoReader, frames_per_piece: int, crf: in
 @pytest.mark.parametrize("times", [None, [0, 20, 80, 100, 160, 180, 300, 320, 330]])
 @pytest.mark.parametrize(("source", "audio"), [("in.mp4", "aac"), ("in.mkv", "flac"), ("in.ts", "mp2")])
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
-def test_frames_times_and_audio_packets_are_those_of_the_parts(
+def test_the_joined_video_has_the_frames_times_and_audio_packets_of_its_parts(
     tmp_path: Path, times: list[int] | None, source: str, audio: str, name: str
 ) -> None:
     given = VideoReader(make_video(tmp_path / source, 9, audio=audio, times=times))
@@ -45,26 +45,28 @@ def test_frames_times_and_audio_packets_are_those_of_the_parts(
     sound, copied = packets(given.file, "audio"), packets(output, "audio")
     assert [content for _, content in copied] == [content for _, content in sound]
     delay = [float(joined.times[i] * joined.time_base - given.times[i] * given.time_base) for i in range(9)]
-    # Containers may shift everything together, never picture against sound.
+    # A container may shift video and audio together, but not relative to each other.
     for (time, _), (own, _) in zip(copied, sound, strict=True):
         assert time - (own - float(given.offset)) == pytest.approx(delay[0], abs=2.1e-3)
     assert delay == pytest.approx([delay[0]] * 9, abs=1.1e-3)
-    if name == "out.mp4":  # PyAV before 17 takes the last duration in a .mkv from the rate
+    if name == "out.mp4":  # PyAV before 17 derives the last duration in a .mkv from the frame rate
         last = float(joined.durations[-1] * joined.time_base)
         assert last == pytest.approx(float(given.durations[-1] * given.time_base), abs=1e-3)
 
 
-def test_audio_that_the_container_does_not_hold_is_told_before_any_work(tmp_path: Path) -> None:
+def test_audio_that_the_container_does_not_support_is_reported(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mov", 3, audio="pcm_mulaw")
     without_layout = make_video(tmp_path / "pcm.mkv", 3, audio="pcm_s16le")
     with pytest.raises(Difix3DError, match="pcm_s16le"):
         require_audio_fits(without_layout, tmp_path / "out.mp4")
-    with pytest.raises(Difix3DError, match=r"\.mp4 files do not hold this pcm_mulaw audio.*another of .*--no-audio"):
+    with pytest.raises(
+        Difix3DError, match=r"\.mp4 files do not support the pcm_mulaw audio of .*another of .*--no-audio"
+    ):
         require_audio_fits(source, tmp_path / "out.mp4")
     require_audio_fits(source, tmp_path / "out.mov")
 
 
-def test_pieces_without_frames_are_passed_over(tmp_path: Path) -> None:
+def test_pieces_without_frames_are_skipped(tmp_path: Path) -> None:
     video = VideoReader(make_video(tmp_path / "in.mp4", 9))
     pieces = code_pieces(tmp_path, video, 3)
     pieces[1].write_bytes(b"")
@@ -76,7 +78,7 @@ def test_pieces_without_frames_are_passed_over(tmp_path: Path) -> None:
         join_pieces([pieces[1]], tmp_path / "none.mp4", timing, timing, None)
 
 
-def test_a_piece_that_does_not_fit_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_piece_that_cannot_be_joined_is_named_and_leaves_no_output(tmp_path: Path) -> None:
     pieces = []
     for index, size in enumerate([(48, 64), (32, 32)]):
         pieces.append(tmp_path / f"{index}.nut")
@@ -87,6 +89,6 @@ def test_a_piece_that_does_not_fit_is_named_and_nothing_is_left(tmp_path: Path) 
     damaged.write_text("no video")
     with pytest.raises(Difix3DError, match=r"the piece .*2\.nut is damaged"):
         join_pieces([pieces[0], damaged], tmp_path / "out.mp4", timing, timing, None)
-    with pytest.raises(Difix3DError, match=r"1\.nut is coded otherwise"):
+    with pytest.raises(Difix3DError, match=r"1\.nut is encoded differently"):
         join_pieces(pieces, tmp_path / "out.mp4", timing, timing, None)
     assert not list(tmp_path.glob("out*"))

@@ -1,8 +1,7 @@
-"""What the viewer shows as `rgb_enhanced`: the render while the camera moves, the enhanced frame when it rests."""
+"""The viewer's `rgb_enhanced`: the render while the camera moves, the enhanced frame when it does not."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +11,8 @@ import torch
 from difix.tiny_network import make_tiny
 
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.fixing.difix_fixer import DifixConfig, DifixFixer
-from difix3d_ns.fixing.stopping import FixStopped
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.viewer.enhance_panel import EnhancePanel
 from difix3d_ns.viewer.panel import plain
 
@@ -22,7 +21,7 @@ PHOTO = torch.rand(16, 24, 3, generator=torch.Generator().manual_seed(1))
 
 
 def machine(state: str = "high", waiting: str | None = None) -> SimpleNamespace:
-    """What of the viewer's render thread the panel looks at."""
+    """The attributes of the viewer's render thread that the panel reads."""
     action = None if waiting is None else SimpleNamespace(action=waiting)
     return SimpleNamespace(state=state, next_action=action, running=True, interrupt_render_flag=waiting is not None)
 
@@ -35,9 +34,9 @@ def tiny_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def panel(tiny_folder: Path) -> EnhancePanel:
-    """A panel over a tiny network that is loaded."""
-    fixer = DifixFixer(DifixConfig(model=str(tiny_folder)), "cpu")
-    assert fixer.network is not None
+    """A panel with a tiny network that is already loaded."""
+    fixer = LazyFixer(DifixConfig(model=str(tiny_folder)), "cpu")
+    assert fixer.load().network is not None
     return EnhancePanel(fixer, lambda camera: PHOTO)
 
 
@@ -53,20 +52,20 @@ def finish_loading(panel: EnhancePanel) -> None:
 
 def count_runs(panel: EnhancePanel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
-    fix = panel._fixer.fix
-    monkeypatch.setattr(panel._fixer, "fix", lambda *a, **k: runs.append(1) or fix(*a, **k))
+    clean = panel._fixer.clean
+    monkeypatch.setattr(panel._fixer, "clean", lambda *a, **k: runs.append(1) or clean(*a, **k))
     return runs
 
 
-def test_a_resting_camera_gets_what_the_fixer_makes_with_the_reference(panel: EnhancePanel) -> None:
-    expected = panel._fixer.fix([RENDER], [PHOTO])[0]
+def test_a_camera_at_rest_gets_the_frame_enhanced_with_the_reference(panel: EnhancePanel) -> None:
+    expected = panel._fixer.clean([RENDER], [PHOTO])[0]
     assert torch.equal(shown(panel), expected)
     assert not torch.equal(expected, RENDER)
     assert "24 x 16 pixels" in panel._status.text and "with a reference photo" in panel._status.text
 
 
 @pytest.mark.parametrize("state", ["low_move", "low_static"])
-def test_a_moving_camera_gets_the_render_and_runs_no_network(
+def test_a_moving_camera_gets_the_render_without_running_the_network(
     panel: EnhancePanel, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     runs = count_runs(panel, monkeypatch)
@@ -74,11 +73,11 @@ def test_a_moving_camera_gets_the_render_and_runs_no_network(
     assert not runs
 
 
-def test_a_move_stops_the_network_between_its_layers_and_leaves_it_whole(panel: EnhancePanel) -> None:
-    expected = panel._fixer.fix([RENDER], [PHOTO])[0]
-    panel._fixer.network.reference_cache.clear()
+def test_a_move_stops_the_network_between_its_layers_and_leaves_it_intact(panel: EnhancePanel) -> None:
+    expected = panel._fixer.clean([RENDER], [PHOTO])[0]
+    panel._fixer.load().network.reference_cache.clear()
     moving = machine()
-    layers = [m for m in panel._fixer.network.unet.modules() if isinstance(m, torch.nn.Conv2d)]
+    layers = [m for m in panel._fixer.load().network.unet.modules() if isinstance(m, torch.nn.Conv2d)]
     reached: list[int] = []
 
     def move(module: torch.nn.Module, inputs: object) -> None:
@@ -99,26 +98,7 @@ def test_a_training_step_in_between_does_not_stop_the_network(panel: EnhancePane
     assert shown(panel, machine(waiting="step")) is not RENDER
 
 
-def test_who_waits_for_the_network_gives_way_to_a_move(panel: EnhancePanel) -> None:
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with panel._fixer._in_turn(None):
-            held.set()
-            done.wait(30)
-
-    other = threading.Thread(target=hold)
-    other.start()
-    held.wait(30)
-    try:
-        with pytest.raises(FixStopped):
-            panel._fixer.fix([RENDER], stop=lambda: True)
-    finally:
-        done.set()
-        other.join()
-
-
-def test_the_same_frame_is_enhanced_once_and_another_strength_only_blends(
+def test_the_same_frame_is_enhanced_once_and_the_strength_only_blends(
     panel: EnhancePanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = count_runs(panel, monkeypatch)
@@ -135,44 +115,44 @@ def test_the_same_frame_is_enhanced_once_and_another_strength_only_blends(
     assert "without a reference photo" in panel._status.text
 
 
-def test_the_configured_strength_is_not_counted_twice(tiny_folder: Path) -> None:
-    fixer = DifixFixer(DifixConfig(model=str(tiny_folder), strength=0.5), "cpu")
-    assert fixer.network is not None
-    torch.testing.assert_close(shown(EnhancePanel(fixer, lambda camera: PHOTO)), fixer.fix([RENDER], [PHOTO])[0])
+def test_the_configured_strength_is_not_applied_twice(tiny_folder: Path) -> None:
+    fixer = LazyFixer(DifixConfig(model=str(tiny_folder), strength=0.5), "cpu")
+    assert fixer.load().network is not None
+    torch.testing.assert_close(shown(EnhancePanel(fixer, lambda camera: PHOTO)), fixer.clean([RENDER], [PHOTO])[0])
 
 
-def test_the_network_loads_besides_the_rendering(tiny_folder: Path) -> None:
-    panel = EnhancePanel(DifixFixer(DifixConfig(model=str(tiny_folder)), "cpu"), lambda camera: None)
+def test_the_network_loads_while_frames_are_rendered(tiny_folder: Path) -> None:
+    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tiny_folder)), "cpu"), lambda camera: None)
     assert shown(panel) is RENDER
     assert panel._status.text.startswith("Loading")
     finish_loading(panel)
     assert shown(panel) is not RENDER
 
 
-def test_a_wrong_network_is_told_once_and_tried_once(
+def test_a_missing_network_is_tried_and_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attempts: list[int] = []
     load = DifixPipeline.from_pretrained
     monkeypatch.setattr(DifixPipeline, "from_pretrained", lambda *a, **k: attempts.append(1) or load(*a, **k))
-    panel = EnhancePanel(DifixFixer(DifixConfig(model=str(tmp_path / "no_where")), "cpu"), lambda camera: None)
+    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tmp_path / "missing_network")), "cpu"), lambda camera: None)
     for _ in range(3):
         assert shown(panel) is RENDER
         finish_loading(panel)
     assert len(attempts) == 1
     assert capsys.readouterr().out.count("difix3d:") == 1
-    assert "**Not enhanced:**" in panel._status.text and "no\\_where" in panel._status.text
+    assert "**Not enhanced:**" in panel._status.text and "missing\\_network" in panel._status.text
 
 
-def test_another_network_takes_over_and_a_wrong_one_does_not(
+def test_another_network_replaces_the_first_but_a_missing_one_does_not(
     panel: EnhancePanel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, before = panel._fixer, shown(panel)
-    panel.load(str(tmp_path / "no_where"))
+    panel.load(str(tmp_path / "missing_network"))
     finish_loading(panel)
     assert panel._fixer is first and torch.equal(shown(panel), before)
     printed = " ".join(capsys.readouterr().out.split())
-    assert printed.count("difix3d:") == 1 and "The viewer goes on with" in printed
+    assert printed.count("difix3d:") == 1 and "The viewer still uses" in printed
     assert "**Not loaded:**" in panel._status.text
     panel.load(" embedded ")
     finish_loading(panel)
@@ -184,32 +164,32 @@ def test_another_network_takes_over_and_a_wrong_one_does_not(
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "sentence"),
     [
         (lambda *a, **k: torch.full((1, 3, 16, 24), float("nan")), "returned NaN"),
         (lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("8 GB")), "lower Max res"),
     ],
 )
-def test_a_frame_that_fails_shows_the_render_and_one_sentence(
+def test_a_failed_frame_shows_the_render_and_one_sentence(
     panel: EnhancePanel,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     broken: Callable[..., torch.Tensor],
-    told: str,
+    sentence: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(panel._fixer.network, "decode", broken)
+        patch.setattr(panel._fixer.load().network, "decode", broken)
         for _ in range(2):
             assert shown(panel) is RENDER
-    assert told in panel._status.text
+    assert sentence in panel._status.text
     assert capsys.readouterr().out.count("difix3d:") == 1
     assert shown(panel) is not RENDER
-    assert told not in panel._status.text
+    assert sentence not in panel._status.text
 
 
 def test_a_panel_has_no_state_for_checkpoints(panel: EnhancePanel) -> None:
     assert not panel.state_dict() and not list(panel.parameters())
 
 
-def test_markup_in_a_sentence_is_shown_as_it_is() -> None:
+def test_markup_in_a_sentence_is_escaped() -> None:
     assert plain("a_b *c* <d> {e}\n f") == r"a\_b \*c\* \<d\> \{e\} f"

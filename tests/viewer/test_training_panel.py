@@ -1,34 +1,30 @@
-"""The viewer's panel of the progressive update, in nerfstudio's own viewer without a browser."""
+"""The viewer's panel for the novel views, in nerfstudio's own viewer without a browser."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.configs.method_configs import all_methods
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
-from test_pipeline import make_pipeline
+from training_runs import before_step, make_pipeline, training_callbacks
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.fixing.difix_fixer import DifixFixer
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.pipeline import Difix3DPipeline
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, Progress
 
 
 @pytest.fixture(autouse=True)
 def brightening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for the network: adds 0.1."""
+    """Replaces the network by one that adds 0.1."""
     monkeypatch.setattr(
-        DifixFixer, "fix", lambda self, renders, *rest, **options: [(render + 0.1).clamp(0, 1) for render in renders]
+        LazyFixer, "clean", lambda self, renders, *rest, **options: [(render + 0.1).clamp(0, 1) for render in renders]
     )
 
 
@@ -39,27 +35,11 @@ def pipeline(banana: Path) -> Difix3DPipeline:
 
 @pytest.fixture
 def viewer(pipeline: Difix3DPipeline, tmp_path: Path) -> Iterator[Viewer]:
-    """nerfstudio's viewer on the pipeline, before training starts."""
+    """nerfstudio's viewer of the pipeline, before training starts."""
     config = ViewerConfig(websocket_host="127.0.0.1", websocket_port=0)
     viewer = Viewer(config, tmp_path / "log", tmp_path, pipeline, train_lock=threading.Lock())  # type: ignore[arg-type]
     yield viewer
     viewer.viser_server.stop()
-
-
-def before_training(pipeline: Difix3DPipeline, folder: Path) -> list[TrainingCallback]:
-    """Does what nerfstudio's trainer does before its first step."""
-    config = SimpleNamespace(max_num_iterations=100, load_dir=None, load_checkpoint=None, save_config=lambda: None)
-    trainer = SimpleNamespace(base_dir=folder, _start_step=0, config=config)
-    optimizers = Optimizers(deepcopy(all_methods["difix3d-mini"].optimizers), pipeline.get_param_groups())
-    return pipeline.get_training_callbacks(
-        TrainingCallbackAttributes(optimizers=optimizers, grad_scaler=None, pipeline=pipeline, trainer=trainer)
-    )
-
-
-def step_begins(callbacks: list[TrainingCallback], step: int) -> None:
-    for callback in callbacks:
-        if callback.func.__module__.startswith("difix3d_ns."):
-            callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
 
 
 def frustums(viewer: Viewer) -> dict:
@@ -76,16 +56,16 @@ def test_the_viewer_finds_both_panels_in_order(pipeline: Difix3DPipeline, viewer
     assert len(found) == len(viewer.viewer_elements)
 
 
-def test_a_fix_on_request_comes_once_before_the_next_step(
+def test_a_requested_fix_is_made_once_before_the_next_step(
     pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
+    callbacks, panel = training_callbacks(pipeline, tmp_path), pipeline._training_panel
     assert "**Next fix:** before step 50" in panel._status.text
     panel._button.cb_hook(panel._button)
     assert "before the next training step" in panel._status.text
     assert not len(pipeline.datamanager.pseudo_views)
     for step in (7, 8):
-        step_begins(callbacks, step)
+        before_step(callbacks, step)
     assert pipeline.datamanager.pseudo_views.step == 7
     assert len(pipeline.datamanager.pseudo_views) == 5
     assert "Step 7, on request: fixed 5 novel views" in " ".join(capsys.readouterr().out.split())
@@ -93,37 +73,37 @@ def test_a_fix_on_request_comes_once_before_the_next_step(
 
 
 def test_a_scheduled_fix_fulfils_a_request(pipeline: Difix3DPipeline, tmp_path: Path) -> None:
-    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
+    callbacks, panel = training_callbacks(pipeline, tmp_path), pipeline._training_panel
     panel.request()
-    step_begins(callbacks, 50)
+    before_step(callbacks, 50)
     assert "**Fixes done:** 1 of 2  \n" in panel._status.text
     assert "**Next fix:** before step 80" in panel._status.text
 
 
-def test_a_failed_fix_on_request_ends_no_training_and_moves_no_view(
+def test_a_failed_fix_on_request_neither_ends_training_nor_moves_views(
     pipeline: Difix3DPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(self: DifixFixer, *rest: object, **options: object) -> None:
+    def fail(self: LazyFixer, *rest: object, **options: object) -> None:
         raise Difix3DError("there is no network_x here.")
 
-    monkeypatch.setattr(DifixFixer, "fix", fail)
-    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
-    poses = pipeline._walk.poses.clone()
+    monkeypatch.setattr(LazyFixer, "clean", fail)
+    callbacks, panel = training_callbacks(pipeline, tmp_path), pipeline._training_panel
+    poses = pipeline.loop.walk.poses.clone()
     panel.request()
     for step in (7, 8):
-        step_begins(callbacks, step)
-    assert torch.equal(pipeline._walk.poses, poses)
+        before_step(callbacks, step)
+    assert torch.equal(pipeline.loop.walk.poses, poses)
     assert "network\\_x" in panel._status.text
     assert capsys.readouterr().out.count("difix3d: there is no network_x here.") == 1
 
 
-def test_fixed_views_stand_in_the_scene_where_they_were_rendered(
+def test_fixed_views_are_drawn_at_the_poses_where_they_were_rendered(
     pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path
 ) -> None:
-    callbacks, panel = before_training(pipeline, tmp_path), pipeline._training_panel
+    callbacks, panel = training_callbacks(pipeline, tmp_path), pipeline._training_panel
     assert not frustums(viewer)
     for step in (50, 80):
-        step_begins(callbacks, step)
+        before_step(callbacks, step)
         drawn = frustums(viewer)
         poses = pipeline.datamanager.pseudo_views.camera_to_worlds()
         assert len(drawn) == 5
@@ -145,23 +125,23 @@ def test_the_sliders_change_the_settings_of_the_run(pipeline: Difix3DPipeline, v
     assert pipeline.datamanager.config.pseudo_view_probability == 0.8
 
 
-def test_panels_change_no_checkpoint_and_need_no_viewer(
+def test_panels_do_not_change_checkpoints_or_need_a_viewer(
     pipeline: Difix3DPipeline, banana: Path, tmp_path: Path
 ) -> None:
     assert all(name.startswith("_model.") for name in pipeline.state_dict())
-    step_begins(before_training(pipeline, tmp_path), 50)
+    before_step(training_callbacks(pipeline, tmp_path), 50)
     panel = pipeline._training_panel
     assert panel._viewer is None and panel._frustums is None and panel._button.gui_handle is None
     assert hasattr(pipeline, TRAINING_PANEL)
     assert not hasattr(make_pipeline(banana, fix_novel_views=False), TRAINING_PANEL)
 
 
-def test_after_training_there_is_no_fix_to_ask_for(pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path) -> None:
-    for callback in before_training(pipeline, tmp_path):
+def test_after_training_no_fix_can_be_requested(pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path) -> None:
+    for callback in training_callbacks(pipeline, tmp_path):
         callback.run_callback_at_location(99, TrainingCallbackLocation.AFTER_TRAIN)
     panel = pipeline._training_panel
     assert panel._button.gui_handle.disabled
-    assert "Training is finished" in panel._status.text
+    assert "Training has finished" in panel._status.text
 
 
 def test_progress_names_the_next_scheduled_step() -> None:

@@ -1,1 +1,1 @@
-"""Training Difix on pairs of degraded renders and photos."""
+"""Trains Difix on pairs of degraded renders and photos."""

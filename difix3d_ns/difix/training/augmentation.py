@@ -1,8 +1,9 @@
-"""Changes of training examples that make the reference worth a look.
+"""Augmentations of training examples that teach the network to use the reference.
 
-A render and its photo mostly agree, so a network learns to clean without the other view, and then never looks at it.
-Damage to the render alone, which only another picture of the place can undo, makes it look; a reference that shows
-the photo's own view, a little moved, is the easiest to learn this from. All draws come from the caller's generator.
+A render and its photo mostly agree, so a network learns to clean without the reference and then ignores it. Damaging
+only the render, so that only another view of the scene can repair it, forces the network to use the reference. This is
+easiest to learn if the reference is the photo itself, slightly moved. All random numbers come from the caller's
+generator.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from torch import Tensor
 from difix3d_ns.difix.images import resize
 
 DAMAGE_PROBABILITY = 0.6
-"""How often each kind of damage is in a damaged picture; one kind always is."""
+"""Probability of each kind of damage in a damaged image; at least one kind is always applied."""
 MAX_GAIN, MAX_OFFSET = 0.6, 0.3
-"""Largest shift of a colour channel: logarithm of its gain, and offset."""
+"""Largest change of a colour channel: logarithm of its gain, and its offset."""
 MAX_BLUR = 16
-"""Largest factor by which a blurred picture is shrunk in between."""
+"""Largest factor by which an image is downscaled and upscaled again to blur it."""
 HAZE_CELLS = 5
-"""Most clouds of haze along a side."""
+"""Largest number of cells along a side of the grid from which haze is interpolated."""
 MAX_TURN, MAX_ZOOM, MAX_SHIFT, MAX_TILT = math.radians(10), 0.15, 0.15, 0.1
-"""Largest move of a view: radians, logarithm of a factor, and twice shares of the picture's side."""
+"""Largest motion of a view: rotation in radians, logarithm of the zoom factor, shift as a fraction of the image's side,
+and perspective terms of the homography on coordinates in [-1, 1]."""
 
 
 def damage(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Float[Tensor, "3 height width"]:
-    """Damages a picture in the ways of a splat of few photos, but more: other colours, haze in clouds, blur.
+    """Damages an image as a splat trained on few photos does, but more strongly: colour shifts, patchy haze and blur.
 
     Args:
-        picture: in [0, 1].
-        draw: source of the random numbers.
+        picture: image in [0, 1].
+        draw: source of random numbers.
     """
     kinds = (_shift_colours, _add_haze, _blur)
     chosen = [kind for kind in kinds if draw.random() < DAMAGE_PROBABILITY] or [draw.choice(kinds)]
@@ -44,11 +46,11 @@ def damage(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Flo
 
 
 def move_view(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Float[Tensor, "3 height width"]:
-    """The picture as if seen from nearby: turned, zoomed, shifted and tilted at random; borders are mirrored.
+    """Rotates, zooms, shifts and tilts an image at random, as if seen from a nearby camera. Borders are mirrored.
 
     Args:
-        picture: in [0, 1].
-        draw: source of the random numbers.
+        picture: image in [0, 1].
+        draw: source of random numbers.
     """
     turn, zoom = draw.uniform(-MAX_TURN, MAX_TURN), math.exp(draw.uniform(-MAX_ZOOM, MAX_ZOOM))
     shift_x, shift_y = (2 * draw.uniform(-MAX_SHIFT, MAX_SHIFT) for _ in range(2))
@@ -72,7 +74,7 @@ def _shift_colours(picture: Tensor, draw: random.Random) -> Tensor:
 
 
 def _add_haze(picture: Tensor, draw: random.Random) -> Tensor:
-    """Blends towards one colour, by clouds that are anything from clear to opaque."""
+    """Blends the image towards one colour, with an opacity that varies smoothly between 0 and 1."""
     cells = draw.randint(2, HAZE_CELLS)
     density = torch.tensor([draw.gauss(0.0, 3.0) for _ in range(cells * cells)]).reshape(1, 1, cells, cells)
     opacity = F.interpolate(density, picture.shape[-2:], mode="bicubic", align_corners=True)[0].sigmoid()

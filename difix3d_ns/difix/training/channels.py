@@ -1,4 +1,4 @@
-"""Setting single channels of convolutions and linear layers, for starts of small networks."""
+"""Sets single channels of convolutions and linear layers, for the initialisation of small networks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Entry = tuple[int, int, float]
 
 @torch.no_grad()
 def carry(layer: Any, entries: Iterable[Entry], kernel: Float[Tensor, "3 3"] | None = None) -> None:
-    """Makes output channels sums of input channels, and of nothing else.
+    """Makes output channels weighted sums of given input channels only.
 
     Args:
         layer: a convolution or a linear layer, changed in place.
-        entries: what goes where; output channels without an entry stay as they are.
-        kernel: of a 3 x 3 convolution, in place of its middle pixel alone.
+        entries: the connections; output channels without an entry are unchanged.
+        kernel: spatial kernel of a 3 x 3 convolution; the centre pixel alone if None.
     """
     entries = list(entries)
     clear(layer, {target for target, _, _ in entries})
@@ -36,7 +36,7 @@ def carry(layer: Any, entries: Iterable[Entry], kernel: Float[Tensor, "3 3"] | N
 
 @torch.no_grad()
 def clear(layer: Any, channels: Iterable[int]) -> None:
-    """Makes output channels zero.
+    """Sets output channels to zero.
 
     Args:
         layer: a convolution or a linear layer, changed in place.
@@ -50,7 +50,7 @@ def clear(layer: Any, channels: Iterable[int]) -> None:
 
 @torch.no_grad()
 def ignore(layer: nn.Module, channels: Iterable[int]) -> None:
-    """Makes a layer read nothing of input channels.
+    """Makes a layer ignore input channels.
 
     Args:
         layer: a convolution or a linear layer, changed in place.

@@ -1,4 +1,4 @@
-"""What an interrupted training needs to go on exactly as if it had not been interrupted."""
+"""Checkpoints from which an interrupted training resumes exactly as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, first_line
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
 
 
 class TrainingState:
-    """All that changes during a training; the batches are a function of the step and need no state.
+    """All state that changes during training. Batches depend only on the step, so they need no state.
 
     Args:
         pipeline: the network.
-        optimizer: of its weights.
-        scheduler: of the learning rate.
-        average: of its weights.
+        optimizer: optimizer of its weights.
+        scheduler: scheduler of the learning rate.
+        average: moving average of its weights.
     """
 
     def __init__(self, pipeline: DifixPipeline, optimizer: Any, scheduler: Any, average: WeightAverage) -> None:
@@ -29,7 +29,7 @@ class TrainingState:
         self.average = average
 
     def save(self, path: Path, step: int) -> None:
-        """Writes the checkpoint; one that is there stays whole until the new one is."""
+        """Writes the checkpoint. It replaces an existing one only when it is complete."""
         state = {
             "step": step,
             "weights": network_weights(self.pipeline),
@@ -45,32 +45,36 @@ class TrainingState:
         unfinished.replace(path)
 
     def restore(self, path: Path) -> int:
-        """Reads a checkpoint, if there is one.
+        """Restores the state from a checkpoint, if it exists.
 
         Returns:
-            The step to go on with.
+            The step to continue with; 0 without a checkpoint.
 
         Raises:
-            DifixError: the checkpoint is broken, or of another network.
+            DifixError: the checkpoint is damaged, or belongs to another network.
         """
         if not path.exists():
             return 0
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a pickle can fail in any way
-            raise DifixError(f"the checkpoint {path} cannot be read ({error}): delete it to start anew.") from error
+        except Exception as error:  # reading a pickle can raise any exception
+            raise DifixError(
+                f"the checkpoint {path} cannot be read ({first_line(error)}): delete it to start anew."
+            ) from error
         try:
             return self._take(state, path)
         except DifixError:
             raise
         except UNEXPECTED_CONTENT as error:
-            raise DifixError(f"the checkpoint {path} is damaged ({error}): delete it to start anew.") from error
+            raise DifixError(
+                f"the checkpoint {path} is damaged ({first_line(error)}): delete it to start anew."
+            ) from error
 
     def _take(self, state: dict[str, Any], path: Path) -> int:
         own = network_weights(self.pipeline)
         fits = own.keys() == state["weights"].keys() and self.average.weights.keys() == state["average"].keys()
         if not fits or any(own[name].shape != value.shape for name, value in state["weights"].items()):
-            raise DifixError(f"the checkpoint {path} is of another network: choose another output folder.")
+            raise DifixError(f"the checkpoint {path} belongs to another network: choose another --output-dir.")
         with torch.no_grad():
             for name, value in state["weights"].items():
                 own[name].copy_(value)

@@ -1,4 +1,4 @@
-"""How much a network improves renders, against doing nothing."""
+"""Measures how much a network improves renders, compared to leaving them unchanged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from difix3d_ns.difix.training.vgg import PerceptualLoss
 
 @dataclass
 class Evaluation:
-    """What a network makes of pairs."""
+    """The results of a network on pairs."""
 
     metrics: list[dict[str, float]] = field(default_factory=list)
-    """Of each pair: `psnr_` (dB), `ssim_` and, with VGG-16, `lpips_` or `vgg_perceptual_distance_` of `nothing` (the
-    render itself), `without_reference`, and where there is one `with_reference`."""
+    """For each pair: `psnr_` (dB), `ssim_` and, with VGG-16, `lpips_` or `vgg_perceptual_distance_`, each for `nothing`
+    (the render itself), `without_reference` and, if the pair has a reference, `with_reference`."""
     panels: dict[str, UInt8[np.ndarray, "height width 3"]] = field(default_factory=dict)
-    """By pair: render, results without and with reference, photo, side by side."""
+    """By pair name: render, results without and with reference, and photo, side by side."""
 
 
 @torch.no_grad()
@@ -37,17 +37,17 @@ def evaluate(
     perceptual: PerceptualLoss | None = None,
     num_panels: int = 0,
 ) -> Evaluation:
-    """Runs a network on whole pictures.
+    """Runs a network on whole images.
 
     Args:
         pipeline: the network.
-        pairs: what to measure on.
-        reader: reads the pictures; pairs that it passes over are left out.
-        perceptual: measures the distance on VGG-16, if given.
-        num_panels: of so many pairs, from the first on, the pictures are kept.
+        pairs: pairs to measure on.
+        reader: reads the images; pairs that it skips are left out.
+        perceptual: measures the perceptual distance, if given.
+        num_panels: number of pairs, from the first, whose images are kept as panels.
 
     Raises:
-        DifixError: a picture cannot be read, or the network returns NaN or black images.
+        DifixError: an image cannot be read, or the network returns NaN or black images.
     """
     reader, evaluation = reader or PairReader(), Evaluation()
     for pair in pairs:
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def mean_metrics(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the pairs that have it; empty without pairs. The pairs' order does not matter."""
+    """The mean of each metric over the pairs that have it; empty without pairs. Independent of the pairs' order."""
     values: dict[str, list[float]] = defaultdict(list)
     for of_pair in metrics:
         for name, value in of_pair.items():
@@ -81,6 +81,6 @@ def mean_metrics(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
 def psnr_and_ssim(
     image: Float[Tensor, "1 3 height width"], photo: Float[Tensor, "1 3 height width"]
 ) -> tuple[float, float]:
-    """PSNR in dB, at most 120, and SSIM of images in [0, 1]."""
+    """PSNR in dB (at most 120) and SSIM of images in [0, 1]."""
     error = float((image - photo).square().mean())
     return -10 * math.log10(max(error, 1e-12)), float(ssim(image, photo, data_range=1.0))

@@ -1,6 +1,6 @@
-"""Low-rank adaptation of the decoder: the published way to train it (arXiv 2503.01774, section 4.1).
+"""Low-rank adaptation of the decoder, which is how the published network was trained (arXiv 2503.01774, section 4.1).
 
-Names of parameters are those that peft gives them, as in the published checkpoints: `M.base_layer.weight`,
+The parameters have peft's names, as in the published checkpoints: `M.base_layer.weight`,
 `M.lora_A.vae_skip.weight`, `M.lora_B.vae_skip.weight`.
 """
 
@@ -16,15 +16,15 @@ from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.state_dicts import LORA_ALPHA, merge_lora
 
 ADAPTER = "vae_skip"
-"""Published name of the decoder's LoRA."""
+"""Name of the decoder's LoRA in the published checkpoints."""
 
 
 class LoraLayer(nn.Module):
-    """A convolution or linear layer as it was, plus a trained low-rank change: W x + (alpha / rank) B A x, alpha 8.
+    """A convolution or linear layer plus a low-rank change: W x + (alpha / rank) B A x with alpha 8.
 
     Args:
-        base_layer: the layer; it is kept, not copied.
-        rank: of the change, which starts at zero.
+        base_layer: the layer, which is not copied.
+        rank: rank of the change, which starts at zero.
     """
 
     def __init__(self, base_layer: nn.Conv2d | nn.Linear, rank: int) -> None:
@@ -52,25 +52,25 @@ class LoraLayer(nn.Module):
         self.scale = LORA_ALPHA / rank
 
     def forward(self, sample: Float[Tensor, "batch *inner"]) -> Float[Tensor, "batch *outer"]:
-        """The layer's output with its change."""
+        """The output of the layer with its low-rank change."""
         return self.base_layer(sample) + self.scale * self.lora_B[ADAPTER](self.lora_A[ADAPTER](sample))
 
 
 def add_lora(module: nn.Module, rank: int) -> list[str]:
-    """Gives every convolution and linear layer of a module a LoRA.
+    """Adds a LoRA to every convolution and linear layer of a module.
 
     Args:
-        module: changed in place; its output stays, as each LoRA starts at zero.
-        rank: of the LoRA.
+        module: changed in place; its output does not change, as each LoRA starts at zero.
+        rank: rank of the LoRA.
 
     Returns:
-        Names of the layers that have one now, within `module`.
+        Names of the layers within `module` that have a LoRA now, sorted.
 
     Raises:
         DifixError: the rank is below 1.
     """
     if rank < 1:
-        raise DifixError(f"the LoRA's rank is {rank}: it must be 1 at least.")
+        raise DifixError(f"the LoRA's rank is {rank}: it must be at least 1.")
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
     for name, layer in layers.items():
         module.set_submodule(name, LoraLayer(layer, rank))
@@ -79,7 +79,7 @@ def add_lora(module: nn.Module, rank: int) -> list[str]:
 
 @torch.no_grad()
 def fold_lora(module: nn.Module) -> None:
-    """Replaces every LoRA of a module, in place, by one layer with the sum of the weights."""
+    """Adds every LoRA of a module to the weights of its layer, and removes it, in place."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, LoraLayer):
             merged = merge_lora({f"layer.{key}": value for key, value in layer.state_dict().items()})

@@ -1,4 +1,4 @@
-"""Losses of a cleaned image against its photo (arXiv 2503.01774, section 4.1)."""
+"""Losses between a cleaned image and its photo (arXiv 2503.01774, section 4.1)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from difix3d_ns.difix.training.train_options import LossConfig
 from difix3d_ns.difix.training.vgg import PerceptualLoss
 
 SMALLEST_ERROR = 1e-6
-"""Added to squared differences before their logarithm: 66 dB where colours span 2."""
+"""Added to the mean squared error before its logarithm. It equals a PSNR of 66 dB for colours in [-1, 1]."""
 
 
 class DifixLoss(nn.Module):
-    """The weighted sum of the configured losses.
+    """Computes the configured losses with their weights.
 
     Args:
-        config: the weights.
-        perceptual: the losses on VGG-16; those that need it are left out if None.
+        config: the weights of the losses.
+        perceptual: computes the losses on VGG-16; these are left out if None.
 
     Raises:
         DifixError: no loss is left.
@@ -35,17 +35,19 @@ class DifixLoss(nn.Module):
         self.left_out = [] if perceptual is not None else of_vgg
         self.used += [] if perceptual is None else of_vgg
         if not self.used or (self.used == ["gram"] and config.gram_warmup_steps > 0):
-            raise DifixError("no loss is left to train with: give l2, charbonnier or ssim a weight, or vgg_weights.")
+            raise DifixError(
+                "no loss is left to train with: set a weight for l2, charbonnier, psnr or ssim, or set vgg_weights."
+            )
 
     def forward(
         self, cleaned: Float[Tensor, "batch 3 height width"], photos: Float[Tensor, "batch 3 height width"], step: int
     ) -> dict[str, Float[Tensor, ""]]:
-        """Losses by name, already weighted; each is the mean over the examples.
+        """Weighted losses by name; each is the mean over the examples.
 
         Args:
-            cleaned: the network's result in about [-1, 1].
+            cleaned: output of the network, in about [-1, 1].
             photos: in [-1, 1].
-            step: training step, for the Gram loss's warm-up.
+            step: training step, for the warm-up of the Gram loss.
         """
         config, losses = self.config, {}
         if config.l2 > 0:
@@ -67,8 +69,8 @@ class DifixLoss(nn.Module):
         return losses
 
     def in_words(self) -> str:
-        """One sentence that says which losses count, and which of those asked for do not."""
-        missing = f" Left out for want of VGG-16: {', '.join(self.left_out)}." if self.left_out else ""
+        """Says which losses are used, and which of those asked for are left out for lack of VGG-16."""
+        missing = f" Left out for lack of VGG-16: {', '.join(self.left_out)}." if self.left_out else ""
         return f"Losses: {', '.join(self.used)}.{missing}"
 
 

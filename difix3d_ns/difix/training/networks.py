@@ -1,4 +1,4 @@
-"""The network a training starts from, and which of its weights are trained."""
+"""The network that training starts from, and which of its weights are trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from difix3d_ns.difix.architecture import DifixArchitecture, build_difix
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.training.lora import add_lora
@@ -19,7 +19,7 @@ from difix3d_ns.difix.vae import SkipAutoencoderKL
 
 
 def start_network(config: TrainConfig) -> DifixPipeline:
-    """The network of step 0.
+    """Builds or loads the network that training starts from.
 
     Raises:
         DifixError: the base cannot be read.
@@ -41,11 +41,11 @@ def start_network(config: TrainConfig) -> DifixPipeline:
 def trainable_parameters(
     pipeline: DifixPipeline, parts: Literal["published", "unet", "unet-decoder", "decoder", "all"], lora_rank: int = 4
 ) -> list[nn.Parameter]:
-    """Freezes what is not trained, and returns the rest.
+    """Freezes the parameters that are not trained, and returns those that are.
 
     Args:
         pipeline: the network, changed in place.
-        parts: see `TrainConfig.train_parts`; for `published` the decoder gets its LoRA.
+        parts: see `TrainConfig.train_parts`; with `published` a LoRA is added to the decoder.
         lora_rank: see `TrainConfig.lora_rank`.
 
     Raises:
@@ -53,7 +53,8 @@ def trainable_parameters(
     """
     for module in (pipeline.vae, pipeline.unet):
         module.requires_grad_(True)
-        # Only dropout and checkpointing would ask for it; diffusers checkpoints gradients in training mode alone.
+        # Training mode matters only for dropout, which is not used, and because diffusers needs it for gradient
+        # checkpointing.
         module.train()
     if parts != "all":
         pipeline.vae.requires_grad_(False)
@@ -70,23 +71,23 @@ def trainable_parameters(
 
 
 def _is_stable_diffusion(base: str) -> bool:
-    """Whether a folder or hub id is SD-Turbo's, which has no skips, and not a Difix."""
+    """Whether a folder or hub id is a plain Stable Diffusion such as SD-Turbo, without the skips of Difix."""
     try:
         index = DifixPipeline.load_config(base)
     except (OSError, ValueError):
-        return False  # from_pretrained says better what is wrong
+        return False  # from_pretrained raises a better error
     return isinstance(index, dict) and index.get("_class_name") == "StableDiffusionPipeline"
 
 
 def _with_skips(base: str) -> DifixPipeline:
-    """SD-Turbo with skip convolutions at their published start; its text encoder runs once."""
+    """Loads SD-Turbo, adds skip convolutions at their published start value, and computes the prompt's embedding."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     try:
         source = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, feature_extractor=None)
     except (OSError, ValueError) as error:
-        raise DifixError(f"{base} cannot be loaded as an SD-Turbo network: {error}") from error
+        raise DifixError(f"{base} cannot be loaded as an SD-Turbo network: {reason_of(error)}.") from error
     vae: Any = SkipAutoencoderKL.from_config(source.vae.config)
     vae.load_state_dict(source.vae.state_dict(), strict=False)
     scheduler: Any = DDPMScheduler.from_config(source.scheduler.config)

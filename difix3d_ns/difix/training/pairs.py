@@ -1,7 +1,7 @@
-"""Pairs for training Difix, in the published JSON layout.
+"""Reads pairs for training Difix from the published JSON layout.
 
-`{"train": {id: {"image", "target_image", "ref_image", "prompt"}}, "test": {...}}`, where `ref_image` may be missing
-and paths are absolute or relative to the JSON. Difix has one prompt, so `prompt` is not read.
+The layout is `{"train": {id: {"image", "target_image", "ref_image", "prompt"}}, "test": {...}}`. `ref_image` is
+optional, and paths are absolute or relative to the JSON. Difix has only one prompt, so `prompt` is not read.
 """
 
 from __future__ import annotations
@@ -18,45 +18,47 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.images import resize, to_image_list
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of one pair."""
+    """The files of one pair."""
 
     name: str
-    """Its id."""
+    """Id of the pair."""
     image: Path
     """The degraded render."""
     target: Path
     """The photo of the same view."""
     reference: Path | None
-    """A photo of a view nearby."""
+    """A photo of a nearby view."""
     seen: bool = False
-    """Whether the splat was trained on the photo; False where it is not told."""
+    """Whether the splat was trained on the photo; False if the JSON does not say."""
 
 
 def read_pairs(path: Path, part: Literal["train", "test"]) -> list[Pair]:
-    """The pairs of one part of a pairs JSON, in the order of their ids.
+    """Reads one part of a pairs JSON, sorted by id.
 
     Args:
         path: the JSON.
-        part: a missing part is empty.
+        part: the part to read; a missing part is empty.
 
     Raises:
-        DifixError: the file cannot be read, is laid out otherwise, or an entry lacks its image or target.
+        DifixError: the file cannot be read or has another layout, or an entry lacks its image or target.
     """
     try:
         entries = json.loads(path.read_text()).get(part, {})
         return [_pair(name, entry, path.parent) for name, entry in sorted(entries.items())]
     except (OSError, ValueError) as error:
-        raise DifixError(f"the pairs {path} cannot be read: {error}.") from error
+        raise DifixError(f"the pairs {path} cannot be read: {reason_of(error)}.") from error
     except KeyError as error:
         raise DifixError(f"the pairs {path}, part {part}: an entry has no {error}.") from error
     except (AttributeError, TypeError) as error:
-        raise DifixError(f'the pairs {path} are not laid out as {{"train": {{id: {{...}}}}}}: {error}.') from error
+        raise DifixError(
+            f'the pairs {path} are not laid out as {{"train": {{id: {{...}}}}}}: {reason_of(error)}.'
+        ) from error
 
 
 def _pair(name: str, entry: dict[str, Any], folder: Path) -> Pair:
@@ -71,10 +73,10 @@ def _pair(name: str, entry: dict[str, Any], folder: Path) -> Pair:
 
 
 def load_pair(pair: Pair) -> Float[Tensor, "views 3 height width"]:
-    """Render, photo and, where there is one, reference in [0, 1], all at the photo's size.
+    """Loads the render, the photo and, if there is one, the reference in [0, 1], all resized to the photo's size.
 
     Raises:
-        DifixError: a file is missing or no picture.
+        DifixError: a file is missing or not an image.
     """
     files = [pair.image, pair.target] + ([pair.reference] if pair.reference is not None else [])
     pictures: list[Tensor] = []
@@ -82,17 +84,17 @@ def load_pair(pair: Pair) -> Float[Tensor, "views 3 height width"]:
         try:
             with Image.open(file) as picture:
                 pictures.extend(to_image_list(picture))
-        except (OSError, SyntaxError, DifixError) as error:  # PIL calls a broken PNG a syntax error
-            raise DifixError(f"the picture {file} of pair {pair.name} cannot be read: {error}.") from error
+        except (OSError, SyntaxError, DifixError) as error:  # PIL raises SyntaxError for a broken PNG
+            raise DifixError(f"the image {file} of pair {pair.name} cannot be read: {reason_of(error)}.") from error
     height, width = pictures[1].shape[-2:]
     return torch.cat([resize(picture[None], height, width) for picture in pictures])
 
 
 class PairReader:
-    """Reads pairs; where that is wished, passes over those that cannot be read, after it named each once.
+    """Reads pairs, and can skip those that cannot be read. It prints each skipped pair once.
 
     Args:
-        skip_bad: whether a pair that cannot be read is passed over.
+        skip_bad: whether to skip a pair that cannot be read instead of raising an error.
     """
 
     def __init__(self, skip_bad: bool = False) -> None:
@@ -101,14 +103,14 @@ class PairReader:
         self._lock = Lock()
 
     def read(self, pair: Pair, min_side: int = 1) -> Float[Tensor, "views 3 height width"] | None:
-        """The pictures of a pair as `load_pair` gives them; None where the pair is passed over.
+        """Reads a pair as `load_pair` does; None if the pair is skipped.
 
         Args:
-            pair: its files.
-            min_side: smallest side that is of use, in pixels.
+            pair: the pair.
+            min_side: smallest usable side, in pixels.
 
         Raises:
-            DifixError: a file is missing, no picture or too small, and this is not to be passed over.
+            DifixError: a file is missing, not an image or too small, and `skip_bad` is off.
         """
         if pair in self.skipped:
             return None
@@ -116,8 +118,8 @@ class PairReader:
             views = load_pair(pair)
             if (smallest := min(views.shape[-2:])) < min_side:
                 raise DifixError(
-                    f"the picture {pair.target} of pair {pair.name} has a side of {smallest} pixels: the network needs "
-                    f"{min_side}."
+                    f"the image {pair.target} of pair {pair.name} has a side of {smallest} pixels: the network needs "
+                    f"at least {min_side}."
                 )
         except DifixError as error:
             if not self.skip_bad:

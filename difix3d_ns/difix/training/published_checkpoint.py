@@ -1,4 +1,4 @@
-"""Writing the training checkpoint of Difix's authors: what was trained, to be laid over the base."""
+"""Writes checkpoints in the layout of the authors' training, which hold only what was trained on top of a base."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from difix3d_ns.difix.training.lora import LoraLayer
 from difix3d_ns.difix.training.train_options import TrainConfig
 
 PUBLISHED_CHECKPOINT = "model.pkl"
-"""Its name in the output folder."""
+"""File name of the checkpoint in the output folder."""
 
 
 def check_published_checkpoint(config: TrainConfig) -> None:
-    """Finds out before the training whether its result fits the authors' layout.
+    """Checks before training whether the result will fit the authors' layout.
 
     Raises:
-        DifixError: the checkpoint is asked for, but without a base, or other parts than the published are trained.
+        DifixError: the checkpoint is asked for, but there is no base, or parts other than the published are trained.
     """
     if not config.save_pkl:
         return
     if config.base is None:
-        raise DifixError("a .pkl holds what was trained on top of a base: give --base, or leave out --save-pkl.")
+        raise DifixError("a .pkl holds only what was trained on top of a base: give --base, or leave out --save-pkl.")
     if config.train_parts not in (None, "published"):
         raise DifixError(
-            f"a .pkl holds the published parts, and --train-parts is {config.train_parts}: choose published, or "
+            f"a .pkl holds the published parts, but --train-parts is {config.train_parts}: choose published, or "
             "leave out --save-pkl."
         )
 
 
 def save_published_checkpoint(path: Path, pipeline: DifixPipeline, optimizer: Any) -> None:
-    """Writes UNet, LoRA and skip convolutions; `DifixPipeline.from_pretrained(path, base=...)` loads them.
+    """Writes the UNet, the LoRA and the skip convolutions. `DifixPipeline.from_pretrained(path, base=...)` loads them.
 
     Args:
         path: the file.
         pipeline: a network whose decoder has a LoRA.
-        optimizer: its state goes into the file.
+        optimizer: its state is written, too.
     """
     layers = {name: layer for name, layer in pipeline.vae.named_modules() if isinstance(layer, LoraLayer)}
     vae = {name: value for name, value in _on_cpu(pipeline.vae).items() if "lora" in name or "skip" in name}
@@ -55,5 +55,5 @@ def save_published_checkpoint(path: Path, pipeline: DifixPipeline, optimizer: An
 
 
 def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    # The default layout of memory: training has the channels last.
+    # Training keeps the weights in channels-last layout; files use the default layout.
     return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}

@@ -1,7 +1,7 @@
-"""Random crops of pairs. Which ones a training step gets is a function of the seed and the step alone.
+"""Draws random crops of pairs. The examples of a training step depend only on the seed and the step.
 
-A step has a row of examples, numbered from 0. Each is drawn from random numbers of its own, so several processes, or
-one that accumulates gradients, can share a step's examples out: together they see what one large batch would hold.
+The examples of a step are numbered from 0, and each is drawn from its own random numbers. Several processes, or one
+that accumulates gradients, can therefore divide the examples of a step, and together see one large batch.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from difix3d_ns.difix.training.augmentation import damage, move_view
 from difix3d_ns.difix.training.pairs import Pair, PairReader
 
 Batch = tuple[Float[Tensor, "batch views 3 size size"], Float[Tensor, "batch 3 size size"]]
-"""Inputs in [0, 1], render first, then the reference if the step uses one; and the photos."""
+"""Inputs in [0, 1], with the render as view 0 and the reference, if the step uses one, as view 1; and the photos."""
 
 CACHE_BYTES = 2 * 1024**3
-"""Bound on the pictures that are kept in memory, as bytes."""
+"""Maximum bytes of decoded images that are kept in memory."""
 
 
 class PairSampler:
-    """Batches of random crops.
+    """Draws batches of random crops.
 
     Args:
-        pairs: what to draw from.
-        crop_size: side of the square crops, in pixels; smaller pictures are cropped to their shorter side.
-        seed: of the draws.
-        reference_probability: how often a step's references are used.
-        clean_probability: how often the photo itself is the input.
+        pairs: pairs to draw from.
+        crop_size: side of the square crops, in pixels; smaller images are cropped to their shorter side.
+        seed: seed of all draws.
+        reference_probability: probability that a step uses references.
+        clean_probability: probability that the input is the photo itself.
         color_jitter: largest change of gain and offset of each colour channel, the same for all views of a pair.
-        min_scale: smallest factor by which pictures are shrunk before they are cropped.
-        balance_scenes: draw a scene first, a folder of photos, and then one of its pairs.
-        balance_seen: draw first whether the splat was trained on the photo.
-        damage_probability: how often the input is damaged beyond what the render lacks.
-        moved_photo_probability: how often the reference is the photo itself, moved a little.
-        multiple: the crops' sides are multiples of it.
-        reader: reads the pictures; for a pair that it passes over another one is drawn.
+        min_scale: smallest factor by which images are downscaled before they are cropped.
+        balance_scenes: draw a scene (a folder of photos) first, then one of its pairs.
+        balance_seen: first draw whether the splat was trained on the photo.
+        damage_probability: probability that the input is damaged further.
+        moved_photo_probability: probability that the reference is the photo itself, slightly moved.
+        multiple: the side of a crop is a multiple of this.
+        reader: reads the images; if it skips a pair, another one is drawn.
 
     Raises:
         DifixError: there are no pairs, or the crops are smaller than `multiple`.
@@ -69,7 +69,7 @@ class PairSampler:
         if not pairs:
             raise DifixError("there are no pairs to train on.")
         if crop_size < multiple:
-            raise DifixError(f"crops of {crop_size} pixels are too small: the network needs {multiple} at least.")
+            raise DifixError(f"crops of {crop_size} pixels are too small: the network needs at least {multiple}.")
         self.pairs = list(pairs)
         self.crop_size = crop_size
         self.seed = seed
@@ -90,17 +90,17 @@ class PairSampler:
         self._cached_bytes = 0
 
     def batch(self, step: int, batch_size: int, first: int = 0, stride: int = 1) -> Batch:
-        """The batch of a step, or a share of it.
+        """Draws the batch of a step, or a share of it.
 
         Args:
             step: training step.
             batch_size: number of examples.
-            first: number of the first one.
-            stride: from one example's number to the next.
+            first: number of the first example.
+            stride: distance between the numbers of consecutive examples.
 
         Raises:
-            DifixError: a picture is missing, broken, or smaller than the network needs, and the reader does not pass
-                over it; or no pair is left.
+            DifixError: an image is missing, broken or smaller than the network needs, and the reader does not skip it;
+                or no pair is left.
         """
         groups, with_reference = self._draw(step)
         drawn = [self._example(step, first + stride * number, groups) for number in range(batch_size)]
@@ -120,16 +120,16 @@ class PairSampler:
         process: int = 0,
         num_processes: int = 1,
     ) -> Iterator[Batch]:
-        """The batches of steps `start` to `stop` for one process, in order, read ahead in threads.
+        """Draws the batches of steps `start` to `stop` for one process, in order, reading ahead in threads.
 
         Args:
             start: first step.
             stop: step after the last.
-            batch_size: examples to a batch.
-            num_workers: threads.
-            parts: batches to a step.
-            process: number of this process: of a step's examples it takes this one and every `num_processes`-th on.
-            num_processes: how many share the steps.
+            batch_size: examples per batch.
+            num_workers: number of threads.
+            parts: batches per step.
+            process: number of this process, which takes every `num_processes`-th example from this number on.
+            num_processes: number of processes that share the examples of a step.
         """
         with ThreadPoolExecutor(max(1, num_workers)) as pool:
             ahead: deque[Future[Batch]] = deque()
@@ -143,7 +143,7 @@ class PairSampler:
                 yield ahead.popleft().result()
 
     def _groups(self, indices: Iterable[int]) -> list[list[int]]:
-        """Pairs of which each group is drawn from equally often: all in one, or those of each scene and kind."""
+        """Groups of pairs that are drawn from equally often: one for all pairs, or one per scene and kind."""
         groups: dict[tuple[Path | None, bool], list[int]] = defaultdict(list)
         for index in indices:
             pair = self.pairs[index]
@@ -153,8 +153,8 @@ class PairSampler:
     def _draw(self, step: int) -> tuple[list[list[int]], bool]:
         """The groups of pairs that a step draws from, and whether it uses their references.
 
-        All examples of a step have a reference or none has, as the network takes one number of views at a time. Over
-        all steps every pair of a group is drawn equally often.
+        Either all examples of a step have a reference or none has, because a batch has one number of views. Over all
+        steps, every pair of a group is drawn equally often.
         """
         draw = random.Random(f"{self.seed}-{step}")
         if draw.random() >= self.reference_probability:
@@ -164,16 +164,16 @@ class PairSampler:
         return self._with_reference, True
 
     def _example(self, step: int, number: int, groups: list[list[int]]) -> tuple[Tensor, random.Random]:
-        """Pictures of one example, and the random numbers for the rest of its making."""
+        """The images of one example, and the generator for its augmentation."""
         draw = random.Random(f"{self.seed}-{step}-{number}")
         views = self._load(draw.choice(draw.choice(groups)))
         if views is None:
-            # Not a neighbour, which would be seen twice as often.
+            # Drawn at random, as always taking the next pair would make that one twice as frequent.
             candidates = [index for group in groups for index in group]
             others = (self._load(index) for index in draw.sample(candidates, len(candidates)))
             views = next((found for found in others if found is not None), None)
         if views is None:
-            raise DifixError(f"none of {sum(map(len, groups))} pairs can be read: see what was skipped.")
+            raise DifixError(f"none of {sum(map(len, groups))} pairs can be read: see the skipped pairs above.")
         return views, draw
 
     def _load(self, index: int) -> Float[Tensor, "views 3 height width"] | None:
@@ -187,7 +187,7 @@ class PairSampler:
         return cached.float() / 255
 
     def _crop(self, views: Float[Tensor, "views 3 height width"], size: int, draw: random.Random) -> Tensor:
-        """One window and one flip for all views: cameras nearby see about the same at the same place."""
+        """Crops and flips all views alike, as nearby cameras see about the same thing at the same pixel."""
         scale = draw.uniform(self.min_scale, 1.0)
         window = min(round(size / scale), *views.shape[-2:])
         top, left = (draw.randint(0, side - window) for side in views.shape[-2:])
@@ -195,7 +195,7 @@ class PairSampler:
         return crop.flip(-1) if draw.random() < 0.5 else crop
 
     def _augment(self, views: Float[Tensor, "views 3 size size"], draw: random.Random) -> Tensor:
-        """Now and then other inputs and references, and other colours for all views alike."""
+        """Applies the random augmentations. The change of colours is the same for all views."""
         if draw.random() < self.clean_probability:
             views = torch.cat([views[1:2], views[1:]])
         if draw.random() < self.damage_probability:
@@ -209,5 +209,5 @@ class PairSampler:
             torch.tensor([draw.uniform(-self.color_jitter, self.color_jitter) for _ in channels])[:, None, None]
             for _ in range(2)
         )
-        # Around mid-gray, so that dark and bright pictures change alike; half the offset, as it clips.
+        # Around mid-gray, so that dark and bright images change alike. The offset is halved, as it clips values.
         return ((views[:, channels] - 0.5) * (1 + gain) + 0.5 + offset / 2).clamp(0, 1)

@@ -1,17 +1,19 @@
-"""A start for the autoencoder of a small network that is trained from random weights.
+"""Initialises the autoencoder of a small network that is trained from scratch.
 
-The published network starts from a pretrained autoencoder, which does not exist for a small one. So this one is set up
-by hand, such that before the first training step the network returns its input, and a reference can matter:
+The published network starts from a pretrained autoencoder, and there is none for a small network. This module sets the
+weights by hand, such that the untrained network returns its input and can make use of a reference:
 
-- The encoder carries each colour with both signs, and shrinks it level by level. On each level it measures detail, by
-  how much brightness differs from the mean around. The latents are the colours and these measures. They stay so, where
-  the encoder is not trained: the UNet reads of a place what it looks like, and how blurred or noisy it is.
-- The decoder takes the encoder's own colours off the cleaned latents and carries what is left, the UNet's correction,
-  up to the picture, which the last skip connection brings. All other channels are random and start as no change.
+- The encoder carries each colour with both signs and downscales it level by level. At each level it measures detail as
+  the absolute difference between the brightness and its local mean. The latents are the colours and these measures.
+  They keep this meaning if the encoder is not trained: they tell the UNet what each cell looks like, and how blurred or
+  noisy it is.
+- The decoder subtracts the encoder's colours from the cleaned latents and upscales the rest, which is the UNet's
+  correction. It adds the correction to the input image, which arrives through the last skip connection. All other
+  channels are random and change nothing at the start.
 
-Three devices make exact layers of random ones: silu(x) - silu(-x) = x passes a value through an activation, and
-silu(x) + silu(-x) is nearly |x|; two constant channels of opposite signs, far larger than all others, make a
-normalisation over all channels divide by a known number; a residual branch whose last layer is zero adds nothing.
+Three techniques make this exact. silu(x) - silu(-x) = x passes a value through an activation unchanged, and
+silu(x) + silu(-x) is nearly |x|. Two constant channels of opposite signs, much larger than all others, make a
+normalisation over all channels divide by a known number. A residual branch whose last layer is zero adds nothing.
 """
 
 from __future__ import annotations
@@ -31,40 +33,42 @@ from difix3d_ns.difix.vae import SkipAutoencoderKL, randomise_skip_convolutions
 NUM_PICTURE_CHANNELS = 6
 """Red, green, blue, and their negatives."""
 CONSTANTS = (6, 7)
-"""Channels of the two constants."""
+"""Indices of the two constant channels."""
 FIRST_DETAIL_CHANNEL = 8
-"""Channel of the finest detail in the encoder; those of the coarser levels follow."""
+"""Index of the encoder channel with the finest detail; the channels of coarser levels follow."""
 CONSTANT = 8.0
-"""Value of the constant channels, where a colour lies in [-1, 1]."""
+"""Absolute value of the constant channels; colours are in [-1, 1]."""
 RANDOM_SCALE = 0.25
-"""Factor on random channels, so that the constants stay the largest."""
+"""Factor on random channels, so that the constant channels remain the largest."""
 SHARPNESS = 100.0
-"""Factor on brightness differences before the activation that takes their size: at 0.05 it is exact to 1 %."""
+"""Factor on brightness differences before the activation that takes their absolute value. A difference of 0.05 is then
+exact to 1 %."""
 LATENT_CONSTANT = 64.0
-"""Value of the constants before the latents; the larger, the nearer these are to the colours."""
+"""Absolute value of the constants before the last layer of the encoder. A larger value makes the latents closer to the
+colours."""
 DETAIL_GAIN = 5.0
-"""Factor on the coarsest detail in the latents, which brings its spread near that of colours."""
+"""Factor on the coarsest detail in the latents, which gives it about the spread of the colours."""
 DETAIL_GAIN_RATIO = 1.6
-"""Ratio of this factor from a level to the coarser one: the finer the detail, the weaker."""
+"""Ratio between the factors of neighbouring levels. Finer detail is weaker and gets the larger factor."""
 SMALL = 0.05
-"""Factor on colours before an activation, so that the mean that a normalisation takes off does not matter."""
+"""Factor on colours before an activation, so that the mean that a normalisation subtracts has no effect."""
 MEAN_OF_FOUR = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) / 4
-"""Kernel that shrinks by 2; diffusers pads below and on the right."""
+"""Kernel that downscales by 2; diffusers pads at the bottom and on the right."""
 LINEAR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
-"""Kernel that makes linear interpolation of an enlargement by repetition."""
+"""Kernel that turns nearest-neighbour upscaling into linear interpolation."""
 DIFFERENCE = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) - LINEAR
-"""Kernel of the difference from the mean around."""
+"""Kernel of the difference from the local mean."""
 
 
 @torch.no_grad()
 def start_autoencoder(pipeline: DifixPipeline) -> None:
-    """Sets weights of the autoencoder, in place, as this module describes.
+    """Sets the weights of the autoencoder as described above, in place.
 
     Args:
-        pipeline: a network with random weights, whose UNet's estimate is zero.
+        pipeline: a network with random weights whose UNet predicts zero.
 
     Raises:
-        DifixError: its normalisations have several groups, or it has too few levels, channels or latents.
+        DifixError: the normalisations have several groups, or there are too few levels, channels or latents.
     """
     vae = pipeline.vae
     _check(vae)
@@ -73,18 +77,18 @@ def start_autoencoder(pipeline: DifixPipeline) -> None:
     decoder: Any = vae.decoder
     kept = _num_kept(vae)
     _start_encoder(encoder, vae.quant_conv, vae.config["latent_channels"], kept)
-    # The cleaned latents are the latents over this, where the estimate is zero.
+    # If the predicted noise is zero, the cleaned latents are the latents divided by this.
     signal = math.sqrt(float(pipeline.scheduler.alphas_cumprod[TIMESTEP]))
     _start_decoder(decoder, vae.post_quant_conv, signal)
     for name, module in decoder.named_children():
         if name.startswith("skip_conv_"):
             module.weight[:, kept:] /= RANDOM_SCALE
-            # A convolution that read the constants would turn the smallest change of its weights into brightness.
+            # If it read the constants, even a tiny change of its weights would change the brightness.
             ignore(module, CONSTANTS)
 
 
 def _num_kept(vae: SkipAutoencoderKL) -> int:
-    """Channels of the encoder that are set by hand: picture, constants, and one of detail to each shrinking."""
+    """Number of encoder channels that are set by hand: colours, constants, and one detail channel per downscaling."""
     return FIRST_DETAIL_CHANNEL + len(vae.config["block_out_channels"]) - 1
 
 
@@ -93,9 +97,9 @@ def _check(vae: SkipAutoencoderKL) -> None:
     channels = _num_kept(vae)
     if groups != 1 or len(widths) < 2 or min(widths) <= channels or latents != 3 + len(widths) - 1:
         raise DifixError(
-            "the start of a small network needs an autoencoder of two levels at least, with one group in its "
-            f"normalisations, more than {channels} channels in each level and 3 latents besides one to each shrinking; "
-            f"this one has {groups} groups, {widths} channels and {latents} latents."
+            "the initialisation of a small network needs an autoencoder with at least two levels, one group in its "
+            f"normalisations, more than {channels} channels in each level, and 3 latent channels plus one per "
+            f"downscaling; this one has {groups} groups, {widths} channels and {latents} latent channels."
         )
 
 
@@ -114,14 +118,14 @@ def _start_encoder(encoder: Any, quant_conv: Any, latent_channels: int, kept: in
         for downsampler in block.downsamplers or []:
             carry(downsampler.conv, same(kept), MEAN_OF_FOUR)
             _quieten(downsampler.conv, kept)
-    # The latents are made of what is kept, and the rest would only disturb the last normalisation.
+    # The latents are computed from the channels set by hand; the others would only disturb the last normalisation.
     _pass_through_middle(encoder.mid_block, encoder.conv_norm_out.num_channels)
     rise = LATENT_CONSTANT - CONSTANT
     encoder.mid_block.resnets[-1].conv2.bias[list(CONSTANTS)] = torch.tensor([rise, -rise])
     _undo_norm(encoder.conv_norm_out, LATENT_CONSTANT)
     encoder.conv_norm_out.weight[:NUM_PICTURE_CHANNELS] *= SMALL
     carry(encoder.conv_out, _back_to_colours(1 / SMALL))
-    # Detail is not below zero; raised by 1 and enlarged it is where the activation changes nothing.
+    # Detail is never negative. Scaled by the sharpness and offset by it, it lies where silu is the identity.
     for level in range(num_details):
         channel, gain = FIRST_DETAIL_CHANNEL + level, DETAIL_GAIN * DETAIL_GAIN_RATIO ** (num_details - 1 - level)
         encoder.conv_norm_out.weight[channel] *= SHARPNESS
@@ -129,14 +133,14 @@ def _start_encoder(encoder: Any, quant_conv: Any, latent_channels: int, kept: in
         carry(encoder.conv_out, [(3 + level, channel, gain / SHARPNESS)])
         encoder.conv_out.bias[3 + level] = -gain
     clear(encoder.conv_out, range(latent_channels, 2 * latent_channels))
-    # Of the posterior's logarithmic variance: latents are not uncertain.
+    # The log variance of the posterior: the latents have almost no noise.
     encoder.conv_out.bias[latent_channels:] = -10.0
     if quant_conv is not None:
         carry(quant_conv, same(2 * latent_channels))
 
 
 def _measure_detail(resnet: Any, target: int) -> None:
-    """Adds to a channel by how much brightness differs from the mean around, in absolute value."""
+    """Adds the absolute difference between the brightness and its local mean to a channel."""
     brightness = _back_to_colours(SHARPNESS / 3)
     carry(
         resnet.conv1,
@@ -145,7 +149,7 @@ def _measure_detail(resnet: Any, target: int) -> None:
     )
     clear(resnet.conv1, (2, 3))
     resnet.conv1.weight[4:] *= RANDOM_SCALE
-    # Far larger than a difference.
+    # The constants of this branch must be far larger than the scaled differences.
     large = CONSTANT * SHARPNESS
     resnet.conv1.bias[2:4] = torch.tensor([large, -large])
     _undo_norm(resnet.norm1)
@@ -159,7 +163,7 @@ def _start_decoder(decoder: Any, post_quant_conv: Any, signal: float) -> None:
         carry(post_quant_conv, same(post_quant_conv.out_channels))
     carry(decoder.conv_in, _both_signs(signal))
     _pass_through_middle(decoder.mid_block, NUM_PICTURE_CHANNELS)
-    # The encoder's own colours go off: what is left is the UNet's correction.
+    # Subtracting the encoder's colours leaves the UNet's correction.
     carry(decoder.skip_conv_1, same(NUM_PICTURE_CHANNELS, -1.0))
     num_levels = len(decoder.up_blocks)
     for level in range(2, num_levels):
@@ -168,7 +172,7 @@ def _start_decoder(decoder: Any, post_quant_conv: Any, signal: float) -> None:
         for resnet in block.resnets:
             _pass_through(resnet, NUM_PICTURE_CHANNELS)
         carry(block.upsamplers[0].conv, same(NUM_PICTURE_CHANNELS), LINEAR)
-    # The picture itself, and the constants for the last normalisations.
+    # The last level receives the input image, and the constants for its normalisations.
     clear(decoder.up_blocks[-2].upsamplers[0].conv, CONSTANTS)
     skip = decoder.get_submodule(f"skip_conv_{num_levels}")
     clear(skip, CONSTANTS)
@@ -187,12 +191,12 @@ def _start_decoder(decoder: Any, post_quant_conv: Any, signal: float) -> None:
 
 
 def _both_signs(factor: float = 1.0) -> list[Entry]:
-    """Entries that take colours to the picture's channels."""
+    """Entries that map three colours to six channels, each colour with both signs."""
     return [(sign * 3 + colour, colour, factor * (-1.0) ** sign) for sign in range(2) for colour in range(3)]
 
 
 def _back_to_colours(factor: float = 1.0) -> list[Entry]:
-    """Entries that take the picture's channels, after an activation, to colours."""
+    """Entries that map these six channels back to colours; they also undo an activation in between."""
     return [(colour, channel, sign) for channel, colour, sign in _both_signs(factor)]
 
 
@@ -208,7 +212,7 @@ def _quieten(layer: Any, first: int) -> None:
 
 
 def _pass_through(resnet: Any, count: int) -> None:
-    """The residual connection carries the first channels, and the branch adds nothing to them."""
+    """Makes a residual block leave its first `count` channels unchanged."""
     clear(resnet.conv2, range(count))
     if resnet.conv_shortcut is not None:
         carry(resnet.conv_shortcut, same(count))
@@ -223,7 +227,7 @@ def _pass_through_middle(block: Any, count: int) -> None:
 
 
 def _undo_norm(norm: nn.GroupNorm, constant: float = CONSTANT, constants: Iterable[int] = CONSTANTS) -> None:
-    """Multiplies by what the normalisation divides by where the constants dominate; constants become 1."""
+    """Makes a normalisation the identity if the constants dominate its variance; they become 1 and -1."""
     deviation = math.sqrt(2 * constant**2 / norm.num_channels)
     norm.weight.fill_(deviation)
     norm.weight[list(constants)] = deviation / constant

@@ -1,4 +1,4 @@
-"""What one sees of a training: its progress bar, and curves and pictures in tensorboard or Weights & Biases."""
+"""Reports a training by a progress bar, and by curves and images in TensorBoard or Weights & Biases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.training.evaluation import Evaluation
 from difix3d_ns.difix.training.train_options import TrainConfig
 
@@ -19,7 +19,7 @@ STEPS_PER_LOG = 10
 
 
 def check_tracker(config: TrainConfig) -> None:
-    """Finds out before the training whether the tracker is there.
+    """Checks before training whether the tracker is installed.
 
     Raises:
         DifixError: it is not installed.
@@ -32,13 +32,13 @@ def check_tracker(config: TrainConfig) -> None:
 
 
 class Report:
-    """Progress bar and tracker, of the main process only.
+    """Progress bar and tracker of the main process; does nothing in the other processes.
 
     Args:
-        config: of the training.
-        accelerator: made with the tracker of `config`.
-        folder: for the tracker's files.
-        start: step that the training goes on from.
+        config: options of the training.
+        accelerator: created with the tracker of `config`.
+        folder: folder for the tracker's files.
+        start: step that training continues from.
 
     Raises:
         DifixError: the tracker cannot start.
@@ -47,19 +47,21 @@ class Report:
     def __init__(self, config: TrainConfig, accelerator: Accelerator, folder: Path, start: int) -> None:
         self._accelerator = accelerator
         settings = {
-            # What an interrupted run logged after its last checkpoint is logged again.
+            # Steps that an interrupted run logged after its last checkpoint are logged again.
             "tensorboard": {"purge_step": start},
             "wandb": {"name": config.output_dir.name, "dir": str(folder)},
         }
-        folder.mkdir(parents=True, exist_ok=True)  # wandb goes elsewhere if it is not there
+        folder.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere if the folder does not exist
         try:
             accelerator.init_trackers("difix" if config.tracker == "wandb" else "logs", init_kwargs=settings)
-        except Exception as error:  # wandb raises several unrelated types, without a login for one
-            raise DifixError(f"{config.tracker} cannot start ({error}): choose another --tracker.") from error
+        except Exception as error:  # wandb raises several unrelated types, for example without a login
+            raise DifixError(
+                f"{config.tracker} cannot start ({reason_of(error)}): choose another --tracker."
+            ) from error
         self._bar = tqdm(initial=start, total=config.steps, disable=not accelerator.is_main_process)
 
     def step(self, step: int, losses: dict[str, Tensor], learning_rate: float) -> None:
-        """Tells of a finished step; only each so many-th is logged."""
+        """Reports a finished step. Every `STEPS_PER_LOG`-th step is logged."""
         self._bar.update()
         if step % STEPS_PER_LOG != 0:
             return
@@ -68,14 +70,14 @@ class Report:
         self._accelerator.log(values | {"learning_rate": learning_rate}, step=step)
 
     def validation(self, step: int, metrics: dict[str, float], evaluation: Evaluation) -> None:
-        """Tells of a validation and shows its pictures."""
+        """Reports a validation, with its panels."""
         if self._accelerator.is_main_process and metrics:
             self._bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         self._accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=step)
         self._show({f"panels/{name}": panel for name, panel in evaluation.panels.items()}, step)
 
     def close(self) -> None:
-        """Ends the bar and the tracker, and what connects the processes."""
+        """Ends the progress bar, the tracker and the process group."""
         self._bar.close()
         self._accelerator.end_training()
 

@@ -1,4 +1,4 @@
-"""The training loop of Difix: one process or many, resumable, with the weights' moving average as its result."""
+"""The training loop of Difix. It runs in one or many processes, can be resumed, and saves the averaged weights."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from difix3d_ns.difix.training.train_options import TrainConfig
 from difix3d_ns.difix.training.vgg import load_perceptual
 
 TRAINING_FOLDER = "training"
-"""Subfolder of the output folder for what only the training itself needs."""
+"""Subfolder of the output folder for files that only the training needs."""
 
 
 def train(config: TrainConfig) -> dict[str, float]:
-    """Trains a network, or goes on with an interrupted training, and saves it.
+    """Trains a network, or resumes an interrupted training, and saves the network.
 
     Args:
-        config: see `TrainConfig`.
+        config: options of the training.
 
     Returns:
-        Metrics on the test pairs as in `metrics.json`, see `Evaluation`; empty without test pairs, and on all
-        processes but the first.
+        Metrics on the test pairs as in `metrics.json`, see `Evaluation`. Empty without test pairs, and in all processes
+        except the main one.
 
     Raises:
-        DifixError: the pairs, a picture, the checkpoint or the network to start from cannot be read, an option makes
-            no sense, or the loss is no longer finite.
+        DifixError: the pairs, an image, the checkpoint or the network to start from cannot be read, an option is
+            invalid, or the loss is no longer finite.
     """
     _check(config)
     train_pairs, test_pairs = read_pairs(config.pairs, "train"), read_pairs(config.pairs, "test")
     if not train_pairs:
-        raise DifixError(f"the pairs {config.pairs} have none to train on: their part train is missing or empty.")
+        raise DifixError(f"{config.pairs} has no pairs to train on: its part train is missing or empty.")
     folder = config.output_dir / TRAINING_FOLDER
     accelerator = Accelerator(
         mixed_precision=_mixed_precision(config),
@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     accelerator.print(perceptual_in_words, loss_function.in_words())
     accelerator.print(_step_in_words(config, accelerator.num_processes))
     if not test_pairs:
-        accelerator.print(f"{config.pairs} has no part test: there will be no validation.")
+        accelerator.print(f"{config.pairs} has no part test, so there will be no validation.")
 
     parts = config.train_parts or _parts(config)
     parameters = trainable_parameters(pipeline, parts, config.lora_rank)
@@ -86,8 +86,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     state = TrainingState(pipeline, optimizer, scheduler, average)
     checkpoint = folder / "checkpoint.pt"
     start = state.restore(checkpoint)
-    _demand_one_value([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk they share")
-    _demand_one_value([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone they all have")
+    _require_equal([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk that they share")
+    _require_equal([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone that all have")
 
     reader = PairReader(config.skip_bad)
     sampler = PairSampler(
@@ -116,7 +116,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     )
 
     def validate(pairs: list[Pair]) -> tuple[dict[str, float], Evaluation]:
-        """Every process measures its share of the pairs; all get the result, and each its own panels."""
+        """Measures this process's share of the pairs. All processes get the mean metrics, and each its own panels."""
         share = pairs[accelerator.process_index :: accelerator.num_processes]
         evaluation = evaluate(pipeline, share, reader, perceptual, config.num_panels)
         return mean_metrics(gather_object(evaluation.metrics)), evaluation
@@ -125,7 +125,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     for step in range(start, config.steps):
         losses = _backward(accelerator, network, loss_function, batches, step, config.gradient_accumulation_steps)
         gradient_norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-        _demand_finite("norm of the gradient", gradient_norm, step)
+        _require_finite("norm of the gradient", gradient_norm, step)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -152,13 +152,13 @@ def train(config: TrainConfig) -> dict[str, float]:
     if accelerator.is_main_process:
         _write_summary(config, metrics, len(test_pairs), skipped)
     if skipped:
-        accelerator.print(f"Skipped {len(skipped)} pairs that cannot be read; metrics.json names them.")
+        accelerator.print(f"Skipped {len(skipped)} pairs that cannot be read; metrics.json lists them.")
     report.close()
     return metrics if accelerator.is_main_process else {}
 
 
 def _by_learning_rate(pipeline: DifixPipeline, config: TrainConfig) -> list[dict[str, Any]]:
-    """What is trained, as AdamW takes it: the autoencoder's part and the UNet's, each with its learning rate."""
+    """AdamW's parameter groups: the trained parameters of the autoencoder and the UNet, with their learning rates."""
     of_autoencoder = config.autoencoder_learning_rate or config.learning_rate
     groups = [
         {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": learning_rate}
@@ -176,7 +176,7 @@ def _parts(config: TrainConfig) -> Literal["published", "unet-decoder", "all"]:
 def _check(config: TrainConfig) -> None:
     for name in ("steps", "batch_size", "gradient_accumulation_steps"):
         if (value := getattr(config, name)) < 1:
-            raise DifixError(f"{name} is {value}: it must be 1 at least.")
+            raise DifixError(f"{name} is {value}: it must be at least 1.")
     check_published_checkpoint(config)
     check_tracker(config)
 
@@ -184,8 +184,8 @@ def _check(config: TrainConfig) -> None:
 def _step_in_words(config: TrainConfig, num_processes: int) -> str:
     batches = config.gradient_accumulation_steps
     return (
-        f"A step learns from {num_processes * batches * config.batch_size} pairs: processes {num_processes}, batches "
-        f"{batches}, pairs to a batch {config.batch_size}."
+        f"Each step trains on {num_processes * batches * config.batch_size} pairs (processes: {num_processes}, batches "
+        f"per process: {batches}, pairs per batch: {config.batch_size})."
     )
 
 
@@ -195,15 +195,16 @@ def _mixed_precision(config: TrainConfig) -> str:
     return config.mixed_precision
 
 
-def _demand_one_value(value: list[Any], otherwise: str) -> None:
+def _require_equal(value: list[Any], otherwise: str) -> None:
+    """Raises DifixError if the processes have different values; `otherwise` completes "the processes ..."."""
     if len(set(gather_object(value))) > 1:
         raise DifixError(f"the processes {otherwise}.")
 
 
-def _demand_finite(what: str, value: Any, step: int) -> None:
-    """Stops before such a value reaches the weights and a checkpoint."""
+def _require_finite(what: str, value: Any, step: int) -> None:
+    """Raises DifixError for NaN or infinity, before the value reaches the weights and a checkpoint."""
     if not math.isfinite(value):
-        raise DifixError(f"the {what} is {float(value)} at step {step}: lower the learning rate and start anew.")
+        raise DifixError(f"the {what} is {float(value)} at step {step}: lower the learning rate and start again.")
 
 
 def _backward(
@@ -214,17 +215,17 @@ def _backward(
     step: int,
     num_batches: int,
 ) -> dict[str, Tensor]:
-    """Adds up the gradients of a step's batches; returns the mean losses of this process."""
+    """Accumulates the gradients of a step's batches; returns the mean losses of this process."""
     means: dict[str, Tensor] = {}
     for number in range(num_batches):
         inputs, photos = (tensor.to(accelerator.device) * 2 - 1 for tensor in next(batches))
-        # The processes exchange gradients once a step.
+        # The processes exchange gradients only with the last batch of the step.
         with accelerator.no_sync(network) if number < num_batches - 1 else nullcontext():
             with accelerator.autocast():
                 cleaned = network(inputs)
             losses = {name: each / num_batches for name, each in loss_function(cleaned.float(), photos, step).items()}
             total = torch.stack(list(losses.values())).sum()
-            _demand_finite("loss", total.detach(), step)
+            _require_finite("loss", total.detach(), step)
             accelerator.backward(total)
         for name, each in losses.items():
             means[name] = means.get(name, torch.zeros_like(each)) + each.detach()
@@ -232,7 +233,7 @@ def _backward(
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Share of the learning rate at a step: a linear rise, then constant or half a cosine down to 1 %."""
+    """Factor on the learning rate at a step: a linear warm-up, then constant or a half cosine down to 1 %."""
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "constant":
         return rise
@@ -240,14 +241,14 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 
 
 def spread(pairs: list[Pair], count: int) -> list[Pair]:
-    """At most `count` of the pairs, evenly spaced."""
+    """At most `count` pairs, evenly spaced."""
     if len(pairs) <= count:
         return pairs
     return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 class _DenoiseModule(nn.Module):
-    """The pipeline's differentiable part as a module, for accelerate to distribute."""
+    """The differentiable part of the pipeline as a module that accelerate can distribute."""
 
     def __init__(self, pipeline: DifixPipeline) -> None:
         super().__init__()
@@ -267,6 +268,6 @@ def _prepare_for_saving(pipeline: DifixPipeline, config: TrainConfig) -> None:
 
 
 def _write_summary(config: TrainConfig, metrics: dict[str, float], num_test_pairs: int, skipped: list[str]) -> None:
-    """The metrics of what was saved, and the settings that led to it."""
+    """Writes the metrics of the saved network and the options of its training."""
     summary = {"metrics": metrics, "num_test_pairs": num_test_pairs, "skipped_pairs": skipped, "config": asdict(config)}
     (config.output_dir / "metrics.json").write_text(json.dumps(summary, indent=1, default=str))

@@ -1,4 +1,4 @@
-"""Features of VGG-16 and what is compared in them: LPIPS or a plain distance, and Gram matrices."""
+"""VGG-16 features, and the losses that compare them: LPIPS or a plain distance, and the Gram loss."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.lpips import load_lpips
 from difix3d_ns.difix.training.train_options import LossConfig
 
 VGG_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Convolutions of VGG-16, by stage; each stage but the first starts with a 2x2 maximum."""
+"""Output channels of VGG-16's convolutions by stage. A 2x2 max pooling precedes each stage except the first."""
 PERCEPTUAL_LAYERS = (1, 3, 6, 9, 12)
-"""Convolutions whose activations are compared: relu1_2, 2_2, 3_3, 4_3, 5_3."""
+"""Indices of the convolutions whose activations are compared: relu1_2, 2_2, 3_3, 4_3 and 5_3."""
 LAYER_WEIGHTS = (1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
-"""Published weights of the layers' Gram losses."""
+"""Published weights of the Gram losses of these layers."""
 
 Images = Float[Tensor, "batch 3 height width"]
 
 
 class VggFeatures(nn.Module):
-    """Activations of VGG-16 at `PERCEPTUAL_LAYERS`, in the scale of its weights.
+    """Computes the activations of VGG-16 at `PERCEPTUAL_LAYERS`, without normalising them.
 
     Args:
-        state: its convolutions, under torchvision's names.
-        name: where they come from, for errors.
+        state: weights of the convolutions, under torchvision's names.
+        name: origin of the weights, for error messages.
 
     Raises:
-        DifixError: the weights are not VGG-16's.
+        DifixError: the weights are not those of a VGG-16.
     """
 
     def __init__(self, state: Mapping[str, Tensor], name: str) -> None:
@@ -47,7 +47,7 @@ class VggFeatures(nn.Module):
                     parts = {part: state[f"features.{index}.{part}"].float() for part in ("weight", "bias")}
                     convolution.load_state_dict(parts)
                 except (KeyError, RuntimeError) as error:
-                    raise DifixError(f"{name} holds no VGG-16: {error}.") from error
+                    raise DifixError(f"{name} does not contain the weights of VGG-16: {reason_of(error)}.") from error
                 convolutions.append(convolution)
                 channels, index = width, index + 2
             index += 1
@@ -60,28 +60,28 @@ class VggFeatures(nn.Module):
 
     @classmethod
     def from_file(cls, weights: Path) -> VggFeatures:
-        """Of a safetensors file, see `LossConfig.vgg_weights`.
+        """Loads VGG-16 from a safetensors file, see `LossConfig.vgg_weights`.
 
         Raises:
-            DifixError: the file is not there or not VGG-16's.
+            DifixError: the file does not exist, or does not contain VGG-16.
         """
         from safetensors.torch import load_file
 
         try:
             state = load_file(weights)
         except Exception as error:  # safetensors raises several unrelated types
-            raise DifixError(f"the VGG weights {weights} cannot be read: {error}.") from error
+            raise DifixError(f"the VGG weights {weights} cannot be read: {reason_of(error)}.") from error
         return cls(state, str(weights))
 
     @classmethod
     def from_torchvision(cls) -> VggFeatures:
-        """Of torchvision's weights, which must be cached or within reach."""
+        """Loads torchvision's VGG-16, which must be cached or available for download."""
         from torchvision.models import VGG16_Weights, vgg16
 
         return cls(vgg16(weights=VGG16_Weights.DEFAULT).state_dict(), "torchvision's VGG-16")
 
     def forward(self, images: Images) -> list[Float[Tensor, "batch _ _ _"]]:
-        """Features of images in [0, 1]."""
+        """The activations for images in [0, 1]."""
         sample = (images - self.mean) / self.std
         stage_starts = {2, 4, 7, 10}
         features = []
@@ -99,21 +99,21 @@ class PerceptualLoss(nn.Module):
 
     Args:
         features: VGG-16.
-        lpips: LPIPS on torchvision's VGG-16, which is then the distance; without it the distance is VGG perceptual
-            distance, whose layers are not calibrated on human judgement, and features are brought to one scale.
+        lpips: LPIPS on torchvision's VGG-16, used as the distance. If None, the distance is the VGG perceptual
+            distance, whose layers are not calibrated on human judgements, and features are divided by their mean over
+            the photo.
     """
 
     def __init__(self, features: VggFeatures, lpips: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.features = features
         self.lpips = lpips
-        self.name = "VGG perceptual distance" if lpips is None else "LPIPS (VGG)"
         self.metric_name = "vgg_perceptual_distance" if lpips is None else "lpips"
 
     def forward(
         self, cleaned: Images, photos: Images, with_distance: bool = True, with_gram: bool = True
     ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""] | None]:
-        """The distance and the Gram loss of images in about [-1, 1]; None for what is not asked for."""
+        """The distance and the Gram loss of images in about [-1, 1]; None for either one that is switched off."""
         if self.lpips is not None:
             distance = self.lpips(cleaned, photos).mean() if with_distance else None
             pairs = self._features(cleaned, photos) if with_gram else []
@@ -125,7 +125,7 @@ class PerceptualLoss(nn.Module):
 
     @torch.no_grad()
     def measure(self, image: Float[Tensor, "1 3 height width"], photo: Float[Tensor, "1 3 height width"]) -> float:
-        """The distance of images in [0, 1], which may lie on any device."""
+        """The distance of images in [0, 1] on any device."""
         image, photo = (each.to(self.features.mean) * 2 - 1 for each in (image, photo))
         return float(self(image, photo, with_gram=False)[0])
 
@@ -134,20 +134,22 @@ class PerceptualLoss(nn.Module):
 
 
 def load_perceptual(config: LossConfig) -> tuple[PerceptualLoss | None, str]:
-    """The perceptual losses that can be had, and one sentence on which these are.
+    """Loads the perceptual losses that are available; also returns a sentence that says which ones.
 
     Raises:
-        DifixError: the weights that `config` asks for cannot be read, or cannot be had.
+        DifixError: the weights that `config` asks for cannot be read or downloaded.
     """
     if config.backbone == "none":
-        return None, "No VGG-16, as --loss.backbone is none."
+        return None, "No VGG-16, because --loss.backbone is none."
     if config.backbone != "file":
         lpips: Any = load_lpips("vgg")
         if lpips is not None:
             return PerceptualLoss(VggFeatures.from_torchvision(), lpips), "LPIPS and Gram on torchvision's VGG-16."
         if config.backbone == "torchvision":
-            raise DifixError("torchvision's VGG-16 is neither cached nor can it be downloaded now.")
-    unreachable = "torchvision's is neither cached nor can it be downloaded now"
+            raise DifixError(
+                "torchvision's VGG-16 is not cached and cannot be downloaded now: choose another --loss.backbone."
+            )
+    unreachable = "torchvision's is not cached and cannot be downloaded now"
     if config.vgg_weights is None:
         why = "" if config.backbone == "file" else f"{unreachable}, and "
         return None, f"No VGG-16: {why}--loss.vgg-weights is not set."
@@ -157,18 +159,18 @@ def load_perceptual(config: LossConfig) -> tuple[PerceptualLoss | None, str]:
 
 
 def feature_distance(a: Float[Tensor, "batch c h w"], b: Float[Tensor, "batch c h w"]) -> Float[Tensor, ""]:
-    """Mean squared distance of features normalised over their channels."""
+    """Mean squared distance between features that are normalised over their channels."""
     return (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean()
 
 
 def gram_loss(pairs: list[tuple[Tensor, Tensor]]) -> Float[Tensor, ""]:
-    """Mean squared difference of the Gram matrices of each layer, weighted and added up."""
+    """Weighted sum over the layers of the mean squared difference between Gram matrices."""
     terms = zip(LAYER_WEIGHTS, pairs, strict=True)
     return torch.stack([weight * F.mse_loss(gram_matrix(a), gram_matrix(b)) for weight, (a, b) in terms]).sum()
 
 
 def gram_matrix(features: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c c"]:
-    """Products of all pairs of channels, divided by channels * height * width."""
+    """Inner products of all pairs of channels, divided by channels * height * width."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / features[0].numel()
 
@@ -176,7 +178,7 @@ def gram_matrix(features: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 
 def _in_units_of_the_photo(
     cleaned: Float[Tensor, "batch c h w"], photos: Float[Tensor, "batch c h w"]
 ) -> tuple[Tensor, Tensor]:
-    # Weights of different origin differ in scale by orders of magnitude. Of each photo alone, so that a batch's loss
-    # is the mean of its examples' however they are shared out.
+    # The scale of features differs by orders of magnitude between weights from different sources. Each photo has its
+    # own unit, so that the loss of a batch is the mean over its examples however these are divided into batches.
     unit = photos.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
     return cleaned / unit, photos / unit

@@ -17,7 +17,7 @@ function moveSplit(slider) {
   }
 }
 
-/* Shows the chosen kinds; a comparison that lacks one shows the render in its place. */
+/* Shows the chosen kinds. A comparison without the chosen image shows the render. */
 function showKinds() {
   for (const compare of document.querySelectorAll(".compare")) {
     for (const [side, layer, tag] of [["left", ".under", ".at-left"], ["right", ".over", ".at-right"]]) {
@@ -90,7 +90,7 @@ if (video) {
   });
 }
 
-/* A reload may keep what was chosen before it. */
+/* Browsers may keep form values over a reload, so the page is set up from them. */
 for (const slider of document.querySelectorAll(".split")) splitOf(slider).setProperty("--split", `${slider.value}%`);
 document.documentElement.style.setProperty("--width", `${toolbar.size.value}px`);
 showKinds();

@@ -1,4 +1,4 @@
-"""A handful of small pairs on disk, and a training small enough for tests."""
+"""A few small pairs on disk, and options for trainings short enough for tests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pairs_json(tmp_path: Path) -> Path:
-    """Two pairs to train on and one to test on, with references: darkened photos of smooth colours."""
+    """Two training pairs and one test pair, with references. The renders are darkened photos of smooth colours."""
     folder = tmp_path / "pairs"
     folder.mkdir()
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -72,14 +72,14 @@ def pairs_json(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_base(tmp_path: Path) -> Path:
-    """Folder of a tiny network."""
+    """Folder with a tiny network."""
     make_tiny().save_pretrained(tmp_path / "base")
     return tmp_path / "base"
 
 
 @pytest.fixture
 def tiny_sd_turbo(tmp_path: Path) -> Path:
-    """Folder of a tiny Stable Diffusion in SD-Turbo's layout: no skips, a text encoder, another scheduler."""
+    """Folder with a tiny Stable Diffusion in SD-Turbo's layout: no skips, a text encoder, and another scheduler."""
     torch.manual_seed(0)
     (tmp_path / "vocab.json").write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
@@ -112,7 +112,7 @@ def tiny_sd_turbo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_config(pairs_json: Path, tiny_base: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
-    """Configs of short trainings of the tiny network."""
+    """Makes options for short trainings of the tiny network."""
     config = TrainConfig(
         pairs=pairs_json,
         output_dir=tmp_path / "out",
@@ -132,7 +132,7 @@ def make_config(pairs_json: Path, tiny_base: Path, tmp_path: Path) -> Callable[.
 
 @pytest.fixture
 def images() -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy pictures and what they were, in [-1, 1]."""
+    """Noisy images and the originals, in [-1, 1]."""
     generator = torch.Generator().manual_seed(1)
     photos = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
     return (photos + 0.3 * torch.randn(photos.shape, generator=generator)).clamp(-1, 1), photos

@@ -1,4 +1,4 @@
-"""Damage to inputs, and views that are moved."""
+"""Damage to inputs, and moved views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from difix3d_ns.difix.training.augmentation import damage, move_view
 
 
-def test_damage_changes_a_picture_within_its_range_and_as_the_generator_says() -> None:
+def test_damage_stays_in_range_and_depends_only_on_the_generator() -> None:
     picture = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
     results = [damage(picture, random.Random(seed)) for seed in range(20)]
     for seed, result in enumerate(results):
@@ -20,7 +20,7 @@ def test_damage_changes_a_picture_within_its_range_and_as_the_generator_says() -
     assert not torch.equal(results[0], results[1])
 
 
-def test_a_moved_view_shows_the_same_place_a_little_elsewhere() -> None:
+def test_a_moved_view_is_the_same_image_slightly_displaced() -> None:
     rows = torch.linspace(0, 1, 48)[:, None].expand(48, 48)
     picture = torch.stack([rows, rows.T, torch.full((48, 48), 0.5)])
     moves = []

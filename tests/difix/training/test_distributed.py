@@ -1,4 +1,4 @@
-"""Several processes train as one would."""
+"""Training in several processes gives the same result as in one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from difix3d_ns.difix.training.train_options import LossConfig, TrainConfig
 
 
 def launch_two_processes(config: TrainConfig) -> None:
-    """Runs the training's module in two processes that exchange gradients by gloo."""
+    """Runs the training module in two processes that exchange gradients with gloo."""
     options = {
         "--pairs": config.pairs,
         "--output-dir": config.output_dir,
@@ -37,20 +37,20 @@ def launch_two_processes(config: TrainConfig) -> None:
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "processes 2, batches 2" in done.stdout
+    assert "processes: 2, batches per process: 2" in done.stdout
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_even_when_interrupted_train_as_one_with_a_batch_of_their_batches(
+def test_two_processes_train_like_one_with_a_larger_batch_even_if_interrupted(
     make_config: Callable[..., TrainConfig], tmp_path: Path, pairs_json: Path, tiny_base: Path
 ) -> None:
     pairs = json.loads(pairs_json.read_text())
-    pairs["test"]["another"] = pairs["train"]["view_0"]  # so that each process has one to measure
+    pairs["test"]["another"] = pairs["train"]["view_0"]  # so that each process has a test pair
     pairs_json.write_text(json.dumps(pairs))
     settings = {"train_parts": None, "steps": 3, "loss": LossConfig(backbone="none")}
     together = make_config(output_dir=tmp_path / "two", batch_size=1, gradient_accumulation_steps=2, **settings)
     launch_two_processes(replace(together, steps=2))
-    launch_two_processes(together)  # goes on from the checkpoint
+    launch_two_processes(together)  # resumes from the checkpoint
     of_one = train(make_config(output_dir=tmp_path / "one", batch_size=4, **settings))
 
     start, one, two = (saved_weights(folder) for folder in (tiny_base, tmp_path / "one", tmp_path / "two"))

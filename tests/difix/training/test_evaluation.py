@@ -1,4 +1,4 @@
-"""What is measured on the test pairs."""
+"""The metrics and panels of the test pairs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from difix.tiny_network import make_tiny
 from difix.training.conftest import HEIGHT, WIDTH
 
 from difix3d_ns.difix.images import to_image_list
-from difix3d_ns.difix.training.evaluation import evaluate, mean_metrics
+from difix3d_ns.difix.training.evaluation import evaluate, mean_metrics, psnr_and_ssim
 from difix3d_ns.difix.training.pairs import PairReader, load_pair, read_pairs
 from difix3d_ns.difix.training.vgg import PerceptualLoss, VggFeatures
 
 
-def test_doing_nothing_is_measured_beside_the_network(pairs_json: Path, vgg_weights: Path) -> None:
+def test_the_unchanged_render_is_measured_along_with_the_network(pairs_json: Path, vgg_weights: Path) -> None:
     with_reference, other = read_pairs(pairs_json, "train")
     pairs = [with_reference, replace(other, reference=None)]
     perceptual = PerceptualLoss(VggFeatures.from_file(vgg_weights))
@@ -29,10 +30,17 @@ def test_doing_nothing_is_measured_beside_the_network(pairs_json: Path, vgg_weig
     ):
         assert set(metrics) == {f"{kind}_{name}" for kind in kinds for name in names}
     views = load_pair(with_reference)
-    error = float((views[0] - views[1]).square().mean())
-    assert evaluation.metrics[0]["psnr_nothing"] == pytest.approx(-10 * np.log10(error), abs=1e-4)
+    assert evaluation.metrics[0]["psnr_nothing"] == pytest.approx(psnr_and_ssim(views[:1], views[1:2])[0])
     expected = perceptual.measure(views[:1], views[1:2])
     assert evaluation.metrics[0]["vgg_perceptual_distance_nothing"] == pytest.approx(expected)
+
+
+def test_a_difference_of_a_tenth_is_20_db() -> None:
+    photo = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.9
+    psnr, ssim = psnr_and_ssim(photo + 0.1, photo)
+    assert psnr == pytest.approx(20, abs=1e-3)
+    assert 0.5 < ssim < 1
+    assert psnr_and_ssim(photo, photo) == pytest.approx((120, 1))
 
 
 def test_panels_show_render_results_and_photo_side_by_side(pairs_json: Path) -> None:
@@ -48,7 +56,7 @@ def test_panels_show_render_results_and_photo_side_by_side(pairs_json: Path) -> 
         assert np.abs(shown / 255 - picture.permute(1, 2, 0).numpy()).max() < 1 / 255
 
 
-def test_pairs_that_are_passed_over_are_left_out(pairs_json: Path) -> None:
+def test_skipped_pairs_are_not_measured(pairs_json: Path) -> None:
     (pairs_json.parent / "render_0.png").write_bytes(b"no picture")
     reader = PairReader(skip_bad=True)
     evaluation = evaluate(make_tiny(), read_pairs(pairs_json, "train"), reader, num_panels=2)

@@ -1,4 +1,4 @@
-"""Pairs and checkpoints of strangers in the training of a network."""
+"""Pairs and checkpoints from untrusted sources in the training of a network."""
 
 from __future__ import annotations
 

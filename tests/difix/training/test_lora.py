@@ -1,4 +1,4 @@
-"""The decoder's LoRA: which layers have it, that it starts as nothing, and that it folds away."""
+"""The decoder's LoRA: which layers have it, that it starts at zero, and that it can be merged into the weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_published_networks_decoder_has_lora_at_its_43_published_layers() ->
     assert shapes["skip_conv_1.base_layer.weight"] == (512, 512, 1, 1)
 
 
-def test_a_fresh_lora_changes_nothing_and_a_trained_one_folds_into_the_weights() -> None:
+def test_a_new_lora_changes_nothing_and_a_trained_one_can_be_merged() -> None:
     pipeline = make_tiny()
     names = set(pipeline.vae.state_dict())
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_a_fresh_lora_changes_nothing_and_a_trained_one_folds_into_the_weights()
     assert set(pipeline.vae.state_dict()) == names
 
 
-def test_large_pictures_are_validated_with_a_lora_beside_the_weights() -> None:
+def test_large_images_can_be_cleaned_with_a_separate_lora() -> None:
     pipeline = make_tiny()
     trainable_parameters(pipeline, "published")
     image = IMAGES[:, 0] / 2 + 0.5
@@ -56,7 +56,7 @@ def test_large_pictures_are_validated_with_a_lora_beside_the_weights() -> None:
     assert (whole - tiled).abs().max() < 1e-5
 
 
-def test_of_the_autoencoder_only_lora_and_skip_convolutions_are_trained() -> None:
+def test_only_lora_and_skip_convolutions_of_the_autoencoder_are_trained() -> None:
     pipeline = make_tiny()
     trainable_parameters(pipeline, "published")
     trained = {name for name, parameter in pipeline.vae.named_parameters() if parameter.requires_grad}
@@ -68,6 +68,6 @@ def test_of_the_autoencoder_only_lora_and_skip_convolutions_are_trained() -> Non
     assert trained.isdisjoint(frozen)
 
 
-def test_a_lora_without_rank_is_refused() -> None:
+def test_a_lora_of_rank_zero_is_refused() -> None:
     with pytest.raises(DifixError, match="rank is 0"):
         add_lora(make_tiny().vae.decoder, rank=0)

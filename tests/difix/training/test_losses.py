@@ -1,4 +1,4 @@
-"""The losses and their settings."""
+"""The losses and their options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def perceptual(vgg_weights: Path) -> PerceptualLoss:
     return PerceptualLoss(VggFeatures.from_file(vgg_weights))
 
 
-def test_each_loss_is_zero_on_the_photo_itself_and_positive_elsewhere(
+def test_each_loss_is_zero_for_the_photo_itself_and_positive_otherwise(
     images: tuple[Tensor, Tensor], perceptual: PerceptualLoss
 ) -> None:
     loss = DifixLoss(ALL, perceptual)
@@ -51,7 +51,7 @@ def test_weights_scale_their_losses(images: tuple[Tensor, Tensor], perceptual: P
         assert float(value) == pytest.approx(3 * float(once[name]), rel=1e-5)
 
 
-def test_a_batchs_losses_are_the_mean_of_its_examples(
+def test_the_losses_of_a_batch_are_the_mean_over_its_examples(
     images: tuple[Tensor, Tensor], perceptual: PerceptualLoss
 ) -> None:
     loss = DifixLoss(ALL, perceptual)
@@ -67,9 +67,9 @@ def test_the_gram_loss_waits_for_its_warm_up(images: tuple[Tensor, Tensor], perc
     assert "gram" in loss(*images, step=5)
 
 
-def test_one_line_says_what_is_left_out(perceptual: PerceptualLoss) -> None:
+def test_losses_that_are_left_out_are_listed(perceptual: PerceptualLoss) -> None:
     line = DifixLoss(LossConfig(ssim=0.5)).in_words()
-    assert line == "Losses: l2, ssim. Left out for want of VGG-16: perceptual, gram."
+    assert line == "Losses: l2, ssim. Left out for lack of VGG-16: perceptual, gram."
     assert DifixLoss(LossConfig(perceptual=0, gram=0)).in_words() == "Losses: l2."
     assert DifixLoss(LossConfig(), perceptual).in_words() == "Losses: l2, perceptual, gram."
 
@@ -77,11 +77,11 @@ def test_one_line_says_what_is_left_out(perceptual: PerceptualLoss) -> None:
 def test_no_loss_at_all_is_refused(perceptual: PerceptualLoss) -> None:
     with pytest.raises(DifixError, match="no loss is left"):
         DifixLoss(LossConfig(l2=0.0))
-    with pytest.raises(DifixError, match="no loss is left"):  # until its warm-up is over
+    with pytest.raises(DifixError, match="no loss is left"):  # there is no loss during the warm-up
         DifixLoss(LossConfig(l2=0.0, perceptual=0.0), perceptual)
 
 
-def test_the_psnr_loss_counts_an_example_that_is_nearly_right_as_much_as_one_that_is_all_wrong() -> None:
+def test_the_psnr_loss_rewards_a_tenth_of_the_error_equally_for_good_and_bad_examples() -> None:
     loss = DifixLoss(LossConfig(l2=0.0, psnr=2.0, perceptual=0.0, gram=0.0), None)
     photos = torch.zeros(2, 3, 8, 8)
 

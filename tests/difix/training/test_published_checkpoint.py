@@ -1,4 +1,4 @@
-"""The `.pkl` in the authors' layout loads to the network that was trained."""
+"""The `.pkl` in the authors' layout loads as the trained network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def output(pipeline: DifixPipeline) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("base", ["tiny_base", "tiny_sd_turbo", "unmerged_folder"])
-def test_the_checkpoint_over_its_base_is_the_saved_network(
+def test_the_checkpoint_with_its_base_equals_the_saved_network(
     base: str, make_config: Callable[..., TrainConfig], request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(base)
@@ -46,7 +46,7 @@ def test_the_checkpoint_over_its_base_is_the_saved_network(
     assert "decoder.mid_block.attentions.0.to_out.0" in content["vae_lora_target_modules"]
     assert all("lora" in name or "skip" in name for name in content["state_dict_vae"])
     assert content["optimizer"]["state"]
-    # The LoRA took part: without it the network is another.
+    # The LoRA was trained: without it the output differs.
     for name, value in content["state_dict_vae"].items():
         if "lora_B" in name:
             value.zero_()
@@ -58,7 +58,7 @@ def test_the_checkpoint_over_its_base_is_the_saved_network(
     ("changes", "message"),
     [({"base": None}, "give --base"), ({"train_parts": "all"}, "is all"), ({"train_parts": "decoder"}, "is decoder")],
 )
-def test_a_checkpoint_that_could_not_hold_the_result_is_refused_before_the_training(
+def test_a_checkpoint_that_cannot_hold_the_result_is_refused_before_training(
     make_config: Callable[..., TrainConfig], changes: dict[str, str | None], message: str
 ) -> None:
     config = make_config(**{"save_pkl": True, "train_parts": "published", **changes})

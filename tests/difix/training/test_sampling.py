@@ -1,4 +1,4 @@
-"""Pairs and the crops drawn from them."""
+"""Reading pairs, and drawing crops from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from difix3d_ns.difix.training.sampling import PairSampler
 
 @pytest.fixture
 def coordinates(tmp_path: Path) -> list[Pair]:
-    """Pairs whose three pictures hold each pixel's row and column, and in blue which picture it is."""
+    """A pair whose images hold each pixel's row in red, its column in green, and the number of the image in blue."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     for index, name in enumerate(("render", "photo", "reference")):
         pixels = np.stack([rows / 255, columns / 255, np.full_like(rows, index * 100) / 255], axis=-1)
@@ -42,7 +42,7 @@ def test_render_photo_and_reference_are_cropped_and_flipped_alike(coordinates: l
     assert flips == {True, False}
 
 
-def test_shrunk_crops_show_more_of_the_picture(coordinates: list[Pair]) -> None:
+def test_downscaled_crops_show_more_of_the_image(coordinates: list[Pair]) -> None:
     sampler = PairSampler(coordinates, crop_size=16, seed=0, min_scale=0.5)
     extents = []
     for step in range(12):
@@ -53,7 +53,7 @@ def test_shrunk_crops_show_more_of_the_picture(coordinates: list[Pair]) -> None:
     assert max(extents) > 25
 
 
-def test_a_batch_is_a_function_of_seed_and_step(coordinates: list[Pair]) -> None:
+def test_a_batch_depends_only_on_seed_and_step(coordinates: list[Pair]) -> None:
     options = {"crop_size": 16, "reference_probability": 0.5, "color_jitter": 0.3} | {
         "balance_scenes": True,
         "damage_probability": 0.5,
@@ -70,7 +70,7 @@ def test_a_batch_is_a_function_of_seed_and_step(coordinates: list[Pair]) -> None
     assert not torch.equal(other[1], ahead[0][1])
 
 
-def test_processes_and_parts_together_see_what_one_large_batch_holds(coordinates: list[Pair]) -> None:
+def test_processes_and_parts_together_see_one_large_batch(coordinates: list[Pair]) -> None:
     sampler = PairSampler(coordinates, crop_size=16, seed=1, reference_probability=0.5, min_scale=0.5)
     for step in range(3, 7):
         whole = sampler.batch(step, batch_size=12)
@@ -86,7 +86,7 @@ def test_processes_and_parts_together_see_what_one_large_batch_holds(coordinates
                 assert torch.equal(torch.cat(each), of_whole[process::2])
 
 
-def test_all_pairs_are_drawn_equally_often_though_some_have_no_reference(coordinates: list[Pair]) -> None:
+def test_all_pairs_are_drawn_equally_often_even_if_some_have_no_reference(coordinates: list[Pair]) -> None:
     pairs = [Pair(str(index), coordinates[0].image, coordinates[0].target, None) for index in range(3)]
     pairs.append(coordinates[0])
     draws: Counter[Pair] = Counter()
@@ -112,7 +112,7 @@ def pairs_with_a_broken_one(coordinates: list[Pair], tmp_path: Path) -> list[Pai
     return [*coordinates, Pair("broken", tmp_path / "broken.png", coordinates[0].target, coordinates[0].reference)]
 
 
-def test_for_a_pair_that_is_passed_over_another_one_is_drawn_and_it_is_named_once(
+def test_a_skipped_pair_is_replaced_by_another_one_and_reported_once(
     pairs_with_a_broken_one: list[Pair], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def make() -> PairSampler:
@@ -124,19 +124,19 @@ def test_for_a_pair_that_is_passed_over_another_one_is_drawn_and_it_is_named_onc
     output = capsys.readouterr().out
     assert output.count("Skipped: ") == 1
     assert "broken.png of pair broken cannot be read" in output
-    # What a run that goes on at a step sees does not depend on what it passed over before.
+    # A resumed run sees the same batches, whatever was skipped before.
     for step, batch in enumerate(in_order):
         for again, before in zip(make().batch(step, batch_size=2), batch, strict=True):
             assert torch.equal(again, before)
 
 
-def test_without_leave_to_pass_over_it_a_broken_pair_is_an_error(pairs_with_a_broken_one: list[Pair]) -> None:
+def test_a_broken_pair_is_an_error_by_default(pairs_with_a_broken_one: list[Pair]) -> None:
     sampler = PairSampler(pairs_with_a_broken_one, crop_size=16, seed=0)
     with pytest.raises(DifixError, match=r"broken\.png of pair broken cannot be read"):
         list(sampler.batches(0, 20, batch_size=2, num_workers=2))
 
 
-def test_nothing_but_broken_pairs_is_an_error(pairs_with_a_broken_one: list[Pair]) -> None:
+def test_skipping_all_pairs_is_an_error(pairs_with_a_broken_one: list[Pair]) -> None:
     sampler = PairSampler(pairs_with_a_broken_one[1:], crop_size=16, seed=0, reader=PairReader(skip_bad=True))
     with pytest.raises(DifixError, match="none of 1 pairs can be read"):
         sampler.batch(0, batch_size=2)
@@ -148,7 +148,7 @@ def test_a_picture_too_small_for_the_network_is_named(coordinates: list[Pair], t
         PairSampler(coordinates, crop_size=16, seed=0).batch(0, batch_size=1)
 
 
-def test_references_are_left_out_as_often_as_asked(coordinates: list[Pair]) -> None:
+def test_references_are_used_with_the_given_probability(coordinates: list[Pair]) -> None:
     def share(probability: float) -> float:
         sampler = PairSampler(coordinates, crop_size=8, seed=0, reference_probability=probability)
         return sum(sampler.batch(step, 1)[0].shape[1] == 2 for step in range(100)) / 100
@@ -158,7 +158,7 @@ def test_references_are_left_out_as_often_as_asked(coordinates: list[Pair]) -> N
     assert 0.5 < share(0.7) < 0.9
 
 
-def test_a_batch_with_a_pair_without_reference_uses_none(coordinates: list[Pair]) -> None:
+def test_pairs_without_reference_give_a_single_view(coordinates: list[Pair]) -> None:
     alone = Pair("alone", coordinates[0].image, coordinates[0].target, None)
     inputs, _ = PairSampler([alone], crop_size=16, seed=0).batch(0, batch_size=2)
     assert inputs.shape == (2, 1, 3, 16, 16)
@@ -170,7 +170,7 @@ def test_clean_examples_have_the_photo_as_input(coordinates: list[Pair]) -> None
     assert not torch.equal(inputs[:, 1], photos)
 
 
-def test_scenes_in_balance_are_drawn_equally_often(coordinates: list[Pair], tmp_path: Path) -> None:
+def test_balanced_scenes_are_drawn_equally_often(coordinates: list[Pair], tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     save_picture(other / "photo.png", np.ones((HEIGHT, WIDTH, 3)))
@@ -184,9 +184,7 @@ def test_scenes_in_balance_are_drawn_equally_often(coordinates: list[Pair], tmp_
     assert 0.3 < share(True) < 0.7
 
 
-def test_views_that_the_splat_was_trained_on_are_drawn_as_often_as_others_on_demand(
-    coordinates: list[Pair], tmp_path: Path
-) -> None:
+def test_balanced_training_photos_are_drawn_as_often_as_others(coordinates: list[Pair], tmp_path: Path) -> None:
     save_picture(tmp_path / "white.png", np.ones((HEIGHT, WIDTH, 3)))
     seen = Pair("seen", coordinates[0].image, tmp_path / "white.png", coordinates[0].reference, seen=True)
 
@@ -199,13 +197,13 @@ def test_views_that_the_splat_was_trained_on_are_drawn_as_often_as_others_on_dem
 
 
 @pytest.mark.parametrize(("how", "seen"), [({"trained_on_this_photo": True}, True), ({}, False), ("by hand", False)])
-def test_pairs_tell_whether_the_splat_was_trained_on_the_photo(tmp_path: Path, how: object, seen: bool) -> None:
+def test_pairs_know_whether_the_splat_was_trained_on_the_photo(tmp_path: Path, how: object, seen: bool) -> None:
     entry = {"image": "a.png", "target_image": "b.png", "how": how}
     (tmp_path / "pairs.json").write_text(json.dumps({"train": {"a": entry}}))
     assert [pair.seen for pair in read_pairs(tmp_path / "pairs.json", "train")] == [seen]
 
 
-def test_damage_changes_the_input_alone(coordinates: list[Pair]) -> None:
+def test_damage_changes_only_the_input(coordinates: list[Pair]) -> None:
     plain, damaged = (
         PairSampler(coordinates, crop_size=16, seed=0, damage_probability=probability).batch(0, 1)
         for probability in (0.0, 1.0)
@@ -215,9 +213,9 @@ def test_damage_changes_the_input_alone(coordinates: list[Pair]) -> None:
     assert torch.equal(damaged[1], plain[1])
 
 
-def test_a_moved_photo_takes_the_references_place(coordinates: list[Pair]) -> None:
+def test_a_moved_photo_replaces_the_reference(coordinates: list[Pair]) -> None:
     (inputs, photos) = PairSampler(coordinates, crop_size=16, seed=0, moved_photo_probability=1.0).batch(0, 1)
-    # Blue tells the pictures apart.
+    # The blue channel shows that it is the photo.
     torch.testing.assert_close(inputs[:, 1, 2], photos[:, 2])
     assert not torch.equal(inputs[:, 1], photos)
 
@@ -227,7 +225,7 @@ def test_pictures_smaller_than_the_crop_are_cropped_to_their_shorter_side(coordi
     assert photos.shape == (1, 3, HEIGHT, HEIGHT)
 
 
-def test_a_reference_of_another_size_is_brought_to_the_photos(coordinates: list[Pair], tmp_path: Path) -> None:
+def test_a_reference_is_resized_to_the_photo(coordinates: list[Pair], tmp_path: Path) -> None:
     save_picture(tmp_path / "reference.png", np.full((20, 30, 3), 0.5))
     assert load_pair(coordinates[0]).shape == (3, 3, HEIGHT, WIDTH)
 

@@ -1,4 +1,4 @@
-"""The start of a small network's UNet: no change, and a first attention that compares the views place by place."""
+"""The initial UNet of a small network predicts zero, and its first attention compares the views at each position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def unet() -> UNet2DConditionModel:
 
 
 def compared(unet: Any, latents: Float[Tensor, "batch views latent h w"]) -> Float[Tensor, "half h w"]:
-    """What the first attention adds to the target: the second half of its channels."""
+    """The second half of the target's channels after the first attention, which holds the comparison."""
     seen: list[Tensor] = []
     hook = unet.down_blocks[0].attentions[0].register_forward_hook(lambda _, __, output: seen.append(output[0]))
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_the_estimate_starts_at_zero(unet: UNet2DConditionModel) -> None:
     assert not noise.any()
 
 
-def test_a_reference_with_a_patch_of_other_colour_is_told_from_the_target_at_that_place(
+def test_a_patch_of_another_colour_in_the_reference_is_found_at_its_position(
     unet: UNet2DConditionModel,
 ) -> None:
     target = torch.full((7, 12, 16), 0.2)
@@ -56,7 +56,7 @@ def test_a_reference_with_a_patch_of_other_colour_is_told_from_the_target_at_tha
     assert float(found[3, 10]) > 20 * float(found[9, 3])
 
 
-def test_the_difference_grows_with_that_of_the_colours(unet: UNet2DConditionModel) -> None:
+def test_the_comparison_is_proportional_to_the_colour_difference(unet: UNet2DConditionModel) -> None:
     target = torch.rand(7, 12, 16) * 0.5
     same = compared(unet, torch.stack([target, target])[None])
     sizes = []
@@ -68,7 +68,7 @@ def test_the_difference_grows_with_that_of_the_colours(unet: UNet2DConditionMode
     assert sizes[2] / sizes[0] == pytest.approx(4, rel=0.25)
 
 
-def test_the_constants_do_not_reach_what_comes_after_the_first_attention(unet: Any) -> None:
+def test_the_layers_after_the_first_attention_ignore_the_constants(unet: Any) -> None:
     torch.manual_seed(0)
     unet = copy.deepcopy(unet)
     torch.nn.init.normal_(unet.conv_out.weight)
@@ -87,6 +87,6 @@ def test_the_constants_do_not_reach_what_comes_after_the_first_attention(unet: A
     torch.testing.assert_close(shifted, plain, atol=1e-3, rtol=0)
 
 
-def test_a_unet_that_cannot_start_so_is_refused() -> None:
+def test_an_unsuitable_unet_is_refused() -> None:
     with pytest.raises(DifixError, match="one group"):
         start_unet(make_tiny().unet)

@@ -1,4 +1,4 @@
-"""What a training shows of itself."""
+"""What a training logs to its tracker."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_without_a_tracker_nothing_is_logged(make_config: Callable[..., TrainCon
     assert [path.name for path in (config.output_dir / "training").iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_tracker_that_is_not_installed_is_said_before_the_training(
+def test_a_tracker_that_is_not_installed_is_reported_before_training(
     make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tracking, "is_wandb_available", lambda: False)
@@ -53,7 +53,7 @@ def test_a_tracker_that_is_not_installed_is_said_before_the_training(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tracker_that_cannot_start_is_said(
+def test_a_tracker_that_cannot_start_is_reported(
     make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_login(**kwargs: object) -> None:

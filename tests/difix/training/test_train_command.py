@@ -1,4 +1,4 @@
-"""`ns-difix train` as a command line."""
+"""The command line `ns-difix train`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_module(options: dict[str, object], *flags: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_module_trains_in_bf16_over_several_batches_and_says_what_it_does(
+def test_the_module_trains_in_bf16_with_accumulation_and_prints_its_settings(
     pairs_json: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     options = {
@@ -51,7 +51,7 @@ def test_the_module_trains_in_bf16_over_several_batches_and_says_what_it_does(
         "--output-dir": tmp_path / "out",
         "--base": tiny_base,
         "--steps": 2,
-        # Below 40 the network's deepest level shrinks one pixel, where torch's bf16 gradient on a CPU is undefined.
+        # Below 40, the deepest level downscales a single pixel, for which torch's bf16 gradient on a CPU is undefined.
         "--crop-size": 40,
         "--learning-rate": 1e-4,
         "--gradient-accumulation-steps": 2,
@@ -60,9 +60,9 @@ def test_the_module_trains_in_bf16_over_several_batches_and_says_what_it_does(
     }
     done = run_module(options, "--gradient-checkpointing", "--save-pkl")
     assert done.returncode == 0, done.stderr
-    assert "No VGG-16: --loss.vgg-weights is not set. Losses: l2. Left out for want of VGG-16" in done.stdout
-    assert "A step learns from 2 pairs: processes 1, batches 2, pairs to a batch 1." in done.stdout
-    assert "RuntimeWarning" not in done.stderr  # that the module was loaded already
+    assert "No VGG-16: --loss.vgg-weights is not set. Losses: l2. Left out for lack of VGG-16" in done.stdout
+    assert "Each step trains on 2 pairs (processes: 1, batches per process: 2, pairs per batch: 1)." in done.stdout
+    assert "RuntimeWarning" not in done.stderr  # which Python gives if the module is already loaded
     image = torch.rand(1, 3, 24, 32)
     folder, checkpoint = (
         DifixPipeline.from_pretrained(source, base=tiny_base)(image, output_type="pt").images
@@ -71,14 +71,14 @@ def test_the_module_trains_in_bf16_over_several_batches_and_says_what_it_does(
     torch.testing.assert_close(checkpoint, folder, atol=1e-5, rtol=0)
 
 
-def test_a_broken_picture_ends_the_module_with_its_name_and_code_one(
+def test_a_broken_image_ends_the_module_with_its_name_and_exit_code_one(
     pairs_json: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     (pairs_json.parent / "render_0.png").write_bytes(b"no picture")
     options = {"--pairs": pairs_json, "--output-dir": tmp_path / "out", "--base": tiny_base, "--crop-size": 32}
     done = run_module({**options, "--loss.backbone": "none", "--steps": 20})
     assert done.returncode == 1
-    assert f"difix3d: the picture {pairs_json.parent / 'render_0.png'} of pair view_0 cannot be read" in done.stderr
+    assert f"difix3d: the image {pairs_json.parent / 'render_0.png'} of pair view_0 cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it can be interrupted, and its result loads."""
+"""The training loop learns, can be interrupted, and saves a network that loads."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Sum of the weights' absolute differences."""
+    """Sum of the absolute differences between weights."""
     return sum(float((a[name] - b[name]).abs().sum()) for name in a)
 
 
-def test_one_blurred_and_noisy_picture_is_cleaned_to_above_30_db(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_one_blurred_and_noisy_image_is_learnt_to_above_30_db(make_config: MakeConfig, tmp_path: Path) -> None:
     rows, columns = np.mgrid[0:48, 0:48]
     photo = 0.5 + 0.2 * np.stack([np.sin(rows / 5 + c) + np.cos(columns / 6 - c) for c in range(3)], axis=-1)
     photo[12:30, 18:36] = [0.85, 0.3, 0.2]
@@ -100,7 +100,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         train(interrupted)
     monkeypatch.undo()
-    torch.manual_seed(7)  # the process that goes on has other random numbers
+    torch.manual_seed(7)  # the resuming process has other random numbers
     train(interrupted)
 
     whole, parts = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "parts")
@@ -108,7 +108,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_what_is_measured_and_written_is_the_network_in_the_saved_number_format(make_config: MakeConfig) -> None:
+def test_the_network_is_measured_and_saved_in_the_given_number_format(make_config: MakeConfig) -> None:
     config = make_config(save_dtype="float16")
     metrics = train(config)
     written = json.loads((config.output_dir / "metrics.json").read_text())
@@ -126,7 +126,7 @@ def test_what_is_measured_and_written_is_the_network_in_the_saved_number_format(
 
 
 @pytest.mark.parametrize("train_parts", [None, "unet-decoder"])
-def test_all_but_all_parts_leave_the_encoder_as_it_was(
+def test_published_and_unet_decoder_do_not_train_the_encoder(
     make_config: MakeConfig, tiny_base: Path, train_parts: str | None
 ) -> None:
     config = make_config(train_parts=train_parts, steps=2)
@@ -137,11 +137,11 @@ def test_all_but_all_parts_leave_the_encoder_as_it_was(
     assert {name.split(".")[1] for name in changed if name.startswith("vae.")} == {"decoder"}
     assert any("skip_conv" in name for name in changed)
     assert any(name.startswith("unet.") for name in changed)
-    # A LoRA changes no biases and normalisations.
+    # A LoRA does not change biases and normalisations.
     assert any(name.endswith(".bias") for name in changed if ".decoder." in name) == (train_parts == "unet-decoder")
 
 
-def test_the_decoder_alone_leaves_all_else_as_it_was(make_config: MakeConfig, tiny_base: Path) -> None:
+def test_training_the_decoder_changes_nothing_else(make_config: MakeConfig, tiny_base: Path) -> None:
     config = make_config(train_parts="decoder", steps=2)
     train(config)
     before, after = saved_weights(tiny_base), saved_weights(config.output_dir)
@@ -173,10 +173,10 @@ def test_a_broken_picture_stops_the_training_and_is_named(make_config: MakeConfi
         train(make_config())
 
 
-def test_broken_pictures_may_be_passed_over_and_are_counted(
+def test_broken_images_can_be_skipped_and_are_counted(
     make_config: MakeConfig, pairs_json: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("render_0.png", "photo_2.png"):  # one pair to train on, and the only one to test on
+    for name in ("render_0.png", "photo_2.png"):  # one of the training pairs, and the only test pair
         (pairs_json.parent / name).write_bytes(b"no picture")
     config = make_config(skip_bad=True)
     assert train(config) == {}
@@ -226,7 +226,7 @@ def test_the_moving_average_follows_slowly_and_swaps_back(make_config: MakeConfi
     pipeline = start_network(make_config())
     trainable_parameters(pipeline, "all")
     average = WeightAverage(pipeline, decay=0.75)
-    average.num_updates = 1000  # past the start, where it follows faster
+    average.num_updates = 1000  # past the first updates, which follow faster
     name, weight = next(iter(network_weights(pipeline).items()))
     with torch.no_grad():
         old = weight.clone()
@@ -248,7 +248,9 @@ def test_the_learning_rate_rises_and_then_falls_as_a_cosine(make_config: MakeCon
     assert factors[-1] == pytest.approx(0.01)
 
 
-def test_sd_turbo_gets_skips_that_hardly_count_and_its_prompt(make_config: MakeConfig, tiny_sd_turbo: Path) -> None:
+def test_sd_turbo_gets_skips_with_almost_no_effect_and_a_prompt_embedding(
+    make_config: MakeConfig, tiny_sd_turbo: Path
+) -> None:
     pipeline = start_network(make_config(base=str(tiny_sd_turbo)))
     vae: Any = AutoencoderKL.from_pretrained(tiny_sd_turbo / "vae")
     image = torch.rand(1, 3, 32, 32) * 2 - 1
@@ -266,7 +268,7 @@ def test_sd_turbo_gets_skips_that_hardly_count_and_its_prompt(make_config: MakeC
     assert float(pipeline.prompt_embedding.abs().sum()) > 0
 
 
-def test_the_autoencoder_learns_more_slowly_on_demand(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_the_autoencoder_can_learn_more_slowly(make_config: MakeConfig, tmp_path: Path) -> None:
     options = {"steps": 1, "warmup_steps": 1, "ema_decay": 0.0, "weight_decay": 0.0, "train_parts": "all"}
     moved = {}
     for name, rate in (("alike", None), ("slowly", 1e-6)):

@@ -1,0 +1,192 @@
+"""Difix3D's loop: novel views walk from the photos to their targets and are fixed on a schedule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from nerfstudio.models.base_model import Model
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.datamanager import Difix3DDataManager
+from difix3d_ns.fixing.enhancer import RenderEnhancer
+from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
+from difix3d_ns.novel_views.report import PartTimer, describe
+from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_steps_of_run
+from difix3d_ns.novel_views.targets import TargetConfig, target_cameras
+from difix3d_ns.novel_views.walk import NovelViewWalk
+from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
+from difix3d_ns.resuming.starts import Start
+from difix3d_ns.vetting.vet import VettingConfig
+
+
+@dataclass
+class NovelViewLoopConfig(VettingConfig):
+    """Where novel views go, when they are fixed, and how they are vetted."""
+
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    """The cameras that novel views walk to."""
+    fix_steps: tuple[int, ...] = (3000, *range(6000, 60_001, 2000))
+    """Training steps before which novel views are fixed.
+    In a run that starts from Gaussians trained without fixes, for example by splatfacto, they count from its start."""
+    fix_every: int = 0
+    """Also fix novel views every this many steps; 0 for only at `fix_steps`."""
+    early_fix_steps: tuple[int, ...] = ()
+    """More fix steps, used once the network proves reliable at one of them (see `reliability`).
+    Early fixes help most if the network is good, and harm most if it is poor."""
+    planned_num_iterations: int = 30_000
+    """Length of the run that these steps are planned for. In a shorter run they shrink in proportion; 0 never scales
+    them."""
+    step_length: float = 0.5
+    """How far each novel view moves at a fix, on its way from the training view nearest to its target to the target.
+    At its start, the run prints how many fixes it takes to arrive."""
+    step_unit: Literal["scene", "units"] = "scene"
+    """Unit of `step_length`.
+    `scene`: 1 is the largest distance of a training or evaluation camera from the centre of them all.
+    `units`: scene units, as published. nerfstudio scales the cameras of most scenes into [-1, 1], which makes the two
+    units similar."""
+
+    def length_unit(self, datamanager: Difix3DDataManager) -> float:
+        """Length of the unit, in scene units. In distances between poses it counts as much as one radian."""
+        return datamanager.scene_radius if self.step_unit == "scene" else 1.0
+
+
+class LoopObserver(Protocol):
+    """Is informed about fixes, for example a panel in the viewer."""
+
+    def fix_starts(self, step: int) -> None:
+        """A fix begins before this training step."""
+        ...
+
+    def fix_ended(self, views: PseudoViewSet, on_request: bool, num_arrived: int, seconds: float) -> None:
+        """A fix has ended.
+
+        Args:
+            views: the views that it made.
+            on_request: whether a user asked for it.
+            num_arrived: how many novel views have reached their targets.
+            seconds: how long it took.
+        """
+        ...
+
+
+class NovelViewLoop:
+    """Difix3D's loop over one run (arXiv 2503.01774, section 4.2).
+
+    A run that resumes finds its pseudo views and the poses of its walk as they were at the checkpoint.
+
+    Args:
+        config: its settings. Those of vetting may change between fixes.
+        model: renders novel views.
+        datamanager: provides the photos, and the bank that receives the fixed views.
+        enhancer: chooses references and provides the fixer.
+        start: where the run begins.
+        run_folder: where fixed views are saved.
+        observers: informed about each fix.
+
+    Attributes:
+        walk: the novel views' poses.
+        schedule: when they are fixed.
+
+    Raises:
+        Difix3DError: there are no target cameras, or the pseudo views of the earlier run cannot be copied.
+    """
+
+    def __init__(
+        self,
+        config: NovelViewLoopConfig,
+        model: Model,
+        datamanager: Difix3DDataManager,
+        enhancer: RenderEnhancer,
+        start: Start,
+        run_folder: Path,
+        observers: Sequence[LoopObserver] = (),
+    ) -> None:
+        photos, unit = datamanager.train_dataset.cameras, config.length_unit(datamanager)
+        targets = target_cameras(config.targets, photos, datamanager.eval_cameras)
+        self.walk = NovelViewWalk(targets, datamanager.train_camera_to_worlds, config.step_length, unit)
+        self.schedule = _schedule(config, start)
+        self._config = config
+        self._bank = datamanager.pseudo_views
+        self._observers = observers
+        self._update = ProgressiveUpdate(config, model, datamanager, enhancer, self.walk, unit, run_folder)
+        self._resume(start, run_folder)
+
+    def describe(self) -> str:
+        """The text printed before training: when novel views are fixed."""
+        num_fixes = len([step for step in self.schedule.steps if step not in self.schedule.early])
+        length = self.walk.step_length_to_arrive(num_fixes)
+        return describe_fixes(len(self.walk), self.schedule, self.walk.num_fixes_to_arrive, length)
+
+    def fix(self, step: int, on_request: bool = False) -> None:
+        """Fixes the novel views, unless this would be the first early fix and the fixer is not reliable enough.
+
+        Args:
+            step: the next training step.
+            on_request: whether the viewer's user asked for it. A fix on request that fails moves no novel view.
+
+        Raises:
+            Difix3DError: a render contains NaN, so training has diverged.
+        """
+        poses = self.walk.poses
+        try:
+            self._fix(step, on_request)
+        except Exception:
+            if on_request:
+                self.walk.poses = poses
+            raise
+
+    def _fix(self, step: int, on_request: bool) -> None:
+        started = time.perf_counter()
+        timer, tested = PartTimer(), None
+        if self._config.reliability.test:
+            with timer("testing"):
+                tested = self._update.test_fixer(step)
+        reliability = tested or 0.0
+        if not on_request and not self._may_fix(step, reliability):
+            needed = self._config.reliability.needed_for_early_fixes
+            reason = f"the network removes {reliability:.0%} of the error at photos, and {needed:.0%} is needed"
+            CONSOLE.print(f"Step {step}: no early fix, as {reason}.")
+            return
+        for observer in self._observers:
+            observer.fix_starts(step)
+        views = self._update.fix(step, reliability, timer)
+        seconds = time.perf_counter() - started
+        when = f"Step {step}, on request" if on_request else f"Step {step}"
+        what = describe(views, self.walk.num_arrived, tested)
+        CONSOLE.print(f"{when}: {what} in {seconds:.1f} s: {timer}.")
+        for observer in self._observers:
+            observer.fix_ended(views, on_request, self.walk.num_arrived, seconds)
+
+    def _may_fix(self, step: int, reliability: float) -> bool:
+        """Whether the fixer is reliable enough for a fix before this step.
+
+        Once early fixes have begun they continue: the first ones would grow stale, and later tests say little because
+        the splat then fits the photos.
+        """
+        if step not in self.schedule.early or self._bank.step in self.schedule.early:
+            return True
+        return reliability >= self._config.reliability.needed_for_early_fixes
+
+    def _resume(self, start: Start, run_folder: Path) -> None:
+        if start.run_folder is None:
+            return
+        earlier, own = start.run_folder / PSEUDO_VIEW_FOLDER, run_folder / PSEUDO_VIEW_FOLDER
+        if self._bank.restore(earlier, start.step - 1, own):
+            self.walk.go_on_from(self._bank.camera_to_worlds())
+            CONSOLE.print(f"Resumed with {len(self._bank)} pseudo views fixed at step {self._bank.step}.")
+
+
+def _schedule(config: NovelViewLoopConfig, start: Start) -> FixSchedule:
+    """The run's fixes. They count from where the Gaussians were first trained with fixes."""
+    length, planned = start.end - start.origin, config.planned_num_iterations
+    certain = fix_steps_of_run(config.fix_steps, config.fix_every, length, planned)
+    early = fix_steps_of_run(config.early_fix_steps, 0, length, planned) if config.reliability.test else ()
+    return FixSchedule(
+        tuple(start.origin + step for step in certain),
+        frozenset(start.origin + step for step in {*early} - {*certain}),
+        start.step,
+    )

@@ -1,0 +1,46 @@
+"""Renders, and a GPU that is too small, for tests of fixers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
+
+MakeFixer = Callable[..., LazyFixer]
+
+
+def renders(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    """Random images of these sizes."""
+    return [torch.rand(*size, 3, generator=torch.Generator().manual_seed(i)) for i, size in enumerate(sizes)]
+
+
+class SmallMemory:
+    """Makes the network run out of memory if a batch has too many pixels.
+
+    Args:
+        monkeypatch: replaces the network's `denoise`.
+        pixels: most pixels that fit.
+        tiled_pixels: most pixels that fit tile by tile; None for `pixels`.
+
+    Attributes:
+        batches: number of images and whether they are tiled, of each call of the network.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pixels: int, tiled_pixels: int | None = None) -> None:
+        self.batches: list[tuple[int, bool]] = []
+        denoise = DifixPipeline.denoise
+
+        def denoise_if_it_fits(network: DifixPipeline, images: torch.Tensor, **options) -> torch.Tensor:
+            num_images, _, _, height, width = images.shape
+            tiled = options["tiled"]
+            self.batches.append((num_images, tiled))
+            room = tiled_pixels if tiled and tiled_pixels is not None else pixels
+            if num_images * height * width > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return denoise(network, images, **options)
+
+        monkeypatch.setattr(DifixPipeline, "denoise", denoise_if_it_fits)
