@@ -62,8 +62,8 @@ class ScaleConfig:
     max_memory_gb: float = 4.0
     """`--pipeline.datamanager.bank.max-memory-gb`."""
     bank_share: float = 1.0
-    """Size of the photos and views in measurements of the bank, as a share of width and height, for a quicker benchmark.
-    The memory of the bank is scaled with the number of pixels."""
+    """Size of the photos and views in measurements of the bank, as a share of width and height, to save time. The
+    memory of the bank is scaled with the number of pixels."""
     only: tuple[str, ...] = ()
     """Names of measurements, such as `bank 50`, or of kinds, such as `search`; empty for all."""
     again: bool = False
