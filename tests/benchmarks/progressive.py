@@ -2,9 +2,10 @@
 
 python tests/benchmarks/progressive.py --output-dir progressive --scenes SCENE/transforms_SPLIT.json ...
 
-Each scene is trained with `ns-train difix3d-mini` without fixes, with the published schedule of fixes and with that of
-this package, the latter two with the embedded network and with an oracle (`oracle_fixer.py`), and measured with
-`ns-eval`. Each run takes minutes on a CPU. Repeating the command skips finished runs.
+Each scene is trained by `ns-train difix3d-mini` without fixes, with the published schedule of fixes and with this
+package's. The latter two are run with the embedded network, with the identity, which returns renders unchanged and so
+shows what novel views gain without a network, and with an oracle (`oracle_fixer.py`). `ns-eval` measures them. A run
+takes minutes on a CPU; finished runs stay when the command is repeated.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from benchmarks.progressive_report import (  # noqa: E402
 DEMO = HERE.parent / "scenes" / "banana" / "transforms_biased3.json"
 
 Schedule = Literal["none", "published", "ours"]
-Fixer = Literal["embedded", "oracle"]
+Fixer = Literal["embedded", "identity", "oracle"]
 
 PUBLISHED_FIX_STEPS = (3000, *range(6000, 60_001, 2000))
 """Fix steps of runs of at least 30 000 steps; in a shorter run they are scaled."""
@@ -65,6 +66,14 @@ OPTIONS: dict[Schedule, tuple[str, ...]] = {
 }
 
 
+IDENTITY = (
+    *("--pipeline.difix.model", "identity"),
+    # It removes no error at photos, which early fixes ask of a network.
+    *("--pipeline.reliability.needed-for-early-fixes", "0"),
+)
+"""Options that put the identity in place of the network."""
+
+
 @dataclass
 class BenchmarkConfig:
     """Settings of the benchmark."""
@@ -73,7 +82,7 @@ class BenchmarkConfig:
     """Folder for the runs, `results.json`, `table.md` and `figure.png`."""
     scenes: tuple[Path, ...] = (DEMO,)
     """Transforms files with few training photos and some held-out ones."""
-    fixers: tuple[Fixer, ...] = ("oracle", "embedded")
+    fixers: tuple[Fixer, ...] = ("oracle", "identity", "embedded")
     """The fixers to use. Runs without fixes are made in any case, before those with fixes."""
     schedules: tuple[Schedule, ...] = ("none", "published", "ours")
     """The schedules to use."""
@@ -111,6 +120,11 @@ class Run:
         return f"{self.scene_name.replace(' ', '-')}/{self.variant}/seed-{self.seed}"
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """Options of `ns-train` for schedule and fixer."""
+        return (*OPTIONS[self.schedule], *(IDENTITY if self.fixer == "identity" else ()))
+
+    @property
     def method(self) -> str:
         """The registered method to train."""
         return "difix3d-mini-oracle" if self.fixer == "oracle" else "difix3d-mini"
@@ -131,7 +145,7 @@ def train_and_evaluate(run: Run, config: BenchmarkConfig) -> dict[str, float]:
         SystemExit: a command failed, or the finished run has other settings.
     """
     folder = (config.output_dir / run.name).resolve()
-    described = {"steps": config.steps, "seed": run.seed, "options": [run.method, *OPTIONS[run.schedule]]}
+    described = {"steps": config.steps, "seed": run.seed, "options": [run.method, *run.options]}
     if run.fixer == "embedded":
         described["network"] = embedded_network()
     done = folder / "eval.json"
@@ -153,7 +167,7 @@ def train_and_evaluate(run: Run, config: BenchmarkConfig) -> dict[str, float]:
         *("--machine.seed", str(run.seed)),
         *("--pipeline.datamanager.train-cameras-sampling-seed", str(run.seed)),
         *("--pipeline.evaluate-enhanced", str(run.fixer != "oracle")),
-        *OPTIONS[run.schedule],
+        *run.options,
     ]
     trained = folder / "run" / run.method / "run" / "config.yml"
     for command in (train, ["ns-eval", "--load-config", str(trained), "--output-path", str(done)]):

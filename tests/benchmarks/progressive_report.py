@@ -13,10 +13,15 @@ Results = dict[str, dict[str, dict[str, Metrics]]]
 """Metrics by scene, by variant, such as `ours-oracle`, and by seed."""
 Means = dict[str, dict[str, Metrics]]
 """Means over the seeds by scene and by variant."""
-VARIANTS = ("none", "published-embedded", "ours-embedded", "published-oracle", "ours-oracle")
+VARIANTS = (
+    *("none", "published-identity", "ours-identity"),
+    *("published-embedded", "ours-embedded", "published-oracle", "ours-oracle"),
+)
 """Schedules and fixers, in the order of the table's columns."""
 TITLES = {
     "none": "no fixes",
+    "published-identity": "published, identity",
+    "ours-identity": "ours, identity",
     "published-embedded": "published, embedded",
     "ours-embedded": "ours, embedded",
     "published-oracle": "published, oracle",
@@ -99,7 +104,8 @@ def draw_figure(results: Means, file: Path) -> None:
 
     scenes = [scene for scene, row in results.items() if "none" in row]
     variants = [v for v in VARIANTS[1:] if any(v in results[scene] for scene in scenes)]
-    colors = dict(zip(VARIANTS[1:], ("#b8b8b8", "#e08a3c", "#7f7f7f", "#3c78b4"), strict=True))
+    shades = ("#dddddd", "#f3cda4", "#b8b8b8", "#e08a3c", "#7f7f7f", "#3c78b4")
+    colors = dict(zip(VARIANTS[1:], shades, strict=True))
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     for axis, metric, label in zip(axes, ("psnr", "ssim"), ("PSNR gained (dB)", "SSIM gained"), strict=True):
         width = 0.8 / max(1, len(variants))
@@ -115,7 +121,7 @@ def draw_figure(results: Means, file: Path) -> None:
         axis.margins(y=0.12)
         axis.set_ylabel(label)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=8)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 

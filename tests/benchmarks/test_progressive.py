@@ -69,13 +69,15 @@ def test_with_the_oracle_views_that_have_arrived_are_the_photos(banana: Path, tm
     assert all(view.load().reliability == 1.0 for view in pipeline.datamanager.pseudo_views.views)
 
 
-def test_every_scene_is_trained_without_fixes_and_with_both_schedules_and_fixers(tmp_path: Path) -> None:
+def test_every_scene_is_trained_without_fixes_and_with_both_schedules_and_all_fixers(tmp_path: Path) -> None:
     scenes = (tmp_path / "a" / "transforms_sparse3.json", tmp_path / "b" / "transforms.json")
     names = [run.name for run in runs_of(BenchmarkConfig(tmp_path, scenes))]
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 14
     assert {"a-sparse3/none/seed-42", "a-sparse3/ours-oracle/seed-42", "b/published-embedded/seed-42"} <= set(names)
     again = BenchmarkConfig(tmp_path, scenes, fixers=("embedded",), schedules=("ours",))
     assert [run.name for run in runs_of(again)] == ["a-sparse3/ours-embedded/seed-42", "b/ours-embedded/seed-42"]
+    (identity, _) = runs_of(replace(again, fixers=("identity",)))
+    assert "identity" in identity.options and identity.method == "difix3d-mini"
     seeds = [run.seed for run in runs_of(replace(again, seeds=(1, 2)))]
     assert seeds == [1, 1, 2, 2]
 
