@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, VIDEO_OUTPUTS, distinct_names
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.sinks import PictureSink, Sink, VideoSink
 from difix3d_ns.frames.sources import PictureSource, Source, VideoSource, frame_rate
+
+if TYPE_CHECKING:
+    from difix3d_ns.videos.encodings import Encoding
 
 
 def open_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -> Sink:
@@ -22,13 +26,15 @@ def open_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -
         settings: options that must be the same for all pieces of one video.
 
     Raises:
-        Difix3DError: the output does not fit the frames, or would be among the input files.
+        Difix3DError: the output does not fit the frames or the options, or would be among the input files.
     """
     output = config.output
     suffix = output.suffix.lower()
     one_picture = isinstance(source, PictureSource) and source.files == [config.input]
     _require_apart(config.input, output)
-    if output.is_dir() or not suffix:
+    to_folder = output.is_dir() or not suffix
+    config.require_used(isinstance(source, VideoSource), not to_folder and suffix in VIDEO_OUTPUTS, to_folder)
+    if to_folder:
         files = [output / name for name in _file_names(source, config.image_format)]
         _require_no_input(source, files)
         return PictureSink(source, files, output)
@@ -70,11 +76,27 @@ def _video_sink(config: EnhanceConfig, source: Source, settings: dict[str, str])
         config.output,
         rate,
         config.crf,
+        _encoding(config, source),
         config.frames_per_piece,
         settings,
         audio=is_video and config.audio,
         keep_last_frames=config.previous_frame_as_reference,
     )
+
+
+def _encoding(config: EnhanceConfig, source: Source) -> Encoding:
+    """The encoding of a video of these frames."""
+    # Imported here because it loads the video libraries.
+    from difix3d_ns.videos.encodings import choose_encoding
+
+    if isinstance(source, VideoSource):
+        transparent, bits = source.video.transparent, source.video.bits
+    else:
+        assert isinstance(source, PictureSource)
+        kinds = [kind for kind in source.kinds if kind is not None]
+        transparent = any(kind.transparent for kind in kinds)
+        bits = max((kind.bits for kind in kinds), default=8)
+    return choose_encoding(config.output.suffix, transparent, 8 if config.video_bits == "8" else bits)
 
 
 def _file_names(source: Source, image_format: str) -> list[Path]:

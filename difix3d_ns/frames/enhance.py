@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,13 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.given_settings import require_used_difix
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.frames.destinations import open_sink
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.given_references import References, find_references
+from difix3d_ns.frames.losses import losses
 from difix3d_ns.frames.overlapping import WriteBehind, read_ahead
 from difix3d_ns.frames.sinks import Sink
 from difix3d_ns.frames.sources import Frame, Source, open_source
@@ -107,6 +110,7 @@ def _prepare(config: EnhanceConfig, state: PartialState) -> tuple[Work | None, l
             )
         source = open_source(config.input)
         fixer = LazyFixer(config.network(), _device(config, state))
+        require_used_difix(fixer, _changed(config.network()), "--")
         names = [source.name(index) for index in range(len(source))]
         references = find_references(config.reference, config.camera_path, names)
         sink = open_sink(config, source, _settings(config, source, fixer))
@@ -130,6 +134,8 @@ def _announce(work: Work, units: Sequence[Unit], state: PartialState) -> None:
     CONSOLE.print(
         f"Cleaning {total} frames of {work.config.input} into {work.config.output}{processes}{earlier}.", soft_wrap=True
     )
+    for sentence in losses(work.config, work.source, work.sink):
+        CONSOLE.print(sentence, soft_wrap=True)
     CONSOLE.print(f"Difix: {work.fixer.resolve().reason}", soft_wrap=True)
     if work.config.previous_frame_as_reference:
         first = f" The first frame uses {work.references.photos[0]}." if work.references.how else ""
@@ -205,7 +211,7 @@ def _clean_after_previous(work: Work) -> Clean:
         (frame,) = frames
         if before:
             last, rgb = before[0]
-            reference = work.sink.as_written(last.index, last.picture.cleaned(rgb).over_black())
+            reference = work.sink.as_written(last.index, last.picture.cleaned(rgb))
         else:
             reference = work.sink.last_before(batch.start)
         if reference is None:
@@ -242,9 +248,15 @@ def _settings(config: EnhanceConfig, source: Source, fixer: LazyFixer) -> dict[s
         "--previous-frame-as-reference": config.previous_frame_as_reference,
         "--fps": config.fps,
         "--crf": config.crf,
+        "--video-bits": config.video_bits,
         "--frames-per-piece": config.frames_per_piece,
     }
     return {name: str(value) for name, value in settings.items()}
+
+
+def _changed(network: DifixConfig) -> dict[str, Any]:
+    """The settings of the network that differ from their defaults, by field name."""
+    return {name: value for name, value in asdict(network).items() if value != getattr(DifixConfig, name)}
 
 
 def _device(config: EnhanceConfig, state: PartialState) -> str:

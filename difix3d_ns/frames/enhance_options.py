@@ -19,6 +19,7 @@ class EnhanceConfig:
     """Cleans images and videos with Difix: renders of any splat, made by any program.
 
     Images keep their size, bit depth (8 or 16), gray and alpha. A video keeps its frame times and its audio.
+    What the chosen output cannot keep is printed at the start.
     Nothing is overwritten. After an interruption, --resume continues with what is left.
     To use several GPUs or machines that share the output folder, give the same options to
     accelerate launch --multi_gpu -m difix3d_ns.cli.enhance
@@ -34,18 +35,21 @@ class EnhanceConfig:
     ns-difix enhance render.png cleaned.webp -- one image to one image.
     ns-difix enhance walk.mp4 cleaned.mp4 -- a video to a video.
     ns-difix enhance walk.mp4 cleaned -- a video to a folder of PNG files.
-    Videos are written as 8-bit H.264 in .mp4, .mov, .m4v or .mkv.
-    Frames with an odd width or height are coded as yuv444p, which some players cannot show.
-    PNG and TIFF keep 16 bits. JPEG and BMP have no alpha: transparent images are composited over black."""
+    Videos are .mp4, .mov, .m4v or .mkv. They are H.264 with 8 bits, or with 10 bits if the frames have more than 8.
+    Transparent frames become ProRes 4444 in .mov and VP9 in .mkv, which keep alpha.
+    H.264 and VP9 store colours at half the width and height (4:2:0).
+    H.264 frames with an odd width or height are 4:4:4, which some players cannot show.
+    PNG and TIFF keep 16 bits. PNG, TIFF and WebP keep alpha. Otherwise transparent frames are composited over black."""
     reference: Path | None = None
     """Photos that show the network how the place really looks. One of:
     a photo, which is the reference of all frames;
     a folder of photos, matched to the frames by name if every frame has a photo of its name, else by order;
-    a nerfstudio scene, with --camera-path: each frame gets the training photo with the nearest pose."""
+    a transforms JSON or a scene of nerfstudio, COLMAP or Blender, with --camera-path: each frame gets the training
+    photo with the nearest pose."""
     camera_path: Path | None = None
     """The cameras of the frames, if --reference is a scene. One of:
     a camera path saved in the viewer's render panel, with one camera for each frame;
-    a transforms JSON in the coordinates of the scene's own, matched to the frames by name, else by order.
+    a transforms JSON in the scene's coordinates, matched to the frames by name, else by order.
     The camera path must come from a run that used the dataparser's default options."""
     previous_frame_as_reference: bool = False
     """Use the previous cleaned frame as reference, which makes videos steadier.
@@ -61,8 +65,11 @@ class EnhanceConfig:
     fps: float | None = None
     """Frames per second of a video made from images."""
     crf: int = 17
-    """Quality of the output video, as x264's constant rate factor.
+    """Quality of the output video, as x264's constant rate factor. ProRes does not use it.
     0 is lossless, 17 shows no visible loss, 23 makes smaller files, 51 is the worst quality."""
+    video_bits: Literal["same", "8"] = "same"
+    """Bits per channel of an H.264 video. `same` gives 10 bits if the frames have more than 8.
+    Some players cannot show H.264 with 10 bits."""
     audio: bool = True
     """Whether the audio of the input video is copied, without coding it again."""
     frames_per_piece: int = 120
@@ -94,8 +101,8 @@ class EnhanceConfig:
         """Raises Difix3DError if an option has an invalid value."""
         for wrong, sentence in (
             (
-                self.fps is not None and not 0 < self.fps <= 1000,
-                f"--fps must be above 0 and at most 1000, not {self.fps}.",
+                self.fps is not None and not 0.001 <= self.fps <= 1000,
+                f"--fps must be from 0.001 to 1000, not {self.fps}.",
             ),
             (not 0 <= self.crf <= 51, f"--crf must be from 0 to 51, not {self.crf}."),
             (self.frames_per_piece < 1, f"--frames-per-piece must be 1 or more, not {self.frames_per_piece}."),
@@ -111,6 +118,29 @@ class EnhanceConfig:
         ):
             if wrong:
                 raise Difix3DError(sentence)
+
+    def require_used(self, is_video: bool, to_video: bool, to_folder: bool) -> None:
+        """Makes sure that each option that differs from its default has an effect.
+
+        Args:
+            is_video: whether the input is a video.
+            to_video: whether the output is a video.
+            to_folder: whether the output is a folder of images.
+
+        Raises:
+            Difix3DError: an option has no effect.
+        """
+        for name, has_effect, where in (
+            ("fps", to_video, "a video made from images"),
+            ("crf", to_video, "a video as output"),
+            ("video_bits", to_video, "a video as output"),
+            ("frames_per_piece", to_video, "a video as output"),
+            ("image_format", to_folder, "a folder of images as output"),
+            ("audio", is_video and to_video, "a video made from a video"),
+        ):
+            if not has_effect and getattr(self, name) != getattr(EnhanceConfig, name):
+                option = "--no-audio" if name == "audio" else f"--{name.replace('_', '-')}"
+                raise Difix3DError(f"{option} is only for {where}, and the output is {self.output}: leave it out.")
 
     def network(self) -> DifixConfig:
         """The options of the network."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +12,8 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
@@ -27,6 +30,13 @@ PIL_FORMATS = {
 """PIL's name of each format, and the options for writing it."""
 DEEP_FORMATS = (".png", ".tif", ".tiff")
 """Formats that can hold 16 bits per channel."""
+NO_ALPHA_FORMATS = (".jpg", ".jpeg", ".bmp")
+"""Formats that cannot hold alpha."""
+EXIF_OF_THE_FILE = {
+    ExifTags.Base.Orientation, ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit,
+    ExifTags.Base.ExifOffset, ExifTags.Base.YCbCrPositioning,
+}  # fmt: skip
+"""EXIF entries that say nothing about the photograph."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray, the same as PIL's."""
 
@@ -61,13 +71,27 @@ class Picture:
         """The image with the network's result.
 
         The network's change of a pixel is scaled by the pixel's opacity, so fully transparent pixels keep their colour.
+        A gray image stays gray.
 
         Args:
             result: the network's output for `over_black`, in [0, 1].
         """
+        if self.gray:
+            result = (result @ result.new_tensor(LUMA))[..., None].expand_as(result)
         if self.alpha is None:
             return replace(self, rgb=result)
         return replace(self, rgb=(self.rgb + self.opacity * (result - self.over_black())).clamp(0, 1))
+
+    def rounded(self) -> Picture:
+        """The image as it would be read from a PNG or TIFF file."""
+        most = 65535 if self.deep else 255
+        return replace(self, rgb=(self.rgb.clamp(0, 1).double() * most).round().float() / most)
+
+    def with_alpha(self) -> Float[Tensor, "height width 4"]:
+        """Colours that are not multiplied by alpha, and alpha, in [0, 1]."""
+        opacity = self.opacity
+        alpha = opacity if isinstance(opacity, Tensor) else torch.ones_like(self.rgb[..., :1])
+        return torch.cat([self.rgb, alpha], dim=2)
 
 
 def read_picture(file: Path) -> Picture:
@@ -81,7 +105,8 @@ def read_picture(file: Path) -> Picture:
             deep = _read_deep(file)
             if deep is not None:
                 return deep
-        with Image.open(file) as image:
+        # From an open stream, as PIL maps a file of a known name into memory, and then garbles turned TIFF files.
+        with file.open("rb") as stream, Image.open(stream) as image:
             return _from_pil(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise Difix3DError(f"the image {file} is missing.") from error
@@ -90,15 +115,53 @@ def read_picture(file: Path) -> Picture:
         raise Difix3DError(f"the image {file} cannot be read ({reason}).") from error
 
 
-def read_size(file: Path) -> tuple[int, int] | None:
-    """Height and width of the upright image, from the file's header; None if the header cannot be read."""
+@dataclass(frozen=True)
+class FileKind:
+    """What an image file holds, as known without reading it for the network."""
+
+    size: tuple[int, int]
+    """Height and width of the upright image."""
+    bits: int = 8
+    """Bits per channel: 8 or 16."""
+    transparent: bool = False
+    """Whether any pixel is not opaque."""
+    profile: bool = False
+    """Whether the file has a colour profile for other colours than sRGB."""
+    exif: bool = False
+    """Whether the file has EXIF data besides the orientation."""
+    animated: bool = False
+    """Whether the file has further images."""
+    cmyk: bool = False
+    """Whether the file describes inks."""
+
+
+def read_kind(file: Path) -> FileKind | None:
+    """What an image file holds; None if it cannot be read."""
     try:
         with Image.open(file) as image:
-            on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            deep = _is_deep(image)  # before PIL decodes a PNG file for its EXIF data
+            exif = image.getexif()
             width, height = image.size
-            return (width, height) if on_its_side else (height, width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            if isinstance(image, TiffImageFile):  # some versions of PIL turn this size, and others do not
+                width, height = image.tag_v2[256], image.tag_v2[257]
+            on_its_side = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return FileKind(
+                size=(width, height) if on_its_side else (height, width),
+                bits=16 if deep else 8,
+                transparent=_is_transparent(image),
+                profile=_describes_other_colors(image.info.get("icc_profile")),
+                exif=not isinstance(image, TiffImageFile) and bool(set(exif) - EXIF_OF_THE_FILE),
+                animated=image.format in ("PNG", "TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1,
+                cmyk=image.mode == "CMYK",
+            )
+    except (OSError, ValueError, SyntaxError, KeyError, EOFError, Image.DecompressionBombError):
         return None
+
+
+def read_size(file: Path) -> tuple[int, int] | None:
+    """Height and width of the upright image; None if the file cannot be read."""
+    kind = read_kind(file)
+    return None if kind is None else kind.size
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
@@ -109,7 +172,7 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
         suffix: the file's extension, which names the format.
     """
     suffix = suffix.lower()
-    keeps_alpha = suffix not in (".jpg", ".jpeg", ".bmp")
+    keeps_alpha = suffix not in NO_ALPHA_FORMATS
     rgb = picture.rgb if keeps_alpha else picture.over_black()
     deep = picture.deep and suffix in DEEP_FORMATS
     values = _to_whole_numbers(rgb, deep)
@@ -119,13 +182,36 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
         alpha = picture.alpha if deep or picture.alpha.dtype == np.uint8 else (picture.alpha // 257).astype(np.uint8)
         values = np.concatenate([values, alpha[..., None]], axis=2)
     if deep:
-        return _encode_deep(values, suffix)
+        content = _encode_deep(values, suffix)
+        return content if suffix != ".png" else _with_png_profile(content, picture.icc_profile)
     name, options = PIL_FORMATS[suffix]
     image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
     content = BytesIO()
     profile = {} if picture.icc_profile is None else {"icc_profile": picture.icc_profile}
     image.save(content, name, **options, **profile)
     return content.getvalue()
+
+
+def _is_deep(image: Image.Image) -> bool:
+    if isinstance(image, TiffImageFile):
+        return 16 in (image.tag_v2.get(258) or ())
+    # PIL names only the layout of the coded pixels after the file's bits.
+    return image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.mode in ("RGBA", "LA", "PA") and np.asarray(image.getchannel("A")).min() < 255
+
+
+def _describes_other_colors(profile: bytes | None) -> bool:
+    if not profile:
+        return False
+    try:
+        return "sRGB" not in ImageCms.getProfileDescription(ImageCms.getOpenProfile(BytesIO(profile)))
+    except (OSError, ImageCms.PyCMSError):
+        return False
 
 
 def _to_whole_numbers(values: Float[Tensor, "*shape"], deep: bool) -> Integer[np.ndarray, "*shape"]:
@@ -142,6 +228,16 @@ def _encode_deep(values: Integer[np.ndarray, "height width channels"], suffix: s
     done, content = cv2.imencode(suffix, np.ascontiguousarray(values[..., order]))
     assert done, "OpenCV can write 16 bits in these formats"
     return content.tobytes()
+
+
+def _with_png_profile(content: bytes, profile: bytes | None) -> bytes:
+    """Inserts a colour profile into a PNG file, as OpenCV writes none."""
+    if profile is None:
+        return content
+    body = b"iCCP" + b"profile\0\0" + zlib.compress(profile)
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    after_header = 33
+    return content[:after_header] + chunk + content[after_header:]
 
 
 def _read_deep(file: Path) -> Picture | None:
@@ -161,10 +257,10 @@ def _read_deep(file: Path) -> Picture | None:
         alpha = np.ascontiguousarray(values[..., 3])
     rgb = np.ascontiguousarray(values[..., 2::-1])
     profile, orientation = None, 1
-    if is_png:
-        gray = content[25] in (0, 4)
-        with Image.open(BytesIO(content)) as header:
-            profile, orientation = header.info.get("icc_profile"), header.getexif().get(ExifTags.Base.Orientation, 1)
+    with suppress(UnidentifiedImageError), Image.open(BytesIO(content)) as header:
+        profile = header.info.get("icc_profile")
+        if is_png:  # OpenCV itself turns TIFF files
+            gray, orientation = content[25] in (0, 4), header.getexif().get(ExifTags.Base.Orientation, 1)
     turn = _turn(orientation)
     rgb, alpha = turn(rgb), None if alpha is None else turn(alpha)
     return Picture(torch.from_numpy(rgb.astype(np.float32) / 65535), alpha, True, gray, profile)

@@ -6,10 +6,10 @@ import json
 import shutil
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,11 +19,13 @@ from difix3d_ns.frames.picture_files import Picture, encode_picture, read_pictur
 from difix3d_ns.frames.sources import Source, VideoSource, plan_batches
 
 if TYPE_CHECKING:
+    from difix3d_ns.videos.encodings import Encoding
+    from difix3d_ns.videos.joining import Timing
     from difix3d_ns.videos.writer import VideoWriter
 
 SETTINGS_FILE = "settings.json"
-PIECE_FORMAT = "nut"
-"""An FFmpeg container that keeps frame times exactly."""
+PIECE_EXTENSIONS = {"nut": "nut", "mov": "mov", "matroska": "mkv"}
+"""File extension of pieces, by FFmpeg's name of their container."""
 
 
 class Sink(Protocol):
@@ -59,12 +61,12 @@ class Sink(Protocol):
         """The last finished frame before a unit that starts at `index`, as in the output; None if there is none."""
         ...
 
-    def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-        """A frame that was just written, as a resumed command would read it.
+    def as_written(self, index: int, picture: Picture) -> Float[Tensor, "height width 3"]:
+        """A frame that was just written, as a resumed command would read it, composited over black.
 
         Args:
             index: index of the frame.
-            rgb: its values before they were written, in [0, 1].
+            picture: the frame before it was written.
         """
         ...
 
@@ -120,7 +122,7 @@ class PictureSink:
         found = next((file for file in reversed(self.files[:index]) if file.exists()), None)
         return None if found is None else read_picture(found).over_black()
 
-    def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
+    def as_written(self, index: int, picture: Picture) -> Float[Tensor, "height width 3"]:
         """The file of a frame, composited over black."""
         return read_picture(self.files[index]).over_black()
 
@@ -139,6 +141,7 @@ class VideoSink:
         output: the video.
         fps: frames per second.
         crf: quality, as x264's constant rate factor.
+        encoding: codec and pixel format.
         frames_per_piece: number of frames in a piece.
         settings: options that must be the same for all pieces of one video, by name.
         audio: whether the audio of the input video is copied.
@@ -153,6 +156,7 @@ class VideoSink:
         output: Path,
         fps: Fraction,
         crf: int,
+        encoding: Encoding,
         frames_per_piece: int,
         settings: dict[str, str],
         audio: bool,
@@ -162,6 +166,7 @@ class VideoSink:
         self.output = output
         self.fps = fps
         self.crf = crf
+        self.encoding = encoding
         self.settings = settings
         self.audio = audio
         self.keep_last_frames = keep_last_frames
@@ -202,10 +207,8 @@ class VideoSink:
         for index, picture in frames:
             if self._writer is None:
                 self._writer = self._start_piece(batch.start)
-            if self._video is None or self._video.steady:
-                self._writer.append(picture.over_black(), index, 1)
-            else:
-                self._writer.append(picture.over_black(), self._video.times[index], self._video.durations[index])
+            image = picture.with_alpha() if self.encoding.alpha else picture.over_black()
+            self._writer.append(image, self._coded.times[index], self._coded.durations[index])
             self._last = picture
         piece = self._piece_of(batch.start)
         if batch.stop < piece.stop:
@@ -224,22 +227,19 @@ class VideoSink:
         found = next((file for file in files if file.exists()), None)
         return None if found is None else read_picture(found).over_black()
 
-    def as_written(self, index: int, rgb: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-        """The frame rounded to 8 bits, as in the PNG that is kept of a piece's last frame."""
-        return (rgb.clamp(0, 1).double() * 255).round().to(torch.float32) / 255
+    def as_written(self, index: int, picture: Picture) -> Float[Tensor, "height width 3"]:
+        """The frame as in the PNG that is kept of a piece's last frame."""
+        return picture.rounded().over_black()
 
     def finish(self) -> None:
         """Joins the pieces into the video, and deletes their folder."""
         from difix3d_ns.videos.joining import Timing, join_pieces
 
-        count = len(self.source)
-        coded = Timing(range(count), [1] * count, 1 / self.fps)
-        timing = coded
+        timing = self._frame_by_frame(1 / self.fps)
         if self._video is not None:
             timing = Timing(self._video.times, self._video.durations, self._video.time_base)
-            coded = coded if self._video.steady else timing
         pieces = [self._piece_file(piece.start) for piece in self._pieces]
-        join_pieces(pieces, self.output, coded, timing, self._video if self.audio else None)
+        join_pieces(pieces, self.output, self._coded, timing, self._video if self.audio else None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def abort(self) -> None:
@@ -254,17 +254,38 @@ class VideoSink:
 
         video = self._video
         options = {} if video is None else {"pixel_aspect": video.pixel_aspect, "colors": video.colors}
-        time_base = None if video is None or video.steady else video.time_base
-        file = self._piece_file(self._piece_of(start).start)
         return VideoWriter(
-            file, self.fps, self.crf, time_base=time_base, container_format=PIECE_FORMAT, **options
+            self._piece_file(self._piece_of(start).start),
+            self.fps,
+            self.crf,
+            time_base=self._coded.time_base,
+            container_format=self.encoding.piece_format,
+            encoding=self.encoding,
+            **options,
         ).__enter__()
+
+    @cached_property
+    def _coded(self) -> Timing:
+        """The times of the frames in the pieces."""
+        from difix3d_ns.videos.joining import Timing
+
+        if self.encoding.piece_format == "matroska":
+            return self._frame_by_frame(Fraction(1, 1000))  # Matroska rounds to milliseconds
+        if self._video is None or self._video.steady:
+            return self._frame_by_frame(1 / self.fps)
+        return Timing(self._video.times, self._video.durations, self._video.time_base)
+
+    def _frame_by_frame(self, time_base: Fraction) -> Timing:
+        from difix3d_ns.videos.joining import Timing
+
+        count = len(self.source)
+        return Timing(range(count), [1] * count, time_base)
 
     def _piece_of(self, index: int) -> range:
         return next(piece for piece in self._pieces if index in piece)
 
     def _piece_file(self, start: int) -> Path:
-        return self.folder / f"frame_{start + 1:07d}.{PIECE_FORMAT}"
+        return self.folder / f"frame_{start + 1:07d}.{PIECE_EXTENSIONS[self.encoding.piece_format]}"
 
     def _last_frame_file(self, start: int) -> Path:
         return self._piece_file(start).with_suffix(".last.png")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, VIDEOS, natural_order
-from difix3d_ns.frames.picture_files import Picture, read_picture, read_size
+from difix3d_ns.frames.picture_files import FileKind, Picture, read_kind, read_picture
 
 if TYPE_CHECKING:
     from difix3d_ns.videos.reader import VideoReader
@@ -72,8 +77,9 @@ class PictureSource:
         return Path(self.files[index].name)
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Height and width, from the file's header; None if the header cannot be read."""
-        return self._sizes[index]
+        """Height and width; None if the file cannot be read."""
+        kind = self.kinds[index]
+        return None if kind is None else kind.size
 
     def read(self, batches: Sequence[range], on_bad: OnBad | None = None) -> Iterator[tuple[range, list[Frame]]]:
         """Reads the files of each batch."""
@@ -89,8 +95,10 @@ class PictureSource:
             yield batch, frames
 
     @cached_property
-    def _sizes(self) -> list[tuple[int, int] | None]:
-        return [read_size(file) for file in self.files]
+    def kinds(self) -> list[FileKind | None]:
+        """What each file holds; None for files that cannot be read."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(read_kind, self.files))
 
 
 class VideoSource:
@@ -122,9 +130,17 @@ class VideoSource:
             for batch in run:
                 found = []
                 while waiting is not None and waiting[0] < batch.stop:
-                    found.append(Frame(waiting[0], Picture(waiting[1])))
+                    found.append(Frame(waiting[0], self._picture(waiting[1])))
                     waiting = next(frames, None)
                 yield batch, found
+
+    def _picture(self, image: Float[Tensor, "height width channels"]) -> Picture:
+        deep = self.video.bits > 8
+        alpha = None
+        if image.shape[2] == 4:
+            most, kind = (65535, np.uint16) if deep else (255, np.uint8)
+            alpha = (image[..., 3].double() * most).round().numpy().astype(kind)
+        return Picture(image[..., :3].contiguous(), alpha, deep, self.video.gray)
 
 
 def open_source(path: Path) -> Source:

@@ -19,6 +19,7 @@ from av.error import FFmpegError, InvalidDataError
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import VIDEO_OUTPUTS, part_of, telling_errors
+from difix3d_ns.videos.encodings import ENCODINGS_WITH_ALPHA_BY_CODEC
 from difix3d_ns.videos.reader import VideoReader
 from difix3d_ns.videos.writer import open_output
 
@@ -36,6 +37,12 @@ class Timing:
     """Duration of each frame, in units of `time_base`."""
     time_base: Fraction
     """Unit of the times, in seconds."""
+
+    @property
+    def rate(self) -> Fraction:
+        """Mean number of frames per second."""
+        span = (self.times[-1] + self.durations[-1] - self.times[0]) * self.time_base
+        return (len(self.times) / span).limit_denominator(100_000)
 
 
 def require_audio_fits(video: Path, output: Path) -> None:
@@ -80,7 +87,7 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
         with telling_errors(output, FFmpegError), ExitStack() as stack:
             container = stack.enter_context(open_output(part, output))
             first = stack.enter_context(_open_piece(filled[0])).streams.video[0]
-            video_stream = container.add_stream_from_template(first, opaque=True)
+            video_stream = _copy_of(first, container, timing)
             tracks = [_video_packets(filled, first, video_stream, coded, timing)]
             if audio is not None:
                 source = stack.enter_context(av.open(str(audio.file)))
@@ -93,6 +100,21 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
             os.replace(part, output)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _copy_of(stream: Any, container: Any, timing: Timing) -> Any:
+    """Adds a stream like that of a piece to a container; its frames are at the times of `timing`."""
+    encoding = ENCODINGS_WITH_ALPHA_BY_CODEC.get(stream.codec_context.name)
+    if encoding is None:
+        return container.add_stream_from_template(stream, opaque=True)
+    # A template loses VP9's mark of alpha and ProRes's profile. An encoder, which encodes nothing here, sets both.
+    copy = container.add_stream(encoding.codec, rate=timing.rate, options=encoding.options(0))
+    copy.pix_fmt, copy.width, copy.height = encoding.pix_fmt, stream.width, stream.height
+    source, target = stream.codec_context, copy.codec_context
+    for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(target, name, getattr(source, name))
+    target.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
+    return copy
 
 
 def _video_packets(pieces: Sequence[Path], first: Any, stream: Any, coded: Timing, timing: Timing) -> Iterator[Any]:

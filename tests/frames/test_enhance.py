@@ -13,60 +13,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from difix.tiny_network import make_tiny
 from PIL import Image
-from torch import Tensor
 from videos.footage import make_pictures, make_video, packets, pixels
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
-from difix3d_ns.frames.enhance import enhance
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.picture_files import read_picture
 from difix3d_ns.videos.reader import VideoReader
 
 Run = Callable[..., str]
 Interrupt = Callable[[int], None]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    make_tiny().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def run(model: str, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Cleans with the tiny network; returns the printed text in one line."""
-
-    def clean(given: Path, output: Path, **options: object) -> str:
-        capsys.readouterr()
-        enhance(EnhanceConfig(given, output, **{"model": model, "max_pixels_per_batch": 2 * 16 * 24, **options}))
-        return " ".join(capsys.readouterr().out.split())
-
-    return clean
-
-
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
-    """Interrupts the next run after a number of cleaned frames, as Ctrl-C does."""
-
-    def after(num_frames: int) -> None:
-        clean, left = LazyFixer.clean, num_frames
-
-        def counting(self: LazyFixer, renders: list[Tensor], *rest: object, **options: object) -> list[Tensor]:
-            nonlocal left
-            if left < len(renders):
-                monkeypatch.setattr(LazyFixer, "clean", clean)
-                raise KeyboardInterrupt
-            left -= len(renders)
-            return clean(self, renders, *rest, **options)
-
-        monkeypatch.setattr(LazyFixer, "clean", counting)
-
-    return after
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -315,3 +273,32 @@ def test_every_option_of_the_network_is_offered_except_two() -> None:
     changed.max_pixels_per_batch = 7
     expected = DifixConfig("m", "r", "b", "float16", max_pixels_per_batch=7, strength=0.5, compile=True)
     assert changed.network() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "options", "sentence"),
+    [
+        ("in", "out", {"fps": 30.0}, "--fps is only for a video made from images"),
+        ("in.mp4", "out", {"fps": 30.0}, "--fps is only for a video made from images"),
+        ("in", "out.mp4", {"fps": 1e-6}, "--fps must be from 0.001"),
+        ("in", "out", {"crf": 30}, "--crf is only for a video as output"),
+        ("in", "out", {"frames_per_piece": 4}, "--frames-per-piece is only for a video"),
+        ("in", "out", {"video_bits": "8"}, "--video-bits is only for a video"),
+        ("in", "out", {"audio": False}, "--no-audio is only for a video made from a video"),
+        ("in", "out.mp4", {"audio": False, "fps": 30.0}, "--no-audio is only for a video made from a video"),
+        ("in", "out.mp4", {"image_format": "png", "fps": 30.0}, "--image-format is only for a folder"),
+        ("in.mp4", "out.mkv", {"image_format": "png"}, "--image-format is only for a folder"),
+        ("in", "out", {"revision": "v1"}, "--revision is only for files from the hub"),
+        ("in", "out", {"base": "a/b"}, "--base is only for a network in a .pkl file"),
+        ("in", "out", {"model": "identity", "dtype": "float16"}, "--dtype has no effect with the network identity"),
+    ],
+)
+def test_an_option_without_effect_is_refused_in_one_sentence(
+    run: Run, tmp_path: Path, given: str, output: str, options: dict, sentence: str
+) -> None:
+    make_pictures(tmp_path / "in", 2)
+    if given.endswith(".mp4"):
+        make_video(tmp_path / given, 2, (16, 24))
+    with pytest.raises(Difix3DError) as caught:
+        run(tmp_path / given, tmp_path / output, **options)
+    assert sentence in str(caught.value) and not (tmp_path / output).exists()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scenes_of_photos import KINDS, scene_of_photos
 from videos.footage import make_pictures
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.frames.given_references import find_references
-from difix3d_ns.frames.photos_by_pose import nearest_photos
+from difix3d_ns.frames.photos_by_pose import ScenePhotos
 
 FRAMES = [Path(f"frame_{index}.png") for index in range(3)]
 
@@ -72,7 +73,7 @@ def test_the_photo_nearest_to_a_photos_camera_is_the_photo_itself(
     for names in (trained, trained[::-1]):
         cameras = tmp_path / "cameras.json"
         cameras.write_text(json.dumps({"frames": [{**frames[name], "file_path": f"x/{name}"} for name in trained]}))
-        found = nearest_photos(scene, cameras, [Path(name).with_suffix(".png") for name in names])
+        found = ScenePhotos(scene).nearest(cameras, [Path(name).with_suffix(".png") for name in names])
         assert [photo.name for photo in found] == [Path(name).name for name in names]
 
 
@@ -92,6 +93,35 @@ def test_a_camera_path_of_the_viewer_finds_the_photos_at_its_cameras(banana: Pat
         find_references(banana, path, FRAMES[:2])
 
 
+def test_a_camera_path_with_fields_of_view_in_radians_is_warned_about(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [{"camera_to_world": torch.eye(4).flatten().tolist(), "fov": 0.87, "aspect": 1.0}] * 2
+    content = {"camera_type": "perspective", "render_height": 8, "render_width": 8, "camera_path": frames}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    find_references(banana, tmp_path / "path.json", [Path("a.png"), Path("b.png")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("such as 0.87. They are vertical and in degrees") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_photos_of_a_scene_are_read_as_training_sees_them(tmp_path: Path, kind: str) -> None:
+    from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
+
+    scene = scene_of_photos(tmp_path, kind)
+    frames = {frame["file_path"]: frame for frame in transforms_of(scene)["frames"]}
+    trained = [frames[name] for name in transforms_of(scene)["train_filenames"]]
+    cameras = tmp_path / "cameras.json"
+    cameras.write_text(json.dumps({"frames": trained}))
+    names = [Path(frame["file_path"]) for frame in trained]
+    references = find_references(scene, cameras, names)
+    manager = Difix3DDataManager(Difix3DDataManagerConfig(data=scene, cache_images_type="uint8"))
+    photos = {file.name: manager.training_photo(i) for i, file in enumerate(manager.train_dataset.image_filenames)}
+    for index, name in enumerate(names):
+        reference = references[index]
+        assert reference is not None and torch.equal(reference, photos[name.name])
+
+
 def test_scenes_and_camera_paths_that_do_not_fit_are_refused(banana: Path, tmp_path: Path) -> None:
     photo = make_pictures(tmp_path / "photos", 1)[0]
     cameras = tmp_path / "cameras.json"
@@ -106,7 +136,7 @@ def test_scenes_and_camera_paths_that_do_not_fit_are_refused(banana: Path, tmp_p
         (photo.parent, cameras, "--camera-path needs a scene with cameras as --reference"),
         (banana, tmp_path / "no.json", "no.json cannot be read"),
         (banana, cameras, "without a usable transform_matrix"),
-        (cameras, cameras, "the scene .*cameras.json cannot be read"),
+        (cameras, cameras, r"frame_0\.png of .*cameras\.json has no `transform_matrix`: add its pose"),
         (empty, None, "empty contains no images"),
     ):
         with pytest.raises(Difix3DError, match=sentence):

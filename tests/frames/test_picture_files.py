@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.frames.picture_files import Picture, encode_picture, read_picture, read_size
+from difix3d_ns.frames.picture_files import FileKind, Picture, encode_picture, read_kind, read_picture, read_size
 
 RANDOM = np.random.default_rng(0)
 
@@ -98,6 +98,50 @@ def test_images_are_turned_upright(tmp_path: Path, orientation: int, deep: bool)
         assert picture.deep
         assert torch.allclose(picture.rgb, upright.rgb, atol=1e-6)
     assert read_size(file) == tuple(upright.rgb.shape[:2]) == ((6, 4) if orientation > 4 else (4, 6))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tiff_files_are_turned_upright(tmp_path: Path, orientation: int, kind: type) -> None:
+    file = tmp_path / "in.tif"
+    values = RANDOM.integers(0, 256, (4, 6)).astype(kind)
+    Image.fromarray(values).save(tmp_path / "plain.png")
+    Image.fromarray(values).save(file, tiffinfo={274: orientation})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "upright.png", exif=exif)
+    expected = read_picture(tmp_path / "upright.png").rgb * 255 / np.iinfo(kind).max
+    picture = read_picture(file)
+    assert picture.deep == (kind is np.uint16)
+    assert torch.allclose(picture.rgb, expected, atol=1e-6)
+    assert read_size(file) == tuple(expected.shape[:2])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_kind_of_a_sixteen_bit_file_is_known(tmp_path: Path, suffix: str, channels: int) -> None:
+    save_deep(tmp_path / f"in{suffix}", channels)
+    kind = read_kind(tmp_path / f"in{suffix}")
+    assert kind is not None and (kind.size, kind.bits, kind.transparent) == ((6, 9), 16, channels == 4)
+
+
+@pytest.mark.parametrize(("mode", "transparent"), [("RGB", False), ("RGBA", True), ("L", False), ("LA", True)])
+def test_the_kind_of_an_eight_bit_file_is_known(tmp_path: Path, mode: str, transparent: bool) -> None:
+    for suffix in (".png", ".webp", ".tif"):
+        Image.new(mode, (9, 6), (7,) * len(mode) if len(mode) > 1 else 7).save(tmp_path / f"in{suffix}")
+        kind = read_kind(tmp_path / f"in{suffix}")
+        assert kind == FileKind((6, 9), 8, transparent)
+    palette = Image.new("P", (9, 6))
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert read_kind(tmp_path / "palette.png") == FileKind((6, 9), 8, True)
+
+
+def test_the_rounded_image_is_what_the_file_holds(tmp_path: Path) -> None:
+    for deep in (False, True):
+        alpha = RANDOM.integers(0, 255, (8, 8)).astype(np.uint16 if deep else np.uint8)
+        picture = Picture(torch.rand(8, 8, 3), alpha, deep).cleaned(torch.rand(8, 8, 3))
+        (tmp_path / "out.png").write_bytes(encode_picture(picture, ".png"))
+        assert torch.equal(read_picture(tmp_path / "out.png").over_black(), picture.rounded().over_black())
 
 
 def test_the_colour_profile_is_kept(tmp_path: Path) -> None:

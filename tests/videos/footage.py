@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from difix3d_ns.videos.colors import ACCURATE
 
 AUDIO_RATE = 44100
 
@@ -24,6 +26,17 @@ def scene_frame(index: int, height: int = 48, width: int = 64) -> Tensor:
     return picture
 
 
+def ramp(index: int, height: int, width: int) -> Tensor:
+    """A gray ramp from black to white, of as many different values as columns."""
+    return torch.linspace(0, 1, width)[None, :, None].expand(height, width, 3)
+
+
+def veiled(index: int, height: int, width: int) -> Tensor:
+    """A `scene_frame` whose alpha falls from 1 in the first row to 0 in the last one."""
+    alpha = torch.linspace(1, 0, height)[:, None, None].expand(height, width, 1)
+    return torch.cat([scene_frame(index, height, width), alpha], dim=2)
+
+
 def make_video(
     file: Path,
     num_frames: int = 30,
@@ -35,19 +48,32 @@ def make_video(
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
     rotation: int = 0,
+    mirrored: bool = False,
+    draw: Callable[[int, int, int], Tensor] = scene_frame,
+    tags: dict[str, str] | None = None,
+    **coding: object,
 ) -> Path:
-    """Encodes `scene_frame`s and a tone at 30 frames per second, or at `times` in units of `time_base`."""
+    """Encodes drawn frames and a tone at 30 frames per second, or at `times` in units of `time_base`.
+
+    Args:
+        draw: makes the frame of an index, a height and a width, with three channels or four.
+        coding: attributes of the codec context.
+    """
     times = list(times) if times is not None else [round(index / 30 / time_base) for index in range(num_frames)]
     with av.open(str(file), "w") as container:
         video = container.add_stream(codec, rate=30, options=options or {})
         video.height, video.width, video.pix_fmt = *size, pix_fmt
         video.codec_context.time_base = time_base
-        if rotation:
-            video.set_display_rotation(rotation)
+        for name, value in coding.items():
+            setattr(video.codec_context, name, value)
+        container.metadata.update(tags or {})
+        if rotation or mirrored:
+            video.set_display_rotation(rotation, hflip=mirrored)
         sound = container.add_stream(audio, rate=AUDIO_RATE) if audio else None
         for index, time in enumerate(times):
-            values = (scene_frame(index, *size) * 65535).numpy().astype(np.uint16)
-            frame = av.VideoFrame.from_ndarray(values, "rgb48le").reformat(format=pix_fmt, interpolation=4)
+            values = (draw(index, *size) * 65535).round().numpy().astype(np.uint16)
+            layout = "rgba64le" if values.shape[2] == 4 else "rgb48le"
+            frame = av.VideoFrame.from_ndarray(values, layout).reformat(format=pix_fmt, interpolation=ACCURATE)
             frame.pts, frame.time_base = time, time_base
             container.mux(video.encode(frame))
         container.mux(video.encode())

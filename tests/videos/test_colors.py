@@ -29,3 +29,12 @@ def test_colours_survive_writing_and_reading_in_every_matrix(tmp_path: Path, col
 def test_full_range_video_is_read_as_full_range(tmp_path: Path) -> None:
     file = make_video(tmp_path / "full.mkv", 3, audio=None, codec="mjpeg", pix_fmt="yuvj420p", options={"q:v": "1"})
     assert (next(iter(VideoReader(file))) - scene_frame(0)).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+def test_the_value_range_is_kept(tmp_path: Path, full_range: bool) -> None:
+    with VideoWriter(tmp_path / "video.mp4", 10, crf=0, colors=VideoColors(full_range=full_range)) as writer:
+        writer.append(scene_frame(0))
+    video = VideoReader(tmp_path / "video.mp4")
+    assert video.colors.full_range == full_range
+    assert (next(iter(video)) - scene_frame(0)).abs().mean() < 0.01

@@ -12,6 +12,7 @@ from videos.footage import make_video, scene_frame
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.videos.reader import VideoReader
+from difix3d_ns.videos.spherical import mark_as_spherical
 from difix3d_ns.videos.writer import VideoWriter
 
 
@@ -65,6 +66,37 @@ def test_rotated_frames_are_turned_upright(tmp_path: Path, degrees: int, turns: 
     expected = torch.rot90(scene_frame(0), turns, (0, 1))
     assert (video.height, video.width) == tuple(expected.shape[:2])
     assert (next(iter(video)) - expected).abs().mean() < 0.02
+
+
+@pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_rotation"), reason="PyAV before 18 writes no rotation")
+@pytest.mark.parametrize(("degrees", "turns"), [(0, 0), (90, 1), (-90, 3), (180, 2)])
+def test_mirrored_frames_are_turned_upright(tmp_path: Path, degrees: int, turns: int) -> None:
+    coding = {"rotation": degrees, "mirrored": True, "sample_aspect_ratio": 2}
+    video = VideoReader(make_video(tmp_path / "video.mp4", 3, audio=None, **coding))
+    expected = torch.rot90(scene_frame(0), turns, (0, 1)).flip(1)
+    assert (next(iter(video)) - expected).abs().mean() < 0.02
+    assert video.pixel_aspect == (Fraction(1, 2) if turns % 2 else 2)
+
+
+def test_what_is_neither_frames_nor_audio_is_listed(tmp_path: Path) -> None:
+    file = make_video(tmp_path / "plain.mkv", 2, options={"bf": "0"}, tags={"title": "A walk", "encoder": "me"})
+    assert VideoReader(file).extras == ("tags (title)",)
+    with av.open(str(file)) as source, av.open(str(tmp_path / "rich.mkv"), "w") as target:
+        streams = [target.add_stream_from_template(source.streams.video[0]) for _ in range(2)]
+        target.set_chapters([{"id": 1, "start": 0, "end": 30, "time_base": Fraction(1, 1000), "metadata": {}}])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = streams[0]
+                target.mux(packet)
+    assert VideoReader(tmp_path / "rich.mkv").extras == ("further video streams", "chapters")
+
+
+def test_a_video_that_is_marked_as_spherical_says_so(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "video.mp4", 30) as writer:
+        writer.append(scene_frame(0))
+    assert VideoReader(tmp_path / "video.mp4").extras == ()
+    mark_as_spherical(tmp_path / "video.mp4")
+    assert VideoReader(tmp_path / "video.mp4").extras == ("the mark as a 360-degree video",)
 
 
 def damage(file: Path) -> None:
