@@ -14,9 +14,11 @@ from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.resuming.checkpoints import allow_nerfstudio_checkpoints
+from difix3d_ns.resuming.run_configs import allow_paths_of_other_systems
 from difix3d_ns.trainer import Difix3DTrainerConfig
 
 allow_nerfstudio_checkpoints()
+allow_paths_of_other_systems()
 
 
 def _optimizers(num_iterations: int, speed: float = 1.0) -> dict[str, dict[str, Any]]:

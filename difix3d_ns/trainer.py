@@ -15,9 +15,12 @@ from filelock import FileLock, Timeout
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
+from difix3d_ns.machine.facts import read_machine
+from difix3d_ns.machine.starting import cpu_remarks
 from difix3d_ns.resuming.checkpoints import (
     checkpoint_file,
     explained_misfit,
@@ -83,10 +86,16 @@ class Difix3DTrainer(Trainer):
         self.config = config
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Sets up the training as in nerfstudio, after making sure that no other one writes to the run's folder."""
+        """Sets up the training as in nerfstudio, after making sure that no other one writes to the run's folder.
+
+        Says before the photos are loaded why a GPU is not used, and how long the CPU takes.
+        """
         with exit_with_one_sentence():
             # Held as long as this trainer exists. The system releases it when the process ends, however it ends.
             self._lock = _lock_folder(self.base_dir) if comms.is_main_process() else None
+        if self.config.machine.device_type == "cpu" and comms.is_main_process():
+            for remark in cpu_remarks(read_machine("cpu"), self.config.method_name):
+                CONSOLE.print(remark, style="bold yellow", markup=False, soft_wrap=True)
         super().setup(test_mode)
 
     def train(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from difix3d_ns.cli.check import CheckCommand, check
 from difix3d_ns.cli.render import RenderCommand
 from difix3d_ns.cli.render import main as render
 from difix3d_ns.curation import CurateConfig, curate
@@ -31,6 +32,7 @@ def _enhance(config: EnhanceConfig) -> None:
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "check": (CheckCommand, check),
     "curate": (CurateConfig, curate),
     "enhance": (EnhanceConfig, _enhance),
     "train": (TrainConfig, _train),

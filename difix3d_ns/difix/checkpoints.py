@@ -21,7 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, abbreviated, first_line, reason_of
+from difix3d_ns.difix.errors import (
+    UNEXPECTED_CONTENT,
+    DifixError,
+    abbreviated,
+    first_line,
+    reason_of,
+    refuse_full_memory,
+)
 from difix3d_ns.difix.network_files import WEIGHTS, is_training_checkpoint, require_files
 from difix3d_ns.difix.prompt import prompt_embedding
 from difix3d_ns.difix.settings import read_settings
@@ -77,6 +84,7 @@ def load_components(
             unet = _from_config(UNet2DConditionModel, unet_config)
         scheduler = _from_config(DDPMScheduler, scheduler_config)
     except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         raise DifixError(
             f"{source} is not a Difix network: its configuration is invalid ({reason_of(error)})."
         ) from error
@@ -152,6 +160,7 @@ def _read_training_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # reading a pickle can raise any exception
+        refuse_full_memory(error)
         raise DifixError(f"{path} cannot be read as plain weights ({first_line(error)}).") from error
     keys = ("state_dict_unet", "state_dict_vae")
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]

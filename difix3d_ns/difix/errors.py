@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -14,7 +15,7 @@ class DifixResultError(DifixError):
 
 
 class DifixMemoryError(DifixResultError):
-    """The memory is too small for the network, or for running it on an image."""
+    """The memory is too small: for the network, for running it on an image, or for reading a file."""
 
 
 UNEXPECTED_CONTENT = (
@@ -27,7 +28,51 @@ UNEXPECTED_CONTENT = (
     TypeError,
     ValueError,
 )
-"""Exceptions raised while reading a file that is missing, damaged, or laid out unexpectedly, such as foreign JSON."""
+"""Exceptions raised while reading a file that is missing, damaged, or laid out unexpectedly, such as foreign JSON.
+A full memory raises a RuntimeError too, so handlers call `refuse_full_memory` first."""
+
+FULL_MEMORY = (
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "allocate memory",
+    "not enough memory",
+)
+"""Parts of the messages of libraries for which the memory is too small."""
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device or of the machine is full.
+
+    torch raises an OutOfMemoryError for its own allocations, and a plain RuntimeError for those of cuDNN and cuBLAS.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL_MEMORY)
+
+
+def refuse_full_memory(error: BaseException) -> None:
+    """Reports a full memory as what it is, for handlers of `UNEXPECTED_CONTENT`. Returns for all other errors.
+
+    Raises:
+        DifixMemoryError: the error says that the memory is full.
+    """
+    if isinstance(error, DifixMemoryError):
+        raise error
+    if is_full_memory(error):
+        raise DifixMemoryError(full_memory(error)) from error
+
+
+def full_memory(error: BaseException) -> str:
+    """The sentence for a full memory; it quotes the first sentence of the library's message."""
+    quoted = first_line(error).split(". ")[0]
+    return (
+        f"the memory is full ({quoted}): end other programs that use it, or make the images smaller "
+        "(--pipeline.datamanager.camera-res-scale-factor of ns-train, --downscale-factor of ns-difix render, "
+        "--crop-size of ns-difix train) or the Gaussians fewer (--pipeline.model.max-gaussians of ns-train)."
+    )
 
 
 def reason_of(error: BaseException) -> str:

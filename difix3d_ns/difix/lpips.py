@@ -37,15 +37,19 @@ def load_lpips(backbone: LpipsBackbone) -> Any | None:
 
 def lpips_backbone_available(backbone: LpipsBackbone) -> bool:
     """Whether torchvision's network is cached, or its server answers within a few seconds."""
-    url = backbone_url(backbone)
-    if (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).exists():
+    if lpips_backbone_cached(backbone):
         return True
-    request = urllib.request.Request(url, method="HEAD")
+    request = urllib.request.Request(backbone_url(backbone), method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
             return True
     except OSError:  # the base class of URLError, HTTPError and time-outs
         return False
+
+
+def lpips_backbone_cached(backbone: LpipsBackbone) -> bool:
+    """Whether torchvision's network is on the disk."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(backbone_url(backbone)).name).exists()
 
 
 def backbone_url(backbone: LpipsBackbone) -> str:

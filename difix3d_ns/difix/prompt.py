@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from difix3d_ns.difix.errors import DifixError, first_line
+from difix3d_ns.difix.errors import DifixError, first_line, refuse_full_memory
 from difix3d_ns.difix.network_files import EMBEDDING_FILE
 from difix3d_ns.difix.settings import read_settings
 
@@ -47,6 +47,7 @@ def prompt_embedding(folder: Path, source: str) -> Float[Tensor, "1 prompt_token
         # A tokenizer without a limit reports a huge number as its maximum length.
         num_tokens = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     except Exception as error:  # transformers raises many unrelated types
+        refuse_full_memory(error)
         raise DifixError(f"the text encoder of {source} cannot be read ({first_line(error)}).") from error
     tokens = tokenizer(PROMPT, max_length=num_tokens, padding="max_length", truncation=True, return_tensors="pt")
     with torch.no_grad():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, reason_of
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, reason_of, refuse_full_memory
 
 MAX_SIZE = 2**20
 """Upper bound on numbers of channels, pixels, words and diffusion steps."""
@@ -33,6 +33,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except DifixError:
         raise
     except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         raise DifixError(
             f"{path} cannot be read ({reason_of(error)}): the network's folder is incomplete or damaged."
         ) from error

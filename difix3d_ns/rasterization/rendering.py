@@ -254,6 +254,8 @@ def _project_by_reference(
             centres, covars, viewmat[None], K[None], width, height, eps2d, near_plane, far_plane, True, camera_model
         )
         assert compensations is not None
+        if radii.dim() > depth.dim() + 1:  # gsplat 1.5 gives a horizontal and a vertical radius
+            radii = radii.amax(dim=-1)
         radii = torch.where(inside & (radii > radius_clip), radii, torch.zeros_like(radii))
         parts.append((radii, *projected, compensations))
     radii, means2d, depths, conics, compensations = (torch.cat(part) for part in zip(*parts, strict=True))

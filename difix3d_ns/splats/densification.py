@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import gsplat
 import torch
 from gsplat.strategy import DefaultStrategy
+
+RADII_PER_AXIS = tuple(map(int, gsplat.__version__.split(".")[:2])) >= (1, 5)
+"""Whether gsplat's densification wants the horizontal and the vertical radius of each Gaussian. gsplat 1.4 has one."""
 
 
 @dataclass
@@ -19,6 +23,12 @@ class CappedStrategy(DefaultStrategy):
 
     max_gaussians: int = 0
     """Maximum number of Gaussians after growing; 0 for no limit."""
+
+    def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
+        # gsplat's own rasterization returns what its densification wants; the CPU's returns one radius.
+        if RADII_PER_AXIS and info["radii"].dim() < info[self.key_for_gradient].dim():
+            info = {**info, "radii": info["radii"][..., None].expand(*info["radii"].shape, 2)}
+        super()._update_state(params, state, info, packed)
 
     @torch.no_grad()
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:

@@ -56,15 +56,7 @@ def test_it_is_shown_in_the_viewer(folder: Path, tmp_path: Path) -> None:
 
 def test_it_is_resumed_with_its_pseudo_views(folder: Path) -> None:
     small = ["--pipeline.datamanager.camera-res-scale-factor", 0.25, "--pipeline.model.max-gaussians", 600]
-    schedule = [
-        "--pipeline.fix-steps",
-        20,
-        40,
-        70,
-        "--pipeline.early-fix-steps",
-        "--pipeline.planned-num-iterations",
-        0,
-    ]
+    schedule = ["--pipeline.fix-steps", 20, 40, 70, "--pipeline.planned-num-iterations", 0]
     scene = Path("tests") / "scenes" / "banana" / "transforms_biased3.json"
     printed = run(
         *("ns-train", "difix3d-mini", "--data", scene, "--output-dir", "outputs", "--vis", "tensorboard"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gsplat.strategy import DefaultStrategy
 
 from difix3d_ns.splats.densification import CappedStrategy
 
@@ -34,3 +35,17 @@ def test_the_largest_gradients_grow_first() -> None:
     state = {"grad2d": gradient.clone(), "count": torch.ones(40), "radii": torch.zeros(40), "scene_scale": 1.0}
     CappedStrategy(max_gaussians=43, verbose=False)._grow_gs(params, optimizers, state, step=600)
     assert torch.equal(params["means"][40:], means[37:])
+
+
+@pytest.mark.parametrize("per_axis", [False, True])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 4, 2)])
+def test_the_densification_of_gsplat_gets_the_radii_that_it_wants(
+    monkeypatch: pytest.MonkeyPatch, per_axis: bool, shape: tuple[int, ...]
+) -> None:
+    given = {}
+    monkeypatch.setattr("difix3d_ns.splats.densification.RADII_PER_AXIS", per_axis)
+    monkeypatch.setattr(DefaultStrategy, "_update_state", lambda self, params, state, info, packed: given.update(info))
+    info = {"radii": torch.arange(4.0).repeat(2).view(2, 4).T[None] if len(shape) == 3 else torch.arange(4.0)[None]}
+    CappedStrategy()._update_state({}, {}, {**info, "means2d": torch.zeros(1, 4, 2)})
+    assert given["radii"].shape == ((1, 4, 2) if per_axis else shape)
+    assert given["radii"].reshape(4, -1)[:, -1].tolist() == [0.0, 1.0, 2.0, 3.0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, first_line
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, first_line, refuse_full_memory
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
 
@@ -58,6 +58,7 @@ class TrainingState:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # reading a pickle can raise any exception
+            refuse_full_memory(error)
             raise DifixError(
                 f"the checkpoint {path} cannot be read ({first_line(error)}): delete it to start anew."
             ) from error
@@ -66,6 +67,7 @@ class TrainingState:
         except DifixError:
             raise
         except UNEXPECTED_CONTENT as error:
+            refuse_full_memory(error)
             raise DifixError(
                 f"the checkpoint {path} is damaged ({first_line(error)}): delete it to start anew."
             ) from error

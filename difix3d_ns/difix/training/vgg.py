@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixError, reason_of
+from difix3d_ns.difix.errors import DifixError, reason_of, refuse_full_memory
 from difix3d_ns.difix.lpips import load_lpips
 from difix3d_ns.difix.training.train_options import LossConfig
 
@@ -47,6 +47,7 @@ class VggFeatures(nn.Module):
                     parts = {part: state[f"features.{index}.{part}"].float() for part in ("weight", "bias")}
                     convolution.load_state_dict(parts)
                 except (KeyError, RuntimeError) as error:
+                    refuse_full_memory(error)
                     raise DifixError(f"{name} does not contain the weights of VGG-16: {reason_of(error)}.") from error
                 convolutions.append(convolution)
                 channels, index = width, index + 2
@@ -70,6 +71,7 @@ class VggFeatures(nn.Module):
         try:
             state = load_file(weights)
         except Exception as error:  # safetensors raises several unrelated types
+            refuse_full_memory(error)
             raise DifixError(f"the VGG weights {weights} cannot be read: {reason_of(error)}.") from error
         return cls(state, str(weights))
 

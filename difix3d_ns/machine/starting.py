@@ -1,0 +1,38 @@
+"""What a training says about the machine before it loads photos."""
+
+from __future__ import annotations
+
+from difix3d_ns.machine.facts import Machine
+
+ON_CPU = "training also runs with --machine.device-type cpu"
+DAYS_ON_CPU = (
+    "On the CPU, difix3d takes days: each of its 30000 steps renders a photo at full size, with up to millions of "
+    "Gaussians, which takes a CPU seconds. ns-train difix3d-mini takes minutes."
+)
+
+
+def cuda_fault(machine: Machine) -> str | None:
+    """Why nothing can run on CUDA here, as a sentence that says what to do; None if it can."""
+    if not machine.torch.usable:
+        if machine.gpu_gap is None:
+            return "there is no usable CUDA device here: add --machine.device-type cpu."
+        return f"{machine.gpu_gap.fault}: {machine.gpu_gap.remedy}; {ON_CPU}."
+    if machine.kernels.status == "impossible" and machine.kernels.gap is not None:
+        return f"{machine.kernels.gap.fault}: {machine.kernels.gap.remedy}; {ON_CPU}."
+    return None
+
+
+def cuda_remarks(machine: Machine) -> list[str]:
+    """Sentences about a GPU that can be used: what will probably fail, and what takes minutes before the first step."""
+    remarks = [] if machine.gpu_gap is None else [str(machine.gpu_gap)]
+    if machine.kernels.status == "in doubt":
+        remarks.append(f"gsplat's kernels will probably not compile, as {machine.kernels.gap}")
+    if machine.kernels.status == "to be built":
+        remarks.append(f"gsplat's kernels are not compiled yet: {machine.kernels.reason}.")
+    return remarks
+
+
+def cpu_remarks(machine: Machine, method_name: str | None) -> list[str]:
+    """Sentences about a training on the CPU: why a GPU that is here is not used, and how long `difix3d` takes."""
+    remarks = [] if machine.gpu_gap is None else [f"{machine.gpu_gap} Training uses the CPU."]
+    return remarks + ([DAYS_ON_CPU] if method_name == "difix3d" else [])
