@@ -1,24 +1,27 @@
 """The datamanager: a training step gets a photo or, with some probability, a pseudo view."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import scene_radius
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over_black, read_photo
+from difix3d_ns.images.dataparsers import extended
+from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over, read_photo
 from difix3d_ns.images.scene_checks import (
-    require_frames,
     require_perspective_photos,
     require_photos,
+    require_scene,
     require_valid_cameras,
     unreadable_scene,
 )
@@ -41,6 +44,8 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
     """Full-image datamanager that mixes pseudo views into training.
 
     Attributes:
+        photo_background: returns what transparent pixels of photos show, in [0, 1]. It is black until the pipeline
+            sets it to the background of the model's renders.
         pseudo_views: the bank that pseudo views are drawn from; the pipeline fills it.
 
     Raises:
@@ -59,17 +64,35 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
         local_rank: int = 0,
         **kwargs,
     ) -> None:
+        self.photo_background: Callable[[], Float[Tensor, "3"]] = lambda: torch.zeros(3)
         self.pseudo_views = PseudoViewBank(config.bank)
-        require_frames(config.data or config.dataparser.data)
+        config.data = config.dataparser.data = Path(config.data or config.dataparser.data)
+        parser = extended(config.dataparser)
+        require_scene(parser, in_training=test_mode == "val")
         try:
-            super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+            # The run's config.yml is written from `config`, so it keeps nerfstudio's own dataparser.
+            super().__init__(replace(config, dataparser=parser), device, test_mode, world_size, local_rank, **kwargs)
         except READING_ERRORS as error:
-            raise unreadable_scene(config.data or config.dataparser.data, error) from error
+            raise unreadable_scene(config.data, error) from error
+        config.cache_images = self.config.cache_images  # nerfstudio may have changed it
+        self.config, self.dataparser_config = config, config.dataparser
         require_photos(self.train_dataset, config.data, files_needed=test_mode != "inference")
-        require_perspective_photos(self.train_dataset.cameras, config.data)
         for dataset in (self.train_dataset, self.eval_dataset):
             if dataset is not None and len(dataset) > 0:
+                require_perspective_photos(dataset, config.data)
                 require_valid_cameras(dataset, config.data)
+
+    def create_train_dataset(self) -> PhotoDataset:
+        """The training photos."""
+        return self._dataset(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> PhotoDataset:
+        """The held-out photos."""
+        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+
+    def _dataset(self, parsed: DataparserOutputs) -> PhotoDataset:
+        config = self.config
+        return self.dataset_type(parsed, config.camera_res_scale_factor, image_type=config.cache_images_type)
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
@@ -142,8 +165,22 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
         photos = {index: self.training_photo(index) for index in {*indices} if index is not None}
         return [None if index is None else photos[index] for index in indices]
 
+    def training_mask(self, index: int) -> Bool[Tensor, "height width 1"] | None:
+        """The valid pixels of a training photo, on the CPU; None if it has no mask.
+
+        Raises:
+            Difix3DError: the mask's file cannot be read.
+        """
+        if "cached_train" in self.__dict__:
+            mask = self.cached_train[index].get("mask")
+            return None if mask is None else mask.cpu()
+        try:
+            return self.train_dataset.mask(index)
+        except READING_ERRORS as error:
+            raise unreadable_scene(self.config.data, error) from error
+
     def training_photo(self, index: int) -> Float[Tensor, "height width 3"]:
-        """A training photo in [0, 1], on the CPU; an alpha channel is composited over black.
+        """A training photo in [0, 1], on the CPU, over the background of renders.
 
         If the photos are not in memory, for example when an existing run is rendered, only this photo's file is read.
 
@@ -152,8 +189,7 @@ class Difix3DDataManager(FullImageDatamanager[PhotoDataset]):
         """
         if "cached_train" not in self.__dict__:
             try:
-                return read_photo(self.train_dataset, index)
+                return read_photo(self.train_dataset, index, self.photo_background())
             except READING_ERRORS as error:
                 raise unreadable_scene(self.config.data, error) from error
-        image = self.cached_train[index]["image"].cpu()
-        return over_black(image.float() / 255 if image.dtype == torch.uint8 else image)
+        return over(self.cached_train[index]["image"].cpu(), self.photo_background())

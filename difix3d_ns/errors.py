@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, full_memory, is_full_memory
 
 
 class Difix3DError(ValueError):
@@ -14,18 +14,24 @@ class Difix3DError(ValueError):
 
 @contextmanager
 def exit_with_one_sentence() -> Iterator[None]:
-    """Turns the package's own errors into an exit with code 1 and one sentence; other exceptions keep their traceback.
+    """Turns the package's own errors and a full memory into an exit with code 1 and one sentence.
+
+    Other exceptions keep their traceback.
 
     nerfstudio's commands do not catch errors of plugins, so the plugin's entry points (pipeline setup, a training
     step, an evaluation) run inside this context.
 
     Raises:
-        SystemExit: in place of `Difix3DError` or `DifixError`.
+        SystemExit: in place of `Difix3DError`, `DifixError`, or the error of a full memory.
     """
     try:
         yield
     except (Difix3DError, DifixError) as error:
         raise SystemExit(f"\ndifix3d: {error}") from error
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_full_memory(error):
+            raise
+        raise SystemExit(f"\ndifix3d: {full_memory(error)}") from error
 
 
 def warn(fault: str, consequence: str) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from difix3d_ns.errors import Difix3DError
 
@@ -27,6 +27,40 @@ def without_parent_steps(path: Path) -> Path:
     Output images are named after their photos' paths, and a `..` in these would lead out of the output folder.
     """
     return path.resolve() if ".." in path.parts else path
+
+
+def path_here(path: str | Path, folder: Path = Path()) -> Path:
+    """A path that may have been written on Windows, as a path of this system.
+
+    Args:
+        path: the path. Backslashes separate folders, unless a file of exactly this name exists.
+        folder: the folder that a relative path starts from.
+    """
+    path = Path(path)
+    if os.name == "nt" or "\\" not in str(path) or (folder / path).exists():
+        return path
+    return Path(PureWindowsPath(path).as_posix())
+
+
+def advice_on_missing_photo(path: Path, scene_folder: Path) -> str:
+    """What to do about a missing photo that a scene's file lists, as the end of a sentence.
+
+    Args:
+        path: the photo's path.
+        scene_folder: the folder of the scene's file.
+    """
+    if path.is_symlink():
+        return f"it is a link to {os.readlink(path)}: put that file back or correct the link"
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    if alike := [file.name for file in beside if file.name.lower() == path.name.lower()]:
+        return f"its name there is {alike[0]}: correct it in the scene's file"
+    if same := [file.name for file in beside if file.stem == path.name and file.suffix.lower() in IMAGES]:
+        return f"a file {same[0]} is there: add the extension in the scene's file"
+    if scene_folder.absolute() not in path.absolute().parents:
+        inside = [scene_folder.joinpath(*path.parts[index:]) for index in range(1, len(path.parts))]
+        if found := [file for file in inside if file.is_file()]:
+            return f"{found[0]} exists: if the scene was moved, make the paths in its file relative to its folder"
+    return "put it back or correct the scene's file"
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:

@@ -1,11 +1,12 @@
 """The model: splatfacto that renders without CUDA, learns from pseudo views and has an enhanced output."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components.lib_bilagrid import BilateralGrid, color_correct
@@ -181,7 +182,7 @@ class Difix3DModel(SplatfactoModel):
         else:
             colors, sh_degree = torch.sigmoid(gaussians["features_dc"]), None
 
-        render, accumulation, self.info = self.rasterization(
+        render, accumulation, info = self.rasterization(
             means=gaussians["means"],
             quats=gaussians["quats"],
             scales=torch.exp(gaussians["scales"]),
@@ -202,6 +203,8 @@ class Difix3DModel(SplatfactoModel):
             rasterize_mode=self.config.rasterize_mode,
         )
         if self.training:
+            # Differs: splatfacto also keeps the info of evaluation renders, which takes hundreds of megabytes.
+            self.info = info
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
@@ -227,6 +230,33 @@ class Difix3DModel(SplatfactoModel):
         enhancer = self.enhancer
         return {} if enhancer is None else {"rgb_enhanced": lambda: enhancer(rgb, camera)}
 
+    def camera_of_photo(self, camera: Cameras, index: int) -> Cameras:
+        """The camera of a training photo with the correction that the camera optimizer has learnt.
+
+        Args:
+            camera: shape (1,).
+            index: index of the photo.
+        """
+        corrected = deepcopy(camera)
+        corrected.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        poses = self.camera_optimizer.apply_to_camera(corrected.to(self.device))
+        corrected.camera_to_worlds = poses.detach().to(camera.device)
+        return corrected
+
+    def in_colors_of_photo(self, image: Float[Tensor, "height width 3"], index: int) -> Float[Tensor, "height width 3"]:
+        """An image in [0, 1] as the training photo shows it: with the photo's own bilateral grid, if there are grids.
+
+        Args:
+            image: a render of the photo's view.
+            index: index of the photo.
+        """
+        if not self.config.use_bilateral_grid:
+            return image
+        height, width = image.shape[:2]
+        with torch.no_grad():
+            found = self._apply_bilateral_grid(image[None].to(self.device), index, height, width)[0]
+        return found.clamp(0.0, 1.0).to(image)
+
     def get_rgba_image(self, outputs: Any, output_name: str = "rgb") -> Float[Tensor, "height width 4"]:  # type: ignore[override]
         """Colours of the Gaussians without the background, and their opacity. nerfstudio's own method is for rays."""
         accumulation = outputs["accumulation"]
@@ -234,10 +264,20 @@ class Difix3DModel(SplatfactoModel):
         return torch.cat([(colors / accumulation.clamp_min(1e-6)).clamp(0.0, 1.0), accumulation], dim=-1)
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        """Splatfacto's training metrics. The PSNR of pseudo views has a name of its own, apart from that of photos."""
+        """Splatfacto's training metrics. The PSNR of pseudo views has a name of its own, apart from that of photos.
+
+        Masked pixels of photos do not count.
+        """
         metrics = super().get_metrics_dict(outputs, batch)
         if "pseudo_view" in batch:
             metrics["pseudo_view_psnr"] = metrics.pop("psnr")
+        elif "mask" in batch:
+            # A pixel of a reduced image is valid if all of its pixels are.
+            valid = (self._downscale_if_required(batch["mask"]) == 1)[..., 0].to(self.device)
+            rgb, photo = outputs["rgb"][valid], self._photo_of(outputs, batch)[valid]
+            metrics["psnr"] = self.psnr(rgb, photo)
+            if self.config.color_corrected_metrics and valid.any():
+                metrics["cc_psnr"] = self.psnr(color_correct(rgb, photo), photo)
         return metrics
 
     def get_loss_dict(  # type: ignore[override]
@@ -272,7 +312,9 @@ class Difix3DModel(SplatfactoModel):
             configured; and one image with photo and render side by side.
         """
         photo = self._photo_of(outputs, batch)
-        return self._metrics(outputs["rgb"], photo), {"img": torch.cat([photo, outputs["rgb"]], dim=1)}
+        return self._metrics(outputs["rgb"], photo, batch.get("mask")), {
+            "img": torch.cat([photo, outputs["rgb"]], dim=1)
+        }
 
     def get_enhanced_metrics_and_image(
         self, outputs: Any, batch: dict[str, Any]
@@ -280,17 +322,26 @@ class Difix3DModel(SplatfactoModel):
         """Metrics of the enhanced render against its photo, with the suffix `_enhanced`, and the enhanced render."""
         photo = self._photo_of(outputs, batch)
         enhanced = outputs["rgb_enhanced"].to(photo)
-        return {f"{name}_enhanced": value for name, value in self._metrics(enhanced, photo).items()}, enhanced
+        return {
+            f"{name}_enhanced": value for name, value in self._metrics(enhanced, photo, batch.get("mask")).items()
+        }, enhanced
 
     def _photo_of(self, outputs: Any, batch: dict[str, Any]) -> Float[Tensor, "height width 3"]:
         """The photo in [0, 1], composited over the background of the render."""
         return self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
 
     def _metrics(
-        self, render: Float[Tensor, "height width 3"], photo: Float[Tensor, "height width 3"]
+        self,
+        render: Float[Tensor, "height width 3"],
+        photo: Float[Tensor, "height width 3"],
+        mask: Bool[Tensor, "height width 1"] | None,
     ) -> dict[str, float]:
-        metrics = self.image_metrics(render, photo)
+        metrics = self.image_metrics(render, photo, mask)
         if self.config.color_corrected_metrics:
-            corrected = self.image_metrics(color_correct(render, photo), photo)
-            metrics |= {f"cc_{name}": value for name, value in corrected.items()}
+            valid = torch.ones_like(photo[..., 0], dtype=torch.bool) if mask is None else mask[..., 0].to(photo.device)
+            corrected = render.clone()
+            if valid.any():
+                corrected[valid] = color_correct(render[valid], photo[valid])
+            found = self.image_metrics(corrected, photo, mask)
+            metrics |= {f"cc_{name}": value for name, value in found.items()}
         return metrics

@@ -17,9 +17,13 @@ from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.given_settings import require_valid_difix, require_valid_references
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.held_out_metrics import held_out_metrics
+from difix3d_ns.machine.facts import read_machine
+from difix3d_ns.machine.starting import cuda_fault, cuda_remarks
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.resuming.checkpoints import explained_misfit
@@ -87,9 +91,18 @@ class Difix3DPipeline(VanillaPipeline):
         grad_scaler: GradScaler | None = None,
     ) -> None:
         with exit_with_one_sentence():
-            if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-                raise Difix3DError("there is no usable CUDA device here: add --machine.device-type cpu.")
+            require_valid_difix(config.difix, "--pipeline.difix.")
+            require_valid_references(config.references, "--pipeline.references.")
+            if torch.device(device).type == "cuda":
+                _require_cuda()
+            if world_size > 1:
+                raise Difix3DError(
+                    f"difix3d trains a scene on one GPU, and {world_size} are requested: leave --machine.num-devices "
+                    "at 1 and train one scene per GPU, each with its own CUDA_VISIBLE_DEVICES. Several GPUs work for "
+                    "ns-difix curate, train and enhance, by accelerate launch."
+                )
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        self.datamanager.photo_background = lambda: background_color(self.difix3d_model)
         self.loop: NovelViewLoop | None = None
         self.fixer = self._new_fixer(device)
         self.enhancer = RenderEnhancer(
@@ -210,7 +223,10 @@ class Difix3DPipeline(VanillaPipeline):
         """
         with exit_with_one_sentence():
             if len(self.datamanager.eval_dataset) == 0:
-                raise Difix3DError(f"the scene {self.datamanager.config.data} has no photos to evaluate on.")
+                raise Difix3DError(
+                    f"the scene {self.datamanager.config.data} has no photos to evaluate on: list some as its "
+                    "test_filenames, or change the dataparser's --eval-mode."
+                )
             if step is not None or not self.config.evaluate_enhanced:
                 return super().get_average_eval_image_metrics(step, output_path, get_std)
             self.fixer.load()  # before the time of frames is measured
@@ -227,3 +243,17 @@ class Difix3DPipeline(VanillaPipeline):
             require_same_modules(loaded_state, self.difix3d_model.state_dict())
             with explained_misfit(f"of step {step}"):
                 super().load_pipeline(loaded_state, step)
+
+
+def _require_cuda() -> None:
+    """Prints what is doubtful about the GPU and gsplat's kernels.
+
+    Raises:
+        Difix3DError: nothing can run on CUDA here.
+    """
+    machine = read_machine()
+    fault = cuda_fault(machine)
+    if fault is not None:
+        raise Difix3DError(fault)
+    for remark in cuda_remarks(machine):
+        CONSOLE.print(remark, style="bold yellow", markup=False, soft_wrap=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "difix3d_ns"
 
 FLOORS = (
-    {"difix", "progress", "rasterization", "splats"},
-    {"errors"},
+    {"difix", "options", "progress", "rasterization", "splats"},
+    {"errors", "machine"},
     {"cameras", "files", "pseudo_views"},
     {"images", "resuming", "vetting", "videos"},
     {"datamanager", "fixing", "model", "trainer"},

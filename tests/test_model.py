@@ -296,3 +296,34 @@ def test_rgba_over_the_background_gives_the_render() -> None:
     assert rgba[..., 3:].min() < 0.5 < rgba[..., 3:].max()
     composited = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]) * outputs["background"]
     assert (composited - outputs["rgb"]).abs().max() < 1e-3
+
+
+def test_an_evaluation_render_keeps_nothing_of_the_rasterization() -> None:
+    model = make_model().eval()
+    model.get_outputs_for_camera(make_camera())
+    assert not hasattr(model, "info")
+
+
+@pytest.mark.parametrize("downscales", [0, 1])
+def test_masked_pixels_count_in_no_metric(monkeypatch: pytest.MonkeyPatch, downscales: int) -> None:
+    monkeypatch.setattr("difix3d_ns.images.metrics.load_lpips", lambda backbone: None)
+    model = make_model(color_corrected_metrics=True, background_color="black")
+    model.config.num_downscales = downscales
+    model.optimizers = make_optimizers(model)
+    mask = torch.ones(HEIGHT, WIDTH, 1, dtype=torch.bool)
+    mask[5:21, 30:] = False
+    photo = torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(1))
+    found = []
+    for painted in (0.0, 0.7):
+        batch = {"image": torch.where(mask, photo, torch.full_like(photo, painted)), "mask": mask}
+        training = model.train().get_metrics_dict(model.get_outputs(make_camera()), batch)
+        with torch.no_grad():
+            outputs = model.eval().get_outputs(make_camera())
+            metrics, _ = model.get_image_metrics_and_images(outputs, batch)
+        found.append({**{f"train_{name}": float(training[name]) for name in ("psnr", "cc_psnr")}, **metrics})
+    for name, value in found[0].items():
+        # The windows of SSIM reach across the border of a mask; photos of a dataset do not show there what is masked.
+        assert "ssim" in name or found[1][name] == pytest.approx(value, abs=1e-4), name
+    with torch.no_grad():
+        unmasked = model.eval().get_image_metrics_and_images(outputs, {"image": batch["image"]})[0]
+    assert unmasked["psnr"] != pytest.approx(found[1]["psnr"], abs=0.01)

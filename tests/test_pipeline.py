@@ -10,11 +10,14 @@ import pytest
 import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
+from scenes_of_photos import scene_of_photos
 from training_runs import StubFixer, fix_steps, make_pipeline, training_callbacks
 
 from difix3d_ns.difix.resolve import ResolvedDifix
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
+from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.model import VIEWER_BACKGROUND
 from difix3d_ns.resuming.run_record import read_record
 
 
@@ -116,3 +119,38 @@ def test_evaluation_renders_each_photo_once_and_gives_raw_and_enhanced_figures(
     in_training = pipeline.get_average_eval_image_metrics(step=10)
     assert in_training.keys() == {"psnr", "ssim", "lpips", "fps", "num_rays_per_sec"}
     assert pipeline.training
+
+
+def test_training_on_several_gpus_is_refused_with_what_works_instead(banana: Path) -> None:
+    config = deepcopy(all_methods["difix3d-mini"].pipeline)
+    config.datamanager.data = banana
+    with pytest.raises(SystemExit, match=r"2 are requested: .*one scene per GPU.*accelerate launch"):
+        config.setup(device="cpu", world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"difix": DifixConfig(strength=1.5)}, r"--pipeline\.difix\.strength must be from 0 to 1"),
+        ({"difix": DifixConfig(max_pixels_per_batch=0)}, r"--pipeline\.difix\.max-pixels-per-batch must be 1 or more"),
+        ({"references": ReferenceConfig(num_candidates=0)}, "num-candidates must be 1 or more"),
+        ({"references": ReferenceConfig(min_overlap=2.0)}, "min-overlap must be from 0 to 1"),
+        ({"references": ReferenceConfig(max_distance=-1.0)}, "max-distance must be 0 or more"),
+    ],
+)
+def test_invalid_settings_are_refused_before_anything_is_loaded(banana: Path, settings: dict, sentence: str) -> None:
+    with pytest.raises(SystemExit, match=sentence):
+        make_pipeline(banana, **settings)
+
+
+@pytest.mark.parametrize("trained", ["random", "white", "black"])
+def test_transparent_photos_are_over_the_background_of_the_renders(tmp_path: Path, trained: str) -> None:
+    pipeline = make_pipeline(scene_of_photos(tmp_path, "transparent"))
+    pipeline.config.model.background_color = trained
+    pipeline = pipeline.config.setup(device="cpu")
+    color = {"random": VIEWER_BACKGROUND, "white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}[trained]
+    for _ in range(2):  # from the files and from memory
+        for photo in (pipeline.datamanager.training_photo(0), pipeline.enhancer.photos([0])[0]):
+            # The left border of the photos is transparent.
+            assert photo is not None and torch.allclose(photo[:, 0], torch.tensor(color), atol=0.05)
+        assert pipeline.datamanager.cached_train[0]["image"].shape[2] == 4

@@ -1,4 +1,4 @@
-"""Generated camera paths: poses between, around and near the training cameras, and a spiral around one camera.
+"""Generated camera paths: poses between, around and near the training cameras, and paths of whole cameras.
 
 The paths fitted to training poses do not depend on the scene's coordinate system: rotating, translating or scaling
 the training poses does the same to the path.
@@ -7,11 +7,15 @@ the training poses does the same to the path.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.camera_utils import get_interpolated_poses_many
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -180,6 +184,53 @@ def spiral_around(camera: Cameras, num_frames: int, radius: float) -> Cameras:
         camera_type=camera.camera_type[0],
         times=None if camera.times is None else torch.linspace(0, 1, num_frames, device=camera.device)[:, None],
     )
+
+
+def path_between(cameras: Cameras, steps: int, order_poses: bool) -> Cameras:
+    """A path through cameras in straight lines, as nerfstudio interpolates it; all frames have one size.
+
+    nerfstudio itself derives the size from the first camera's principal point, which need not be in the middle.
+    The focal length and the offset of the principal point from the middle are interpolated. Those of cameras of another
+    size are first scaled by the ratio of the longer sides.
+
+    Args:
+        cameras: at least two, shape (num_cameras,).
+        steps: number of frames from one camera to the next, both included.
+        order_poses: whether the path always goes on to the nearest camera that is left.
+
+    Returns:
+        Cameras without distortion, of the type of the first one, shape ((num_cameras - 1) * steps,).
+    """
+    sizes = zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)
+    width, height = most_frequent_size(list(sizes))
+    scale = (max(width, height) / torch.maximum(cameras.width, cameras.height))[:, 0]
+    Ks = cameras.get_intrinsics_matrices() * scale[:, None, None]
+    Ks[:, 0, 2] += (width - cameras.width[:, 0] * scale) / 2
+    Ks[:, 1, 2] += (height - cameras.height[:, 0] * scale) / 2
+    poses, Ks = get_interpolated_poses_many(cameras.camera_to_worlds, Ks, steps, order_poses)
+    return Cameras(
+        camera_to_worlds=poses,
+        fx=Ks[:, 0, 0],
+        fy=Ks[:, 1, 1],
+        cx=Ks[:, 0, 2],
+        cy=Ks[:, 1, 2],
+        width=width,
+        height=height,
+        camera_type=cameras.camera_type[0],
+    )
+
+
+def most_frequent_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The most frequent of the photos' widths and heights, or the first of those; prints it if they differ."""
+    counts = Counter(sizes)
+    (width, height), count = counts.most_common(1)[0]
+    if len(counts) > 1:
+        CONSOLE.print(
+            f"The photos have {len(counts)} sizes: frames are {width} x {height}, like {count} of the {len(sizes)} "
+            "photos.",
+            markup=False,
+        )
+    return width, height
 
 
 def _mean_up(poses: Float[Tensor, "num_photos 3 4"]) -> Float[Tensor, "3"]:

@@ -11,6 +11,7 @@ from nerfstudio.cameras.cameras import Cameras
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
+from difix3d_ns.cameras.generated_paths import most_frequent_size
 from difix3d_ns.cameras.poses import pose_distances, scene_radius
 
 
@@ -18,13 +19,15 @@ def path_through(cameras: Sequence[Cameras], num_frames: int) -> Cameras:
     """Cameras of a video that passes through all given cameras at constant speed.
 
     Args:
-        cameras: at least two, shape (1,) each. All frames get the intrinsics and image size of the first one.
+        cameras: at least two, shape (1,) each. All frames get the intrinsics and image size of the first one that has
+            the most frequent size.
         num_frames: number of frames, at least two.
 
     Returns:
         Perspective cameras, shape (num_frames,), without distortion.
     """
-    first = cameras[0]
+    sizes = [(int(camera.width), int(camera.height)) for camera in cameras]
+    first = cameras[sizes.index(most_frequent_size(sizes))]
     poses = poses_through(torch.cat([camera.camera_to_worlds.cpu() for camera in cameras]), num_frames)
     intrinsics = {
         name: getattr(first, name).cpu().expand(num_frames, 1).clone()

@@ -139,7 +139,8 @@ def viewmats_from_camera_to_worlds(
     """World-to-camera matrices in gsplat's convention (OpenCV axes: y down, z forward)."""
     flip = camera_to_worlds.new_tensor([1.0, -1.0, -1.0])
     rotation = (camera_to_worlds[:, :3, :3] * flip).transpose(1, 2)
-    translation = -rotation @ camera_to_worlds[:, :3, 3:]
+    # No matrix product, which mixed precision would compute in float16.
+    translation = -(rotation * camera_to_worlds[:, None, :3, 3]).sum(dim=-1, keepdim=True)
     bottom = camera_to_worlds.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(camera_to_worlds), 1, 4)
     return torch.cat([torch.cat([rotation, translation], dim=-1), bottom], dim=1)
 

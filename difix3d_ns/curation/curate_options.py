@@ -21,8 +21,8 @@ class CurateConfig:
 
     # tyro shows every line break of these texts, so each sentence has its own line.
     scenes: tuple[Path, ...]
-    """Scenes to make pairs from: transforms JSON files, or folders with a transforms.json.
-    If a file lists `train_filenames`, these photos are trained on and all others are held out."""
+    """Scenes to make pairs from: transforms JSON files, or folders of any scene that nerfstudio reads.
+    If a scene lists photos to train on, such as `train_filenames`, all others are held out."""
     output_dir: Path
     """Folder for the images, `pairs.json`, and one contact sheet per scene."""
     strategies: tuple[StrategyName, ...] = ("sparse", "cycle", "underfit", "cross-reference")

@@ -19,7 +19,7 @@ from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, read_json, with_moved_pictures, write_json
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.splits import NotApplicableError
-from difix3d_ns.difix.errors import DifixError, reason_of
+from difix3d_ns.difix.errors import DifixError, full_memory, is_full_memory, reason_of
 from difix3d_ns.errors import Difix3DError
 
 
@@ -106,6 +106,8 @@ def run_job(job: Job, config: CurateConfig) -> Outcome:
     except SystemExit as error:  # the plugin's errors, converted by `exit_with_one_sentence` inside nerfstudio
         return Outcome(job.name, failed=str(error).strip().removeprefix("difix3d: "))
     except Exception as error:
+        if is_full_memory(error):
+            return Outcome(job.name, failed=full_memory(error))
         traceback.print_exc()
         reason = f"{type(error).__name__}: {reason_of(error)}"
         return Outcome(job.name, failed=f"{reason} (the traceback is printed above).")

@@ -1,17 +1,19 @@
-"""Reads scenes from nerfstudio's transforms JSON."""
+"""Reads the scenes that pairs are made from."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of
+from difix3d_ns.curation.start_points import StartPoints
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import distinct_names, photo_names, without_parent_steps
+from difix3d_ns.files import distinct_names, path_here, photo_names, without_parent_steps
+from difix3d_ns.images.scene_formats import WHAT_A_SCENE_IS, format_of
 
 PATHS_IN_FRAME = ("file_path", "mask_path", "depth_file_path")
 SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")
@@ -24,13 +26,15 @@ class Scene:
     name: str
     """Unique name of the scene, used for the folder of its pairs and in their ids."""
     path: Path
-    """The transforms JSON."""
+    """The transforms JSON, or the folder of a scene of COLMAP, Blender or another program."""
     transforms: dict[str, Any]
     """Content of the JSON, with absolute paths and without its split."""
     photos: tuple[str, ...]
     """Absolute paths of all photos, sorted."""
     listed_training_photos: tuple[str, ...]
-    """Absolute paths of the photos that the JSON lists for training, sorted; empty if it lists none."""
+    """Absolute paths of the photos that the scene lists for training, sorted; empty if it lists none."""
+    points: StartPoints | None = field(default=None, compare=False, repr=False)
+    """Start points of a scene without a transforms JSON, which otherwise names their file."""
 
     def name_of_photo(self) -> dict[str, str]:
         """A short unique name for each photo."""
@@ -50,14 +54,16 @@ def read_scene(path: Path) -> Scene:
     """Reads a scene.
 
     Args:
-        path: a transforms JSON, or a folder with a `transforms.json`.
+        path: a scene that one of nerfstudio's dataparsers reads, see `dataparser_for`.
 
     Raises:
         Difix3DError: the scene does not exist, cannot be read, or has no photos.
     """
+    if format_of(path) not in (None, "nerfstudio-data") and path.exists():
+        return _read_converted(Path(os.path.abspath(path)))
     file = Path(os.path.abspath(path / "transforms.json" if path.is_dir() else path))
     if not file.exists():
-        raise Difix3DError(f"the scene {path} is missing: give a transforms JSON, or a folder with a transforms.json.")
+        raise Difix3DError(f"the scene {path} is missing: give {WHAT_A_SCENE_IS}.")
     try:
         transforms = json.loads(file.read_text())
         frames = [_with_absolute_paths(frame, file.parent) for frame in transforms["frames"]]
@@ -67,19 +73,34 @@ def read_scene(path: Path) -> Scene:
     except KeyError as error:
         raise Difix3DError(f"the scene {path} cannot be read: it has no {error}.") from error
     except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         raise Difix3DError(f"the scene {path} cannot be read: {reason_of(error)}.") from error
     photos = tuple(sorted(frame["file_path"] for frame in frames))
     if not photos:
         raise Difix3DError(f"the scene {path} has no photos: its `frames` are empty.")
     if unknown := listed.difference(photos):
-        raise Difix3DError(f"the scene {path} lists {min(unknown)} in `train_filenames`, but has no frame for it.")
+        raise Difix3DError(
+            f"the scene {path} lists {min(unknown)} in `train_filenames`, but has no frame for it: write the photo's "
+            "`file_path`, or remove it from the list."
+        )
     without_split = {key: value for key, value in transforms.items() if key not in SPLIT_KEYS}
     return Scene(_name(file), file, {**without_split, "frames": frames}, photos, tuple(sorted(listed)))
 
 
+def _read_converted(path: Path) -> Scene:
+    # Imported here because it loads nerfstudio.
+    from difix3d_ns.curation.converted_scenes import converted
+
+    folder = path if path.is_dir() else path.parent
+    scene = converted(path)
+    photos = tuple(sorted(frame["file_path"] for frame in scene.transforms["frames"]))
+    return Scene(folder.name, folder, scene.transforms, photos, scene.listed_training_photos, scene.points)
+
+
 def with_distinct_names(scenes: Sequence[Scene]) -> list[Scene]:
     """Renames scenes with the same name, by including more of their paths."""
-    names = distinct_names([scene.path.parent.parent / scene.name for scene in scenes])
+    folders = [scene.path.parent if scene.path.suffix == ".json" else scene.path for scene in scenes]
+    names = distinct_names([folder.parent / scene.name for folder, scene in zip(folders, scenes, strict=True)])
     return [replace(scene, name=name) for scene, name in zip(scenes, names, strict=True)]
 
 
@@ -89,7 +110,7 @@ def _with_absolute_paths(frame: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return str(without_parent_steps(folder / path))
+    return str(without_parent_steps(folder / path_here(path, folder)))
 
 
 def _name(file: Path) -> str:

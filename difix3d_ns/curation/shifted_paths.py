@@ -7,8 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import open3d
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -17,6 +15,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from torch import Tensor
 
 from difix3d_ns.curation.scenes import SPLIT_KEYS
+from difix3d_ns.curation.start_points import start_points
 from difix3d_ns.curation.views import PhotoView, render, save_picture
 from difix3d_ns.errors import Difix3DError
 
@@ -97,12 +96,8 @@ def _frame(camera: Cameras, file: Path) -> dict[str, Any]:
 def _write_start_points(pipeline: VanillaPipeline, file: Path) -> Path | None:
     """Writes the scene's start points in the coordinates of the splat; returns None if the scene has none."""
     assert isinstance(pipeline.datamanager, FullImageDatamanager)
-    metadata = pipeline.datamanager.train_dataparser_outputs.metadata
-    if "points3D_xyz" not in metadata:
+    points = start_points(pipeline.datamanager.train_dataparser_outputs.metadata)
+    if points is None:
         return None
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(metadata["points3D_xyz"].double().numpy()))
-    colors = metadata["points3D_rgb"].double().numpy() / 255
-    if len(colors) > 0:
-        cloud.colors = open3d.utility.Vector3dVector(np.ascontiguousarray(colors))
-    open3d.io.write_point_cloud(str(file), cloud)
+    points.write(file)
     return file

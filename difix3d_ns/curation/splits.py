@@ -8,8 +8,9 @@ from pathlib import Path
 from difix3d_ns.curation.curate_options import StrategyName
 from difix3d_ns.curation.rigs import photos_by_camera
 from difix3d_ns.curation.scenes import Scene
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import advice_on_missing_photo
 
 MIN_TRAINING_PHOTOS = 2
 
@@ -88,6 +89,7 @@ def cross_reference_split(scene: Scene) -> Split:
     try:
         cameras = photos_by_camera(scene.transforms)
     except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         raise Difix3DError(
             f"the cameras of the scene {scene.path} cannot be distinguished: {reason_of(error)}."
         ) from error
@@ -104,10 +106,11 @@ def _checked(scene: Scene, strategy: str, trained: tuple[str, ...], advice: str,
             f"the scene {scene.path} has too few photos for {strategy}: {len(trained)} to train on (at least "
             f"{MIN_TRAINING_PHOTOS} are needed) and {len(held_out) or 'none'} to hold out; {advice}."
         )
+    folder = scene.path.parent if scene.path.suffix == ".json" else scene.path
     missing = [photo for photo in (*trained, *held_out) if not Path(photo).exists()]
     if missing:
         raise Difix3DError(
             f"{len(missing)} of {len(scene.photos)} photos of {scene.path} are missing, the first is {missing[0]}: "
-            "restore them, or remove their frames."
+            f"{advice_on_missing_photo(Path(missing[0]), folder)}, or remove its frame."
         )
     return Split(tuple(trained), held_out)

@@ -80,7 +80,8 @@ def cycle_reconstruction(task: Task) -> Pairs:
         pairs.update(_render_pairs(task, pipeline, photos, photos, step))
 
     transforms = task.scene.split_transforms(split.train, split.held_out)
-    train_splat(transforms, training / "first", task.settings, (whole,), render_shifted_path)
+    points = task.scene.points
+    train_splat(transforms, training / "first", task.settings, (whole,), render_shifted_path, points=points)
     train_splat(shifted_scene, training / "second", task.settings, (whole,), render_photos_cameras, poses_as_given=True)
     return pairs
 
@@ -107,7 +108,8 @@ def _reconstruct(task: Task, steps: Sequence[int], with_training_views: bool = F
         pairs.update(_render_pairs(task, pipeline, rendered, photos, step))
 
     transforms = task.scene.split_transforms(split.train, split.held_out)
-    train_splat(transforms, task.folder / "training" / "run", task.settings, steps, render_cameras)
+    folder = task.folder / "training" / "run"
+    train_splat(transforms, folder, task.settings, steps, render_cameras, points=task.scene.points)
     return pairs
 
 

@@ -19,6 +19,7 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from difix3d_ns.curation.start_points import StartPoints
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 
@@ -51,6 +52,7 @@ def train_splat(
     snapshots: Sequence[int],
     on_snapshot: Snapshot,
     poses_as_given: bool = False,
+    points: StartPoints | None = None,
 ) -> None:
     """Trains a splat until its last snapshot.
 
@@ -61,11 +63,15 @@ def train_splat(
         snapshots: numbers of steps after which `on_snapshot` is called, in evaluation mode and without gradients.
         on_snapshot: called with the pipeline and the number of steps.
         poses_as_given: whether to use the poses unchanged; nerfstudio otherwise rotates, centres and scales them.
+        points: start points, if the transforms name no file of them.
 
     Raises:
         Difix3DError: the method is unknown or not based on splatfacto.
     """
     folder.mkdir(parents=True)
+    if points is not None:
+        points.write(folder / "points.ply")
+        transforms = {**transforms, "ply_file_path": "points.ply"}
     transforms_file = folder / "transforms.json"
     transforms_file.write_text(json.dumps(transforms))
     config = _training_config(settings, transforms_file, poses_as_given)

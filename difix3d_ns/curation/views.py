@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from nerfstudio.cameras.cameras import Cameras
@@ -18,6 +19,7 @@ from torchvision.utils import save_image
 
 from difix3d_ns.cameras.poses import pose_distances
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.pseudo_views.views import to_bytes
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ def photo_views(
     views = []
     for index, file in enumerate(dataset.image_filenames):
         camera = dataset.cameras[index : index + 1].to("cpu")
-        image = images[index]["image"].cpu()
+        image = _opaque(images[index]["image"].cpu(), background)
         picture = Path(file)
-        if _is_changed(picture, camera, image):
+        if _is_changed(picture, image):
             picture = folder / f"{names[str(file)]}.png"
-            save_picture(_opaque(image, background), picture)
+            save_picture(image, picture)
         views.append(PhotoView(Path(file), picture, camera))
     return views
 
@@ -95,13 +97,10 @@ def nearest_other(view: PhotoView, candidates: list[PhotoView]) -> tuple[PhotoVi
     return others[nearest], float(distances[nearest])
 
 
-def _is_changed(photo: Path, camera: Cameras, image: Shaped[Tensor, "height width channels"]) -> bool:
-    """Whether the pixels in training differ from those in the photo's file."""
-    distortion = camera.distortion_params
-    if distortion is not None and bool((distortion != 0).any()):
-        return True
+def _is_changed(photo: Path, image: Float[Tensor, "height width 3"]) -> bool:
+    """Whether the pixels in training differ from those in the photo's file, which the pairs then cannot name."""
     with Image.open(photo) as file:
-        return file.size != (image.shape[1], image.shape[0]) or image.shape[2] != 3
+        return not np.array_equal(np.asarray(file.convert("RGB")), to_bytes(image).numpy())
 
 
 def _opaque(

@@ -118,7 +118,7 @@ def _measured_view(view: View, measure: ImageMetrics, folder: Path) -> dict[str,
             entry["files"][kind] = file.relative_to(folder).as_posix()
     for kind in (RAW, ENHANCED):
         if kind in view.images:
-            values = measure(view.images[kind], view.images[PHOTO])
+            values = measure(view.images[kind], view.images[PHOTO], view.mask)
             # The PSNR of the photo itself is infinite, which JSON cannot hold.
             entry[kind] = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return entry

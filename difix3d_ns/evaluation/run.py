@@ -5,31 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
-from torch import Tensor
 
-from difix3d_ns.cameras.path_files import read_camera_path
+from difix3d_ns.cameras.path_files import read_camera_path, report_unused_crop
 from difix3d_ns.cameras.path_through_photos import path_through
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
+from difix3d_ns.evaluation.evaluate_options import FRAME_SIZE, NUM_FRAMES, EvaluateConfig
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
-from difix3d_ns.fixing.fixer import DifixConfig
-from difix3d_ns.fixing.references import ReferenceConfig
-from difix3d_ns.images.photos import over_black
+from difix3d_ns.fixing.given_settings import difix_with, require_used_difix
+from difix3d_ns.images.backgrounds import background_color
+from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over
+from difix3d_ns.images.scene_checks import unreadable_scene
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 from difix3d_ns.rendering.geometry import frame_geometry, require_carriable
-from difix3d_ns.rendering.loading import RunOptions, load_run, settle_on_checkpoint
+from difix3d_ns.rendering.loading import (
+    RunOptions,
+    load_run,
+    report_other_placement,
+    settle_on_checkpoint,
+    settle_on_scene,
+)
 
 
 class RunSource:
@@ -44,25 +47,30 @@ class RunSource:
 
     def __init__(self, config: EvaluateConfig) -> None:
         assert config.load_config is not None
+        given_path = _given_path(config)  # read before the run is loaded, which takes long
         if _is_ours(config.load_config):
-            run = load_difix3d_run(config.load_config, lambda trainer: _with_options(trainer, config))
+            run = load_difix3d_run(config.load_config, lambda trainer: _with_options(trainer, config), config.data)
             self._pipeline: VanillaPipeline = run
+            self._photos: PhotoDataset = run.datamanager.eval_dataset
             self._outputs_of: Callable[[Cameras], Any] = run.difix3d_model.get_outputs_for_camera
             fixer = run.fixer
         else:
-            options = RunOptions(_with_given(DifixConfig(), config), ReferenceConfig(), with_photos=True)
-            other = load_run(config.load_config, options)
+            other = load_run(config.load_config, RunOptions(_given(config), data=config.data))
             self._pipeline = other.pipeline
+            self._photos = other.dataset("test")
             self._outputs_of = lambda camera: other.render([camera])[0]
             fixer = other.enhancer.fixer
+        require_used_difix(fixer, _given(config), "--")
         datamanager: Any = self._pipeline.datamanager
-        if len(datamanager.eval_dataset) == 0:
-            raise Difix3DError(f"the scene {datamanager.config.data} has no held-out photos to evaluate on.")
-        self._held_out = datamanager.fixed_indices_eval_dataloader
-        files = [Path(file) for file in datamanager.eval_dataset.image_filenames]
+        self._scene = datamanager.config.data
+        if len(self._photos) == 0:
+            raise Difix3DError(
+                f"the scene {self._scene} has no held-out photos to evaluate on: list some as its test_filenames."
+            )
+        files = [Path(file) for file in self._photos.image_filenames]
         folder = Path(os.path.commonpath([file.parent for file in files]))
         self._names = _distinct([str(file.relative_to(folder).with_suffix("")) for file in files])
-        self._path = self._camera_path(config)
+        self._path = self._camera_path(config, given_path)
         folder = config.load_config.resolve().parent
         self.title = f"{folder.parent.parent.name}, {folder.parent.name}"
         choice = fixer.resolve()
@@ -77,11 +85,16 @@ class RunSource:
 
     def views(self) -> Iterator[View]:
         """The held-out photos with their raw and enhanced renders."""
-        for name, (camera, batch) in zip(self._names, self._held_out, strict=True):
-            outputs = self._render(camera)
-            photo = _over_background(self._pipeline.model, batch["image"], outputs)
+        for index, name in enumerate(self._names):
+            try:
+                data = self._photos[index]
+            except READING_ERRORS as error:
+                raise unreadable_scene(self._scene, error) from error
+            outputs = self._render(self._photos.cameras[index : index + 1])
+            photo = over(data["image"], background_color(self._pipeline.model))
             images = {RAW: outputs["rgb"], ENHANCED: outputs["rgb_enhanced"], PHOTO: photo}
-            yield View(name, {kind: image.cpu().float() for kind, image in images.items()})
+            images = {kind: image.cpu().float() for kind, image in images.items()}
+            yield View(name, images, mask=data.get("mask"))
 
     def frames(self) -> Iterator[Frame]:
         """Frames along the camera path, rendered and enhanced."""
@@ -99,22 +112,40 @@ class RunSource:
             raise Difix3DError("a render contains NaN, so the training of the run has diverged: train it again.")
         return outputs
 
-    def _camera_path(self, config: EvaluateConfig) -> Cameras | None:
+    def _camera_path(self, config: EvaluateConfig, given: Cameras | None) -> Cameras | None:
         """The cameras of the frames, on the CPU; None if flicker is not to be measured or there is no path."""
-        if config.num_frames == 0:
+        num_frames = NUM_FRAMES if config.num_frames is None else config.num_frames
+        if num_frames == 0:
             return None
-        if config.camera_path is not None:
-            path = read_camera_path(config.camera_path).cameras
-            require_carriable(path)
-            if len(path) > config.num_frames:
-                path = path[torch.arange(config.num_frames) * len(path) // config.num_frames]
-        else:
-            # The dataloader corrects the cameras when it reads the photos, so the cameras are taken from it.
-            cameras = [camera for camera, _ in self._held_out]
+        path = given
+        if path is None:
+            cameras = [self._photos.cameras[index : index + 1] for index in range(len(self._photos))]
             if len(cameras) < 2:
+                if config.num_frames is not None:
+                    raise Difix3DError(
+                        "flicker is measured along a path through the held-out photos, and there is only one: leave "
+                        "out --num-frames, or add --camera-path."
+                    )
                 return None
-            path = path_through(cameras, config.num_frames)
-        return _at_most(path.to("cpu"), config.frame_size)
+            path = path_through(cameras, num_frames)
+        elif len(path) > num_frames:
+            path = path[torch.arange(num_frames) * len(path) // num_frames]
+        return _at_most(path.to("cpu"), FRAME_SIZE if config.frame_size is None else config.frame_size)
+
+
+def _given_path(config: EvaluateConfig) -> Cameras | None:
+    """All cameras of the given path; None without one."""
+    if config.camera_path is None:
+        return None
+    path = read_camera_path(config.camera_path)
+    require_carriable(path.cameras)
+    if len(path.cameras) < max(2, config.num_frames or 0):
+        raise Difix3DError(
+            f"the camera path {config.camera_path} has only {len(path.cameras)} frames: give a longer one to measure "
+            "flicker, or change --num-frames."
+        )
+    report_unused_crop(path, config.camera_path, "Flicker is measured on the whole scene.")
+    return path.cameras
 
 
 def _is_ours(file: Path) -> bool:
@@ -136,48 +167,45 @@ def _config_in(file: Path) -> TrainerConfig:
     return config
 
 
-def load_difix3d_run(file: Path, change: Callable[[TrainerConfig], TrainerConfig]) -> Difix3DPipeline:
+def load_difix3d_run(
+    file: Path, change: Callable[[TrainerConfig], TrainerConfig], data: Path | None = None
+) -> Difix3DPipeline:
     """Loads the pipeline of a difix3d run with its newest checkpoint, in evaluation mode.
 
     Args:
         file: the run's `config.yml`.
         change: changes the run's config before the pipeline is built.
+        data: the scene; None for the one of the run's training.
 
     Raises:
-        Difix3DError: the file cannot be read, the run is of another method, or it has no checkpoint.
+        Difix3DError: the file cannot be read, the run is of another method, or its scene or checkpoint is missing.
     """
     config = _config_in(file)
     if not isinstance(config.pipeline, Difix3DPipelineConfig):
         raise Difix3DError(f"{file} is a run of {config.method_name}: give a run of difix3d or difix3d-mini.")
 
     def prepare(trainer: TrainerConfig) -> TrainerConfig:
+        settle_on_scene(trainer, file, data)
         settle_on_checkpoint(trainer, file)
         return change(trainer)
 
     _, pipeline, _, _ = eval_setup(file, test_mode="test", update_config_callback=prepare)
     assert isinstance(pipeline, Difix3DPipeline)
+    report_other_placement(file, pipeline.datamanager)
     return pipeline
 
 
 def _with_options(trainer: TrainerConfig, config: EvaluateConfig) -> TrainerConfig:
     pipeline = trainer.pipeline
     assert isinstance(pipeline, Difix3DPipelineConfig)
-    pipeline.difix = _with_given(pipeline.difix, config)
+    pipeline.difix = difix_with(pipeline.difix, _given(config))
     return trainer
 
 
-def _with_given(difix: DifixConfig, config: EvaluateConfig) -> DifixConfig:
-    """The settings of the network, with those of the command line applied."""
-    if config.model is not None:
-        difix = replace(difix, model=config.model, revision=None)
-    return difix if config.strength is None else replace(difix, strength=config.strength)
-
-
-def _over_background(model: Any, photo: Tensor, outputs: Any) -> Float[Tensor, "height width 3"]:
-    """A photo in [0, 1]; transparent pixels are composited over the background of its render."""
-    if isinstance(model, SplatfactoModel):
-        return model.composite_with_background(model.get_gt_img(photo), outputs["background"])
-    return model.renderer_rgb.blend_background(photo) if hasattr(model, "renderer_rgb") else over_black(photo)
+def _given(config: EvaluateConfig) -> dict[str, Any]:
+    """The settings of the network that are given on the command line, by field name."""
+    values = {"model": config.model, "strength": config.strength}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _at_most(cameras: Cameras, longer_side: int) -> Cameras:

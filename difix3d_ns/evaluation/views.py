@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difix3d_ns.videos.flicker import FrameGeometry
@@ -26,6 +26,8 @@ class View:
     """`raw`, `photo` and optionally `enhanced`, in [0, 1]."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """The files of the images that were read from files, by kind."""
+    mask: Bool[Tensor, "height width 1"] | None = None
+    """The photo's valid pixels, which alone are measured; None if all are."""
 
 
 @dataclass(frozen=True)

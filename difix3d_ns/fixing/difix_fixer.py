@@ -13,7 +13,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixMemoryError
+from difix3d_ns.difix.errors import DifixMemoryError, is_full_memory
 from difix3d_ns.difix.resolve import resolve_difix
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.stopping import stoppable
@@ -53,7 +53,7 @@ class DifixFixer:
         Raises:
             DifixError: a render is not a usable image.
             DifixResultError: the network returns NaN or a black image.
-            torch.OutOfMemoryError: the batch does not fit, or its only image does not fit even tile by tile.
+            RuntimeError: `is_full_memory`: the batch does not fit, or its only image does not fit even tile by tile.
         """
         photos = [photo for photo in references if photo is not None]
         images, photo_batch = self._batch(renders), self._batch(photos) if photos else None
@@ -61,8 +61,8 @@ class DifixFixer:
         num_pixels = images.shape[-2] * images.shape[-1]
         try:
             return self._run(images, photo_batch, max_pixels)
-        except torch.OutOfMemoryError:
-            if len(renders) > 1 or num_pixels > max_pixels:
+        except RuntimeError as error:
+            if not is_full_memory(error) or len(renders) > 1 or num_pixels > max_pixels:
                 raise
         # Outside the handler, because its exception keeps the tensors of the failed call in memory.
         torch.cuda.empty_cache()
@@ -88,7 +88,9 @@ class DifixFixer:
                 try:
                     for part in parts:
                         part.to(self._device)
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:
+                    if not is_full_memory(error):
+                        raise
                     raise DifixMemoryError(f"the memory of {self._device} is too full for the network.") from error
             with stopping:
                 yield
@@ -125,11 +127,16 @@ def load_network(config: DifixConfig, device: torch.device) -> DifixPipeline:
     )
     try:
         network = network.to(device)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_full_memory(error):
+            raise
         raise DifixMemoryError(
             f"the memory of {device} is too full for the network {choice.name}: choose a smaller one with "
             "--pipeline.difix.model embedded, or limit the Gaussians with --pipeline.model.max-gaussians."
         ) from error
+    if config.offload:  # it stays in CPU memory until the first image
+        network.to("cpu")
+        torch.cuda.empty_cache()
     if config.compile:
         network.compile()
     seconds = time.perf_counter() - started

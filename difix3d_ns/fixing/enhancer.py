@@ -11,7 +11,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from difix3d_ns.difix.errors import reason_of
+from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig, choose_references
@@ -112,6 +112,7 @@ class RenderEnhancer:
         try:
             return self._read_photo(index)
         except READING_ERRORS as error:
+            refuse_full_memory(error)
             if not self._has_warned:
                 file = self.train_dataset.image_filenames[index]
                 CONSOLE.print(

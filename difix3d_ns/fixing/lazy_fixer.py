@@ -13,7 +13,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from difix3d_ns.difix.batching import batches_of_one_size
-from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError, is_full_memory
 from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
 from difix3d_ns.errors import warn
 from difix3d_ns.fixing.fixer import DifixConfig, Fixer, ManagedFixer
@@ -40,6 +40,12 @@ class LazyFixer:
         self.device = torch.device(device)
         self._given, self._fixer = fixer, fixer
         self._turn = threading.RLock()
+
+    def with_config(self, config: DifixConfig) -> LazyFixer:
+        """Another fixer on the same device that takes turns with this one, so the two never need memory together."""
+        other = LazyFixer(config, self.device)
+        other._turn = self._turn
+        return other
 
     @property
     def is_loaded(self) -> bool:
@@ -155,7 +161,9 @@ class LazyFixer:
         except DifixResultError as error:
             # Without its traceback the error does not keep the failed batch's tensors in memory.
             fault = error.with_traceback(None)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_full_memory(error):
+                raise
             height, width = batch.renders[0].shape[:2]
             fault = DifixMemoryError(
                 f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile: "

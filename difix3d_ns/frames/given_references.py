@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, match_by_name_or_order
 from difix3d_ns.frames.picture_files import read_picture
 from difix3d_ns.frames.sources import pictures_in
+from difix3d_ns.images.scene_formats import WHAT_A_SCENE_IS, format_of
 
 MAX_PHOTOS = 4
 """Number of photos whose pixels are kept in memory. The network itself remembers more photos in encoded form."""
@@ -24,11 +25,18 @@ class References:
     Args:
         photos: the photo of each frame; None for frames without one.
         how: how they were chosen, as a sentence for the user; empty without references.
+        read: reads a photo, in [0, 1]; by default as an image that is shown upright, over black.
     """
 
-    def __init__(self, photos: Sequence[Path | None], how: str) -> None:
+    def __init__(
+        self,
+        photos: Sequence[Path | None],
+        how: str,
+        read: Callable[[Path], Float[Tensor, "height width 3"]] = lambda photo: read_picture(photo).over_black(),
+    ) -> None:
         self.photos = photos
         self.how = how
+        self._read = read
         self._pixels: OrderedDict[Path, Tensor] = OrderedDict()
 
     def __getitem__(self, index: int) -> Float[Tensor, "height width 3"] | None:
@@ -41,7 +49,7 @@ class References:
         if photo is None:
             return None
         if photo not in self._pixels:
-            self._pixels[photo] = read_picture(photo).over_black()
+            self._pixels[photo] = self._read(photo)
             if len(self._pixels) > MAX_PHOTOS:
                 self._pixels.popitem(last=False)
         self._pixels.move_to_end(photo)
@@ -63,17 +71,19 @@ def find_references(reference: Path | None, camera_path: Path | None, names: Seq
         return References([None] * len(names), "")
     if not reference.exists():
         raise Difix3DError(f"the reference {reference} is missing: give a photo, a folder of photos or a scene.")
-    is_scene = reference.suffix.lower() == ".json" or (reference / "transforms.json").exists()
+    is_scene = format_of(reference) is not None
     if camera_path is not None:
         if not is_scene:
             raise Difix3DError(
-                f"--camera-path needs a scene with cameras as --reference, and {reference} has no transforms.json: "
-                "leave out --camera-path, or give the scene's folder or transforms JSON."
+                f"--camera-path needs a scene with cameras as --reference, and {reference} is none: leave out "
+                f"--camera-path, or give {WHAT_A_SCENE_IS}."
             )
         # Imported here because it loads nerfstudio's dataparsers, which only scenes need.
-        from difix3d_ns.frames.photos_by_pose import nearest_photos
+        from difix3d_ns.frames.photos_by_pose import ScenePhotos
 
-        return References(nearest_photos(reference, camera_path, names), f"the photos of {reference} nearest by pose.")
+        scene = ScenePhotos(reference)
+        nearest = scene.nearest(camera_path, names)
+        return References(nearest, f"the photos of {reference} nearest by pose.", read=scene.read)
     if is_scene and not (reference.is_dir() and _matches(names, pictures_in(reference))):
         raise Difix3DError(
             f"the scene {reference} does not contain the cameras of the frames: add them with --camera-path, or give "

@@ -85,6 +85,7 @@ def held_out_metrics(
     means: dict[str, float] = {}
     for name in of_photos[0]:
         values = torch.tensor([metrics[name] for metrics in of_photos])
+        values = values[~values.isnan()]  # photos without valid pixels
         means[name] = float(values.mean())
         if get_std:
             means[f"{name}_std"] = float(values.std())

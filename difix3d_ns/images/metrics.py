@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import ssim
 from torch import Tensor
@@ -25,24 +26,37 @@ class ImageMetrics:
         self._lpips_looked_for = False
 
     def __call__(
-        self, image: Float[Tensor, "height width 3"], photo: Float[Tensor, "height width 3"]
+        self,
+        image: Float[Tensor, "height width 3"],
+        photo: Float[Tensor, "height width 3"],
+        mask: Bool[Tensor, "height width 1"] | None = None,
     ) -> dict[str, float]:
         """Metrics of `image` against `photo`, both in [0, 1] and on the same device.
 
+        Args:
+            image: the render.
+            photo: the photo.
+            mask: the photo's valid pixels; None if all are. The others do not count: SSIM and LPIPS are measured with
+                both images equal there, and what these pixels add to the mean is taken out.
+
         Returns:
-            `psnr` (dB), `ssim`, and `lpips` if available.
+            `psnr` (dB), `ssim`, and `lpips` if available; NaN if no pixel is valid.
         """
         # Imported late, because torchmetrics imports transformers.
         from torchmetrics.functional.image import peak_signal_noise_ratio
 
+        share = 1.0
+        if mask is not None:
+            mask = mask.to(photo.device)
+            image, share = torch.where(mask, image, photo), float(mask.float().mean()) or math.nan
         image_batch, photo_batch = (x.detach().float().permute(2, 0, 1)[None] for x in (image, photo))
         metrics = {
-            "psnr": float(peak_signal_noise_ratio(image_batch, photo_batch, data_range=1.0)),
-            "ssim": float(ssim(image_batch, photo_batch, data_range=1.0, size_average=True)),
+            "psnr": float(peak_signal_noise_ratio(image_batch, photo_batch, data_range=1.0)) + 10 * math.log10(share),
+            "ssim": 1 - (1 - float(ssim(image_batch, photo_batch, data_range=1.0, size_average=True))) / share,
         }
         lpips = self._find_lpips(image.device)
         if lpips is not None:
-            metrics["lpips"] = float(lpips(image_batch.clamp(0, 1), photo_batch.clamp(0, 1), normalize=True))
+            metrics["lpips"] = float(lpips(image_batch.clamp(0, 1), photo_batch.clamp(0, 1), normalize=True)) / share
         return metrics
 
     def _find_lpips(self, device: torch.device) -> Any | None:

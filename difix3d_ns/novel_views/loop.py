@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from nerfstudio.models.base_model import Model
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.datamanager import Difix3DDataManager
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
+from difix3d_ns.novel_views.renders import Renderer
 from difix3d_ns.novel_views.report import PartTimer, describe
 from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_steps_of_run
 from difix3d_ns.novel_views.targets import TargetConfig, target_cameras
@@ -98,7 +98,7 @@ class NovelViewLoop:
     def __init__(
         self,
         config: NovelViewLoopConfig,
-        model: Model,
+        model: Renderer,
         datamanager: Difix3DDataManager,
         enhancer: RenderEnhancer,
         start: Start,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nerfstudio.models.base_model import Model
 from nerfstudio.utils import writer
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses
 from difix3d_ns.datamanager import Difix3DDataManager
 from difix3d_ns.fixing.enhancer import RenderEnhancer
-from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, in_parts, render_novel_views
+from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Renderer, in_parts, render_novel_views
 from difix3d_ns.novel_views.report import PartTimer, panels
 from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.progress import progress_bars
@@ -37,7 +36,7 @@ class ProgressiveUpdate:
     def __init__(
         self,
         config: VettingConfig,
-        model: Model,
+        model: Renderer,
         datamanager: Difix3DDataManager,
         enhancer: RenderEnhancer,
         walk: NovelViewWalk,
@@ -63,11 +62,18 @@ class ProgressiveUpdate:
         """
         photos, poses = self._datamanager.train_dataset.cameras, self._datamanager.train_camera_to_worlds
         indices = photos_to_test_on(len(poses), self._config.reliability.num_photos)
-        cameras = [camera_with_pose(photos[index : index + 1], poses[index]) for index in indices]
-        renders, _ = render_novel_views(self._model, cameras, step)
+        cameras = [
+            self._model.camera_of_photo(camera_with_pose(photos[index : index + 1], poses[index]), index)
+            for index in indices
+        ]
+        plain, _ = render_novel_views(self._model, cameras, step)
+        # As training compares them with photos. The network's output is not corrected again, because corrections are
+        # learnt for renders only.
+        renders = [self._model.in_colors_of_photo(image, index) for image, index in zip(plain, indices, strict=True)]
         references = self._datamanager.training_photos(nearest_others(poses, indices, self._unit))
         cleaned = self._enhancer.fixer.clean(renders, references, cameras, keep_broken=True)
-        return error_removed(renders, cleaned, self._datamanager.training_photos(indices))
+        masks = [self._datamanager.training_mask(index) for index in indices]
+        return error_removed(renders, cleaned, self._datamanager.training_photos(indices), masks)
 
     def fix(self, step: int, reliability: float, timer: PartTimer) -> PseudoViewSet:
         """Moves the novel views a step on, renders and cleans them, and makes the trusted ones the pseudo views.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.base_model import Model
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
@@ -37,9 +37,35 @@ def in_parts(cameras: Sequence[Cameras], max_pixels: int) -> list[range]:
     return [*parts, range(first, len(cameras))] if cameras else []
 
 
+class Renderer(Protocol):
+    """What the loop of novel views needs of a model."""
+
+    training: bool
+
+    def get_outputs_for_camera(self, camera: Cameras) -> Mapping[str, Any]:
+        """Renders a camera of shape (1,) to `rgb` (height, width, 3) and `accumulation` (height, width, 1)."""
+        ...
+
+    def eval(self) -> Any:
+        """Switches to evaluation mode."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switches to training mode, or out of it."""
+        ...
+
+    def camera_of_photo(self, camera: Cameras, index: int) -> Cameras:
+        """The camera of a training photo as the model has corrected it."""
+        ...
+
+    def in_colors_of_photo(self, image: Float[Tensor, "height width 3"], index: int) -> Float[Tensor, "height width 3"]:
+        """A render of a training photo's view in the colours that the model gives this photo."""
+        ...
+
+
 @torch.no_grad()
 def render_novel_views(
-    model: Model,
+    model: Renderer,
     cameras: Sequence[Cameras],
     step: int,
     on_progress: Callable[[], None] = lambda: None,

@@ -12,9 +12,9 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from difix3d_ns.cameras.generated_paths import interpolated_poses, orbit_poses, random_poses, spiral_poses
-from difix3d_ns.cameras.path_files import read_camera_path, require_perspective
+from difix3d_ns.cameras.path_files import read_camera_path, report_unused_crop, require_perspective
 from difix3d_ns.cameras.poses import with_nearest_intrinsics
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import Difix3DError, warn
 
 OTHER_KINDS = "choose another --pipeline.targets.kind"
 
@@ -79,6 +79,7 @@ def target_cameras(config: TargetConfig, train_cameras: Cameras, eval_cameras: C
             raise Difix3DError("targets of kind camera-path need a file: add --pipeline.targets.camera-path FILE.")
         path = read_camera_path(config.camera_path)
         require_perspective(path.cameras, config.camera_path)
+        report_unused_crop(path, config.camera_path, "Novel views show the whole scene.")
         return _evenly(path.cameras, config.num_views)
     poses = _generated_poses(config, train_cameras.camera_to_worlds.cpu(), config.num_views or len(train_cameras))
     return with_nearest_intrinsics(poses, train_cameras)
@@ -101,6 +102,11 @@ def _generated_poses(
 
 def _evenly(cameras: Cameras, num_views: int) -> Cameras:
     """`num_views` of the cameras, evenly spaced in their order; all if that is 0 or more than there are."""
+    if num_views > len(cameras):
+        warn(
+            f"--pipeline.targets.num-views is {num_views}, but there are only {len(cameras)} cameras.",
+            "There is one novel view for each.",
+        )
     if num_views == 0 or num_views >= len(cameras):
         return cameras
     return cameras[torch.arange(num_views) * len(cameras) // num_views]

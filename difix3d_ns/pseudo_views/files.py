@@ -26,7 +26,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 from torch import Tensor
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_views.views import PseudoView, PseudoViewSet, RejectedView
 
@@ -104,6 +104,7 @@ def read_set(folder: Path) -> PseudoViewSet:
         ]
         return PseudoViewSet(int(index["step"]), views, rejected)
     except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         raise Difix3DError(
             f"the saved novel views {folder / INDEX_NAME} cannot be read ({type(error).__name__}: {error})."
         ) from error
@@ -231,4 +232,5 @@ def _opened(path: Path, size: tuple[int, int]) -> Iterator[Image.Image]:
                 raise ValueError(f"it has {image.size[0]} x {image.size[1]} pixels, its camera {size[0]} x {size[1]}")
             yield image
     except (*UNEXPECTED_CONTENT, SyntaxError, Image.DecompressionBombError) as error:
+        refuse_full_memory(error)
         raise Difix3DError(f"the saved novel view {path} cannot be read ({error}).") from error

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.scripts.render import (
     CropData,
     DatasetRender,
     RenderCameraPath,
     RenderInterpolated,
     SpiralRender,
-    get_crop_from_json,
 )
+from nerfstudio.utils.colormaps import ColormapOptions
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.cameras.generated_paths import spiral_around
+from difix3d_ns.cameras.generated_paths import path_between, spiral_around
 from difix3d_ns.cameras.path_files import read_camera_path, require_perspective
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.given_settings import require_used_difix, require_used_references
 from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.options import given_settings, option_name, optional_settings, shown_default
+from difix3d_ns.rendering.crop import read_crop
 from difix3d_ns.rendering.dataset import DatasetOptions, render_dataset, require_free_folders
 from difix3d_ns.rendering.loading import RunOptions, load_run
-from difix3d_ns.rendering.output_pictures import PictureOptions
+from difix3d_ns.rendering.output_pictures import PictureOptions, require_used_picture_options
 from difix3d_ns.rendering.runs import ENHANCED, Run
-from difix3d_ns.rendering.trajectory import TrajectoryOptions, render_trajectory, require_free_destination
+from difix3d_ns.rendering.trajectory import (
+    TrajectoryOptions,
+    render_trajectory,
+    require_frame_rate,
+    require_free_destination,
+    require_outputs,
+)
+
+AS_TRAINED = "as the run was trained"
+OptionalDifix = optional_settings(DifixConfig, AS_TRAINED)
+OptionalReferences = optional_settings(ReferenceConfig, AS_TRAINED)
+OptionalColormap = optional_settings(ColormapOptions)
 
 
 @dataclass
@@ -38,14 +55,30 @@ class DifixOptions:
 
     rendered_output_names: list[str] = field(default_factory=lambda: [ENHANCED])
     """Outputs to render, such as rgb_enhanced, rgb or depth. Each frame shows them side by side."""
-    data: Path | None = None
+    data: Annotated[Path | None, shown_default(AS_TRAINED)] = None
     """The scene, if it was moved since the training."""
+    eval_num_rays_per_chunk: Annotated[int | None, shown_default(AS_TRAINED)] = None
+    """Number of rays that a ray-based method renders at once."""
+    depth_near_plane: Annotated[float | None, shown_default("the smallest depth of each frame")] = None
+    """Depth in scene units at the near end of the colour map."""
+    depth_far_plane: Annotated[float | None, shown_default("the largest depth of each frame")] = None
+    """Depth in scene units at the far end of the colour map."""
     overwrite: bool = False
     """Whether existing files at the output path may be replaced."""
-    difix: DifixConfig = field(default_factory=DifixConfig)
-    """The network. For a difix3d run, options left at their defaults keep the run's own settings."""
-    references: ReferenceConfig = field(default_factory=ReferenceConfig)
-    """The reference photo of a frame. For a difix3d run, options left at their defaults keep the run's own settings."""
+    image_format: Annotated[Literal["jpeg", "png"] | None, shown_default("jpeg")] = None
+    """Format of the images."""
+    jpeg_quality: Annotated[int | None, shown_default(100)] = None
+    """Quality of JPEG images, from 1 to 100."""
+    colormap_options: Annotated[Any, tyro.conf.arg(constructor=OptionalColormap)] = field(
+        default_factory=OptionalColormap
+    )
+    """How outputs of one channel, such as depth and accumulation, become images."""
+    difix: Annotated[Any, tyro.conf.arg(constructor=OptionalDifix)] = field(default_factory=OptionalDifix)
+    """The network that enhances frames."""
+    references: Annotated[Any, tyro.conf.arg(constructor=OptionalReferences)] = field(
+        default_factory=OptionalReferences
+    )
+    """The reference photo of a frame."""
     match_colors: bool = False
     """Whether an enhanced frame gets the large-scale colours of its render, which undoes colour shifts of the network.
     In tests it gained 0.1 and 0.8 dB where the colours of the splat were right.
@@ -61,14 +94,14 @@ class VideoOptions(DifixOptions):
     output_format: Literal["images", "video"] = "video"
     """Whether to write a video or a folder of images."""
     downscale_factor: float = 1.0
-    """Number by which the width and height of the frames are divided."""
+    """Number by which the width and height of the frames are divided; fractions of pixels are dropped."""
     render_nearest_camera: bool = False
     """Whether to show the training photo with the nearest pose beside each frame."""
     check_occlusions: bool = False
     """With --render-nearest-camera: whether to choose only among photos whose camera is visible from the frame's."""
     camera_idx: int | None = None
     """Index of a training photo that is passed to the model with every camera.
-    Only models that learn a correction for each photo use it."""
+    Only models of other packages that learn a correction for each photo use it."""
     steadiness: float = 0.0
     """Share of the previous enhanced frame, warped by the render's depth, in each enhanced frame; from 0 to below 1.
     0.5 removed 17 to 33 % of the flicker at the same PSNR, but softens: SSIM fell by up to 0.006.
@@ -88,23 +121,25 @@ class CameraPath(VideoOptions, RenderCameraPath):
 
     def main(self) -> None:
         """Renders the path; raises Difix3DError or DifixError."""
-        path = read_camera_path(self.camera_path_filename)
-        try:
-            crop = get_crop_from_json(path.content)
-        except (AssertionError, LookupError, TypeError, RuntimeError) as error:
-            raise Difix3DError(
-                f"the crop in {self.camera_path_filename} cannot be read ({error!r}): save it in the viewer again."
-            ) from error
         options = _trajectory_options(self)
-        run = _load(self)
-        if isinstance(run.model, SplatfactoModel):
-            require_perspective(path.cameras, self.camera_path_filename)
+        path = read_camera_path(self.camera_path_filename)
+        crop = read_crop(path, self.camera_path_filename)
+        require_frame_rate(len(path.cameras) / path.seconds, f"the camera path {self.camera_path_filename}")
+
+        def check(config: TrainerConfig) -> None:
+            if isinstance(config.pipeline.model, SplatfactoModelConfig):
+                require_perspective(path.cameras, self.camera_path_filename)
+
+        run = _load(self, check)
         _render(self, run, path.cameras, path.seconds, options, crop)
 
 
 @dataclass
 class Interpolate(VideoOptions, RenderInterpolated):
-    """Renders a path through the cameras of the evaluation photos or of the training photos."""
+    """Renders a path through the cameras of the evaluation photos or of the training photos.
+
+    Frames have the size of the photos, or the most frequent size if they have several.
+    """
 
     pose_source: Literal["eval", "train"] = "eval"
     """Which photos' cameras the path goes through."""
@@ -112,21 +147,24 @@ class Interpolate(VideoOptions, RenderInterpolated):
     """Number of frames from one camera to the next."""
     order_poses: bool = False
     """Whether the path always goes on to the nearest camera that is left, instead of following the photos' order."""
-    frame_rate: int = 24
+    frame_rate: Annotated[int | None, shown_default(24)] = None
     """Frames per second of the video."""
 
     def main(self) -> None:
         """Renders the path; raises Difix3DError or DifixError."""
-        if self.interpolation_steps < 1 or self.frame_rate <= 0:
-            raise Difix3DError("--interpolation-steps and --frame-rate must be 1 or more.")
+        if self.interpolation_steps < 1:
+            raise Difix3DError(f"--interpolation-steps must be 1 or more, not {self.interpolation_steps}.")
+        if self.frame_rate is not None:
+            require_frame_rate(self.frame_rate, "--frame-rate")
+            if self.output_format == "images":
+                raise Difix3DError("--frame-rate is for videos: leave it out, or leave out --output-format images.")
         options = _trajectory_options(self)
         run = _load(self)
         photos = run.cameras("test" if self.pose_source == "eval" else "train")
         if len(photos) < 2:
             raise Difix3DError(f"a path needs at least two {self.pose_source} photos: choose another --pose-source.")
-        path = get_interpolated_camera_path(photos, steps=self.interpolation_steps, order_poses=self.order_poses)
-        # nerfstudio's length of the video, which also counts the steps after the last photo.
-        _render(self, run, path, self.interpolation_steps * len(photos) / self.frame_rate, options)
+        path = path_between(photos, self.interpolation_steps, self.order_poses)
+        _render(self, run, path, len(path) / (self.frame_rate or 24), options)
 
 
 @dataclass
@@ -134,7 +172,7 @@ class Spiral(VideoOptions, SpiralRender):
     """Renders a spiral around the camera of the first evaluation photo, also for splats, which ns-render cannot."""
 
     seconds: float = 3.0
-    """Length of the video in seconds."""
+    """Length of the video in seconds, to the nearest whole frame."""
     frame_rate: int = 24
     """Frames per second."""
     radius: float = 0.1
@@ -142,7 +180,12 @@ class Spiral(VideoOptions, SpiralRender):
 
     def main(self) -> None:
         """Renders the spiral; raises Difix3DError or DifixError."""
-        num_frames = int(self.frame_rate * self.seconds)
+        require_frame_rate(self.frame_rate, "--frame-rate")
+        if not 0 <= self.seconds < math.inf:
+            raise Difix3DError(f"--seconds is {self.seconds}: give a number above 0.")
+        if not math.isfinite(self.radius):
+            raise Difix3DError(f"--radius is {self.radius}: give a number.")
+        num_frames = round(self.frame_rate * self.seconds)
         if num_frames < 1:
             raise Difix3DError(
                 f"{self.seconds} seconds at {self.frame_rate} frames per second are no whole frame: raise --seconds."
@@ -150,7 +193,7 @@ class Spiral(VideoOptions, SpiralRender):
         options = _trajectory_options(self)
         run = _load(self)
         path = spiral_around(run.cameras("test")[:1], num_frames, self.radius)
-        _render(self, run, path, self.seconds, options)
+        _render(self, run, path, num_frames / self.frame_rate, options)
 
 
 @dataclass
@@ -159,10 +202,11 @@ class Dataset(DifixOptions, DatasetRender):
 
     output_path: Path = Path("renders")
     """Folder for the images. The image of a photo is SPLIT/OUTPUT/PHOTO in it."""
-    data: Path | None = None
+    data: Annotated[Path | None, shown_default(AS_TRAINED)] = None
     """The scene, if it was moved since the training."""
-    downscale_factor: float | None = None
-    """Number by which the dataparser divides the width and height of the photos; by default the run's own."""
+    downscale_factor: Annotated[float | None, shown_default(AS_TRAINED)] = None
+    """Number by which the width and height of the views are divided.
+    nerfstudio's dataparser reads the photos for 2 from the folder images_2; below 1, views are larger than photos."""
     split: Literal["train", "val", "test", "train+test"] = "test"
     """The photos whose views are rendered."""
     rendered_output_names: list[str] = field(default_factory=lambda: [ENHANCED])
@@ -170,39 +214,39 @@ class Dataset(DifixOptions, DatasetRender):
     gt-NAME is what the dataset contains, such as the photo as gt-rgb.
     raw-NAME writes the values as .npy.gz, such as raw-depth."""
     render_nearest_camera: bool = False
-    """Has no effect here; ns-render has this option for paths."""
+    """Only for paths: True is refused here. gt-rgb writes each view's own photo."""
     check_occlusions: bool = False
-    """Has no effect here; ns-render has this option for paths."""
+    """Only for paths: True is refused here."""
     camera_idx: int | None = None
-    """Has no effect here; ns-render has this option for paths."""
+    """Only for paths: a number is refused here."""
 
     def main(self) -> None:
         """Renders the views; raises Difix3DError or DifixError."""
-        if self.downscale_factor is not None and self.downscale_factor <= 0:
+        for name, is_given in (
+            ("--render-nearest-camera", self.render_nearest_camera),
+            ("--check-occlusions", self.check_occlusions),
+            ("--camera-idx", self.camera_idx is not None),
+        ):
+            if is_given:
+                raise Difix3DError(f"{name} is only for paths, not for the views of a dataset: leave it out.")
+        if self.downscale_factor is not None and not 0 < self.downscale_factor < math.inf:
             raise Difix3DError(f"--downscale-factor is {self.downscale_factor}: give a number above 0.")
+        require_outputs(self.rendered_output_names)
+        images = [name for name in self.rendered_output_names if not name.startswith("raw-")]
+        if not images:
+            _refuse_image_options(self, "raw outputs, which are not written as images")
+        _require_used_enhancement(self)
         options = DatasetOptions(
             self.output_path,
             list(self.rendered_output_names),
             self.split.split("+"),
-            self.image_format,
-            self.jpeg_quality,
-            _picture_options(self),
+            self.image_format or "jpeg",
+            _jpeg_quality(self),
+            _picture_options(self, images),
             self.overwrite,
         )
         require_free_folders(options)
-        run = load_run(
-            self.load_config,
-            RunOptions(
-                self.difix,
-                self.references,
-                self.data,
-                self.downscale_factor,
-                self.eval_num_rays_per_chunk,
-                self.match_colors,
-            ),
-        )
-        _load_network(run, self)
-        render_dataset(run, options)
+        render_dataset(_load(self, downscale_factor=self.downscale_factor), options)
 
 
 Commands = tyro.conf.FlagConversionOff[
@@ -214,57 +258,135 @@ Commands = tyro.conf.FlagConversionOff[
 """The subcommands. Boolean options take the value True or False, as in `ns-render`."""
 
 
-def _load(command: Any) -> Run:
+def _load(
+    command: Any, check: Callable[[TrainerConfig], None] | None = None, downscale_factor: float | None = None
+) -> Run:
+    """Loads a run, and the network before the first frame, so that a wrong one is reported at once.
+
+    Args:
+        command: the subcommand.
+        check: is called with the run's config before anything is loaded; it raises Difix3DError to refuse the run.
+        downscale_factor: number by which the dataparser divides the size of the photos; None for the run's own.
+    """
+
+    def require_used(config: TrainerConfig) -> None:
+        _require_used_by_model(command, config.pipeline.model)
+        if check is not None:
+            check(config)
+
+    difix, references = given_settings(command.difix), given_settings(command.references)
     run = load_run(
         command.load_config,
         RunOptions(
-            command.difix,
-            command.references,
+            difix,
+            references,
             command.data,
-            eval_num_rays_per_chunk=command.eval_num_rays_per_chunk,
-            match_colors=command.match_colors,
+            downscale_factor,
+            command.eval_num_rays_per_chunk,
+            command.match_colors,
+            check=require_used,
         ),
     )
-    _load_network(run, command)
+    fixer = run.enhancer.fixer
+    require_used_difix(fixer, difix)
+    require_used_references(run.enhancer.references, references, fixer.config.use_reference)
+    if getattr(command, "previous_frame_as_reference", False) and not fixer.config.use_reference:
+        raise Difix3DError(
+            "--previous-frame-as-reference and --difix.use-reference False exclude each other: leave out the former, "
+            "or give --difix.use-reference True."
+        )
+    if _is_enhanced(command):
+        CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
+        fixer.load()
     return run
 
 
-def _load_network(run: Run, command: Any) -> None:
-    """Loads the network before the first frame, so that a wrong one is reported at once."""
-    if any(name.removeprefix("raw-") == ENHANCED for name in command.rendered_output_names):
-        fixer = run.enhancer.fixer
-        CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
-        fixer.load()
+def _is_enhanced(command: Any) -> bool:
+    return any(name.removeprefix("raw-") == ENHANCED for name in command.rendered_output_names)
+
+
+def _require_used_by_model(command: Any, model: ModelConfig) -> None:
+    """Raises Difix3DError if a given option has no effect on a run's model."""
+    rays = command.eval_num_rays_per_chunk
+    if rays is not None and rays < 1:
+        raise Difix3DError(f"--eval-num-rays-per-chunk must be 1 or more, not {rays}.")
+    if rays is not None and isinstance(model, SplatfactoModelConfig):
+        raise Difix3DError("--eval-num-rays-per-chunk is for methods that render rays, not for splats: leave it out.")
+    if command.camera_idx is not None and type(model).__module__.partition(".")[0] in ("nerfstudio", "difix3d_ns"):
+        raise Difix3DError(
+            "--camera-idx is for models that correct each photo when they render; this run's model does that only in "
+            "training: leave it out."
+        )
+
+
+def _require_used_enhancement(command: Any) -> None:
+    """Raises Difix3DError if options for enhanced frames are given, but no enhanced frames are rendered."""
+    if _is_enhanced(command):
+        return
+    given = [
+        *(option_name("--difix.", name) for name in given_settings(command.difix)),
+        *(option_name("--references.", name) for name in given_settings(command.references)),
+        *(
+            option_name("--", name)
+            for name in ("match_colors", "steadiness", "previous_frame_as_reference")
+            if getattr(command, name, False)
+        ),
+    ]
+    if given:
+        raise Difix3DError(f"{given[0]} is for enhanced frames: add {ENHANCED} to --rendered-output-names.")
 
 
 def _trajectory_options(command: Any) -> TrajectoryOptions:
+    names = list(command.rendered_output_names)
+    if not 0 < command.downscale_factor < math.inf:
+        raise Difix3DError(f"--downscale-factor is {command.downscale_factor}: give a number above 0.")
+    if not 0 <= command.steadiness < 1:
+        raise Difix3DError(f"--steadiness is {command.steadiness}: give a number from 0 to below 1.")
+    if command.check_occlusions and not command.render_nearest_camera:
+        raise Difix3DError("--check-occlusions has an effect only with --render-nearest-camera True: add that.")
+    if command.output_format == "video":
+        _refuse_image_options(command, "videos", ", or add --output-format images")
+    _require_used_enhancement(command)
     options = TrajectoryOptions(
         command.output_path,
-        list(command.rendered_output_names),
+        names,
         command.output_format,
-        command.image_format,
-        command.jpeg_quality,
-        _picture_options(command),
+        command.image_format or "jpeg",
+        _jpeg_quality(command),
+        _picture_options(command, names),
         command.render_nearest_camera,
         command.check_occlusions,
         command.overwrite,
         command.steadiness,
         command.previous_frame_as_reference,
     )
-    if command.downscale_factor <= 0:
-        raise Difix3DError(f"--downscale-factor is {command.downscale_factor}: give a number above 0.")
-    if not 0 <= command.steadiness < 1:
-        raise Difix3DError(f"--steadiness is {command.steadiness}: give a number from 0 to below 1.")
-    if command.previous_frame_as_reference and not command.difix.use_reference:
-        raise Difix3DError(
-            "--previous-frame-as-reference and --difix.use-reference False exclude each other: leave out one of them."
-        )
     require_free_destination(options)
     return options
 
 
-def _picture_options(command: Any) -> PictureOptions:
-    return PictureOptions(command.depth_near_plane, command.depth_far_plane, command.colormap_options)
+def _refuse_image_options(command: Any, kind: str, remedy: str = "") -> None:
+    for name in ("image_format", "jpeg_quality"):
+        if getattr(command, name) is not None:
+            raise Difix3DError(f"{option_name('--', name)} is not for {kind}: leave it out{remedy}.")
+
+
+def _jpeg_quality(command: Any) -> int:
+    quality = command.jpeg_quality
+    if quality is None:
+        return 100
+    if command.image_format == "png":
+        raise Difix3DError("--jpeg-quality is for JPEG images, not for PNG: leave it out.")
+    if not 1 <= quality <= 100:
+        raise Difix3DError(f"--jpeg-quality must be from 1 to 100, not {quality}.")
+    return quality
+
+
+def _picture_options(command: Any, names: Sequence[str]) -> PictureOptions:
+    options = PictureOptions(
+        command.depth_near_plane, command.depth_far_plane, given_settings(command.colormap_options)
+    )
+    require_used_picture_options(options, names)
+    return options
 
 
 def _render(
@@ -275,7 +397,12 @@ def _render(
     options: TrajectoryOptions,
     crop: CropData | None = None,
 ) -> None:
+    width, height = int(cameras.width[0]), int(cameras.height[0])
     cameras.rescale_output_resolution(1.0 / command.downscale_factor)
+    if int(cameras.width[0]) < 1 or int(cameras.height[0]) < 1:
+        raise Difix3DError(
+            f"--downscale-factor {command.downscale_factor} leaves nothing of {width} x {height} pixels: give less."
+        )
     if command.camera_idx is not None:
         cameras.metadata = {"cam_idx": command.camera_idx}
     render_trajectory(run, cameras, seconds, options, crop)

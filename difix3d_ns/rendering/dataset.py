@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from difix3d_ns.difix.errors import reason_of
+from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import telling_errors
-from difix3d_ns.images.photos import READING_ERRORS, over_black
+from difix3d_ns.images.photos import READING_ERRORS, over
 from difix3d_ns.progress import progress_bars
-from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names
+from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names, require_used_colormap
 from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
 from difix3d_ns.rendering.trajectory import ImageFormat, require_free, write_picture
 
@@ -97,7 +98,11 @@ def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetO
             for index, outputs in zip(indices, run.render(batch, enhanced), strict=True):
                 if "rgba" in options.output_names:
                     outputs["rgba"] = run.rgba(outputs)
-                photo = _what_the_dataset_has(dataset, index) if with_photo else {}
+                photo = _what_the_dataset_has(dataset, index, run.background) if with_photo else {}
+                shown = {name: outputs[name] for name in options.output_names if name in outputs}
+                shown |= {f"gt-{name}": image for name, image in photo.items()}
+                images = [name for name in options.output_names if not name.startswith("raw-")]
+                require_used_colormap(options.pictures, shown, images)
                 for name in options.output_names:
                     path = options.output_path / split / name / names[index]
                     _write(path, name, outputs, photo, dataset, options)
@@ -111,16 +116,19 @@ def _names_of_photos(files: Sequence[Path]) -> list[Path]:
     return [Path(file).relative_to(root).with_suffix("") for file in files]
 
 
-def _what_the_dataset_has(dataset: InputDataset, index: int) -> dict[str, Tensor]:
-    """The photo of a view as `rgb`, and every other image that the dataset has for it, such as a mask."""
+def _what_the_dataset_has(
+    dataset: InputDataset, index: int, background: Float[Tensor, "3"] | None
+) -> dict[str, Tensor]:
+    """The photo of a view, over the renders' background, as `rgb`; and other images of it, such as a mask."""
     try:
         data: dict[str, Any] = dataset[index]
     except READING_ERRORS as error:
+        refuse_full_memory(error)
         file = dataset.image_filenames[index]
         raise Difix3DError(
             f"the photo {file} cannot be read ({reason_of(error)}): leave out the outputs gt-."
         ) from error
-    data["rgb"] = over_black(data.pop("image"))
+    data["rgb"] = over(data.pop("image"), background)
     return {name: value for name, value in data.items() if isinstance(value, Tensor) and value.dim() == 3}
 
 

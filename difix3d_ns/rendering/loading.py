@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +19,19 @@ from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.eval_utils import eval_setup
 
-from difix3d_ns.difix.errors import reason_of
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.difix.errors import DifixError, reason_of, refuse_full_memory
+from difix3d_ns.errors import Difix3DError, warn
 from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.given_settings import difix_with
 from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.images.dataparsers import extended, report_missing_splits
 from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.rendering.runs import Run
 from difix3d_ns.resuming.checkpoints import TO_RENDER, newest_readable_step
+from difix3d_ns.resuming.run_configs import scene_of_run
+from difix3d_ns.resuming.starts import is_placed_as_in_training
 
 LOADING_ERRORS = (*READING_ERRORS, yaml.YAMLError, pickle.UnpicklingError, ImportError)
 """Exceptions that nerfstudio raises for a run that it cannot load."""
@@ -38,10 +43,10 @@ ConfigType = TypeVar("ConfigType")
 class RunOptions:
     """How a run is loaded and how its frames are enhanced."""
 
-    difix: DifixConfig
-    """The network. For a difix3d run, settings left at their defaults keep the run's own."""
-    references: ReferenceConfig
-    """The photo that is a frame's reference. For a difix3d run, settings left at their defaults keep the run's own."""
+    difix: Mapping[str, Any] = field(default_factory=dict)
+    """Given settings of the network, by field name. All others are those of a difix3d run, or else the defaults."""
+    references: Mapping[str, Any] = field(default_factory=dict)
+    """Given settings of the reference photos, in the same way."""
     data: Path | None = None
     """The scene, if it was moved since the training."""
     downscale_factor: float | None = None
@@ -50,8 +55,8 @@ class RunOptions:
     """Rays that a ray-based model renders at a time; None for the run's own."""
     match_colors: bool = False
     """Whether an enhanced frame gets the large-scale colours of its render."""
-    with_photos: bool = False
-    """Whether the run's datamanager loads the held-out photos."""
+    check: Callable[[TrainerConfig], None] = lambda config: None
+    """Is called with the run's config before anything is loaded; it raises Difix3DError to refuse the run."""
 
 
 def load_run(load_config: Path, options: RunOptions) -> Run:
@@ -67,19 +72,20 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         Difix3DError: there is no such run, or it cannot be loaded on this machine.
     """
     _require_config_of_a_run(load_config)
-    difix, references, unit = options.difix, options.references, None
+    difix, references, unit = DifixConfig(), ReferenceConfig(), None
 
     def prepare(config: TrainerConfig) -> TrainerConfig:
         nonlocal difix, references, unit
+        options.check(config)
         if isinstance(own := config.pipeline, Difix3DPipelineConfig):
-            difix, references = _own_network(own.difix, difix), _with_given(own.references, references)
+            difix, references = own.difix, own.references
             unit = 1.0 if own.step_unit == "units" else None
             config.pipeline = VanillaPipelineConfig(
                 datamanager=_as(FullImageDatamanagerConfig, own.datamanager), model=own.model
             )
         if type(config.pipeline.model) is SplatfactoModelConfig:
             config.pipeline.model = _as(Difix3DModelConfig, config.pipeline.model)
-        _settle_on_scene(config, options)
+        _settle_dataparser(config, options, load_config)
         settle_on_checkpoint(config, load_config)
         return config
 
@@ -87,14 +93,17 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         config, pipeline, checkpoint, _ = eval_setup(
             load_config,
             options.eval_num_rays_per_chunk,
-            test_mode="test" if options.with_photos else "inference",
+            test_mode="inference",
             update_config_callback=prepare,
         )
         _require_whole(pipeline.model, checkpoint)
+        report_other_placement(load_config, pipeline.datamanager)
+        difix, references = difix_with(difix, options.difix), replace(references, **options.references)
         return Run(config, pipeline, difix, references, unit, options.match_colors)  # type: ignore[arg-type]
-    except Difix3DError:
+    except (Difix3DError, DifixError):
         raise
     except LOADING_ERRORS as error:
+        refuse_full_memory(error)
         raise Difix3DError(f"the run {load_config} cannot be loaded: {reason_of(error)}.") from error
 
 
@@ -117,10 +126,9 @@ def _require_config_of_a_run(load_config: Path) -> None:
         )
 
 
-def _settle_on_scene(config: TrainerConfig, options: RunOptions) -> None:
+def _settle_dataparser(config: TrainerConfig, options: RunOptions, load_config: Path) -> None:
     datamanager: Any = config.pipeline.datamanager
-    if options.data is not None:
-        datamanager.data = options.data
+    settle_on_scene(config, load_config, options.data)
     if options.downscale_factor is not None:
         if not hasattr(datamanager.dataparser, "downscale_factor"):
             raise Difix3DError(
@@ -128,6 +136,46 @@ def _settle_on_scene(config: TrainerConfig, options: RunOptions) -> None:
             )
         factor = options.downscale_factor
         datamanager.dataparser.downscale_factor = int(factor) if factor == int(factor) else factor
+    datamanager.dataparser = extended(datamanager.dataparser)
+    report_missing_splits(datamanager.dataparser)
+
+
+def settle_on_scene(config: TrainerConfig, load_config: Path, given: Path | None) -> None:
+    """Makes a config read the scene that is given, or else the one of the run's training.
+
+    Args:
+        config: the run's config; it is changed.
+        load_config: the file that it was read from.
+        given: the scene; None for the one of the training. In a folder, the file of the training's name is read.
+
+    Raises:
+        Difix3DError: there is no such scene.
+    """
+    own = scene_of_run(config, load_config)
+    scene = given or own
+    if own.suffix == ".json" and (scene / own.name).is_file():
+        scene = scene / own.name  # the folder may hold several files, which place and split the photos differently
+    if not scene.exists():
+        where = str(scene) if scene.is_absolute() else f"{scene} (in {Path.cwd()})"
+        moved = "correct --data" if given else "if it was moved since the training, give its place with --data"
+        raise Difix3DError(f"the run {load_config} cannot be loaded: the scene {where} does not exist; {moved}.")
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.data = datamanager.dataparser.data = scene
+
+
+def report_other_placement(load_config: Path, datamanager: Any) -> None:
+    """Prints a warning if a run's scene is not placed as in its training, so that photos and Gaussians do not fit.
+
+    Args:
+        load_config: the run's config, beside the file in which nerfstudio saved the placement in the training.
+        datamanager: the run's datamanager.
+    """
+    parsed = datamanager.train_dataparser_outputs
+    if is_placed_as_in_training(load_config.parent, parsed.dataparser_transform, parsed.dataparser_scale) is False:
+        warn(
+            f"the scene {datamanager.config.data} is placed or scaled differently than in the run's training.",
+            "Its photos do not fit the renders: give the unchanged scene of the training as --data.",
+        )
 
 
 def settle_on_checkpoint(config: TrainerConfig, load_config: Path) -> None:
@@ -165,20 +213,6 @@ def _require_whole(model: Model, checkpoint: Path) -> None:
             f"the checkpoint {checkpoint} lacks {len(missing)} of the model's parameters, such as {missing[0]}: it was "
             "trained with another implementation, such as tiny-cuda-nn: install that one."
         )
-
-
-def _own_network(own: DifixConfig, given: DifixConfig) -> DifixConfig:
-    """Merges settings like `_with_given`; another network does not inherit the revision and base of the run's own."""
-    if given.model not in (DifixConfig().model, own.model):
-        own = replace(own, revision=None, base=None)
-    return _with_given(own, given)
-
-
-def _with_given(own: ConfigType, given: ConfigType) -> ConfigType:
-    """A run's settings, replaced by the given settings that differ from their defaults."""
-    default = type(given)()
-    values = {f.name: getattr(given, f.name) for f in fields(given)}  # type: ignore[arg-type]
-    return replace(own, **{name: value for name, value in values.items() if value != getattr(default, name)})  # type: ignore[type-var]
 
 
 def _as(config_type: type[ConfigType], config: Any) -> ConfigType:

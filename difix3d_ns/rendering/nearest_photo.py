@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from difix3d_ns.cameras.generated_paths import looking_at
 from difix3d_ns.cameras.poses import k_nearest_poses
-from difix3d_ns.difix.errors import reason_of
+from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.images.photos import READING_ERRORS, read_photo
 from difix3d_ns.rendering.runs import Run
@@ -45,8 +45,9 @@ def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height wid
         Difix3DError: the photo cannot be read.
     """
     try:
-        photo = read_photo(run.train_dataset, index).permute(2, 0, 1)[None]
+        photo = read_photo(run.train_dataset, index, run.background).permute(2, 0, 1)[None]
     except READING_ERRORS as error:
+        refuse_full_memory(error)
         file = run.train_dataset.image_filenames[index]
         raise Difix3DError(
             f"the photo {file} cannot be read ({reason_of(error)}): leave out --render-nearest-camera."

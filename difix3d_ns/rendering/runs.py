@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.model_components.renderers import background_color_override_context
 from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
@@ -19,13 +20,15 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import scene_radius
-from difix3d_ns.difix.errors import reason_of
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig
-from difix3d_ns.images.photos import READING_ERRORS
+from difix3d_ns.images.backgrounds import background_color
+from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, photo_dataset, read_photo
+from difix3d_ns.images.scene_checks import unreadable_scene
+from difix3d_ns.rendering.crop import background_of
 from difix3d_ns.splats.gaussians import means_and_opacities
 from difix3d_ns.vetting.color_matching import match_colors
 
@@ -68,6 +71,7 @@ class Run:
             self.train_dataset,
             references,
             unit=lambda: self.unit,
+            read_training_photo=lambda index: read_photo(self.train_dataset, index, self.background),
             gaussians=(lambda: means_and_opacities(model.gauss_params)) if isinstance(model, SplatfactoModel) else None,
         )
 
@@ -76,7 +80,12 @@ class Run:
         """The model, in evaluation mode."""
         return self.pipeline.model
 
-    def dataset(self, split: str) -> InputDataset:
+    @property
+    def background(self) -> Float[Tensor, "3"]:
+        """The background of the model's renders, in [0, 1]."""
+        return background_color(self.model)
+
+    def dataset(self, split: str) -> PhotoDataset:
         """Photos and cameras of a split of the scene, at the size of the run's training.
 
         The scene is parsed again: a run is loaded without its photos, and nerfstudio then sets their sizes to 1.
@@ -90,12 +99,20 @@ class Run:
         config: Any = self.config.pipeline.datamanager
         try:
             outputs = config.dataparser.setup().get_dataparser_outputs(split=split)
-            dataset_type: Any = type(self.pipeline.datamanager.train_dataset)
-            return dataset_type(
-                dataparser_outputs=outputs, scale_factor=getattr(config, "camera_res_scale_factor", 1.0)
-            )
+            return self._photos_of(outputs)
         except READING_ERRORS as error:
-            raise Difix3DError(f"the scene {config.data} cannot be read: {reason_of(error)}.") from error
+            raise unreadable_scene(config.data, error) from error
+
+    def _photos_of(self, outputs: DataparserOutputs) -> PhotoDataset:
+        """The photos of a split as the run's training sees them."""
+        config: Any = self.config.pipeline.datamanager
+        return photo_dataset(type(self.pipeline.datamanager.train_dataset))(
+            outputs,
+            getattr(config, "camera_res_scale_factor", 1.0),
+            # Splats are trained on undistorted photos, ray-based methods on the photos as they are.
+            undistort=isinstance(self.pipeline.datamanager, FullImageDatamanager),
+            image_type=getattr(config, "cache_images_type", "float32"),
+        )
 
     def cameras(self, split: str) -> Cameras:
         """Cameras of a split. If the photos cannot be read, their sizes are taken from the scene's file.
@@ -108,13 +125,14 @@ class Run:
             raise Difix3DError(f"the scene {self.config.pipeline.datamanager.data} has no photos in its {split} split.")
         return dataset.cameras
 
-    def _dataset_or_loaded(self, split: str) -> InputDataset:
+    def _dataset_or_loaded(self, split: str) -> PhotoDataset:
         try:
             return self.dataset(split)
         except Difix3DError as error:
-            datamanager = self.pipeline.datamanager
+            datamanager: Any = self.pipeline.datamanager
             CONSOLE.print(f"difix3d: {error} The sizes of its photos are taken from the scene's file.", markup=False)
-            return datamanager.train_dataset if split == "train" else datamanager.eval_dataset  # type: ignore[return-value]
+            loaded = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
+            return self._photos_of(loaded._dataparser_outputs)
 
     def _radius_of_cameras(self) -> float:
         datamanager: Any = self.pipeline.datamanager
@@ -155,7 +173,8 @@ class Run:
                 raise Difix3DError(
                     f"{self.config.method_name} has no output `rgb`, which Difix enhances: render its own outputs only."
                 )
-            cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference)
+            with nullcontext() if crop is None else background_of(crop, self.model):
+                cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference)
             for frame, image in zip(frames, cleaned, strict=True):
                 frame[ENHANCED] = self._matched(image, frame) if self.match_colors else image
         return frames
@@ -172,7 +191,7 @@ class Run:
     def _render(self, camera: Cameras, crop: CropData | None) -> Outputs:
         if crop is None:
             return self.model.get_outputs_for_camera(camera)
-        with background_color_override_context(crop.background_color.to(self.pipeline.device)):
+        with background_of(crop, self.model):
             return self.model.get_outputs_for_camera(camera, obb_box=crop.obb)
 
     def rgba(self, outputs: Outputs) -> Tensor:

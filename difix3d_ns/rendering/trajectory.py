@@ -19,11 +19,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import telling_errors
+from difix3d_ns.files import VIDEO_OUTPUTS, telling_errors
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.geometry import frame_geometry
 from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
-from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names
+from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names, require_used_colormap
 from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
 from difix3d_ns.videos.spherical import mark_as_spherical
 from difix3d_ns.videos.steady import SteadyFrames
@@ -31,6 +31,8 @@ from difix3d_ns.videos.steady import SteadyFrames
 ImageFormat = Literal["jpeg", "png"]
 Picture = Float[Tensor, "height width channels"]
 SUFFIXES: dict[ImageFormat, str] = {"jpeg": ".jpg", "png": ".png"}
+SLOWEST, FASTEST = 0.001, 1000
+"""Range of the frames per second of a video."""
 EYES = {
     CameraType.OMNIDIRECTIONALSTEREO_L.value: (CameraType.OMNIDIRECTIONALSTEREO_R.value, 0),
     CameraType.VR180_L.value: (CameraType.VR180_R.value, 1),
@@ -77,8 +79,14 @@ def require_free_destination(options: TrajectoryOptions) -> None:
     """Makes sure that the format fits the outputs and that no existing file is replaced without permission.
 
     Raises:
-        Difix3DError: the destination exists, or the outputs do not fit the format.
+        Difix3DError: the destination exists or has an unknown extension, or the outputs do not fit the format.
     """
+    require_outputs(options.output_names)
+    if options.output_format == "video" and options.destination.suffix.lower() not in VIDEO_OUTPUTS:
+        raise Difix3DError(
+            f"{options.destination} cannot be written as a video: give an --output-path that ends in "
+            f"{', '.join(VIDEO_OUTPUTS)}, or add --output-format images."
+        )
     if "rgba" in options.output_names:
         if options.output_format == "video" or options.image_format == "jpeg":
             raise Difix3DError(
@@ -87,6 +95,18 @@ def require_free_destination(options: TrajectoryOptions) -> None:
         if len(options.output_names) > 1 or options.render_nearest_camera:
             raise Difix3DError("rgba cannot be shown beside other outputs in one image: render it alone.")
     require_free(options.destination, options.overwrite)
+
+
+def require_frame_rate(fps: float, origin: str) -> None:
+    """Raises Difix3DError if a number of frames per second cannot be that of a video; `origin` is where it is from."""
+    if not SLOWEST <= fps <= FASTEST:
+        raise Difix3DError(f"{origin} gives {fps:g} frames per second: it must be from {SLOWEST} to {FASTEST}.")
+
+
+def require_outputs(names: Sequence[str]) -> None:
+    """Raises Difix3DError if no outputs are requested."""
+    if not names:
+        raise Difix3DError("--rendered-output-names is empty: name at least one output, such as rgb_enhanced.")
 
 
 def require_free(destination: Path, overwrite: bool) -> None:
@@ -180,6 +200,7 @@ def _side_by_side(run: Run, camera: Cameras, outputs: Outputs, options: Trajecto
     if "rgba" in options.output_names:
         outputs["rgba"] = run.rgba(outputs)
     require_names(options.output_names, [*outputs, *({"rgba", ENHANCED} - {*outputs})])
+    require_used_colormap(options.pictures, outputs, options.output_names)
     parts = [picture(outputs, name, options.pictures).cpu() for name in options.output_names]
     if options.render_nearest_camera:
         parts.append(photo_beside(run, nearest_photo(run, camera, options.check_occlusions), parts[0].shape[0]))

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, first_line
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, first_line, refuse_full_memory
 from difix3d_ns.errors import Difix3DError, warn
 
 TO_RENDER: dict[str, type] = {"step": int, "pipeline": Mapping}
@@ -52,6 +52,7 @@ def require_readable(file: Path, parts: Mapping[str, type] = TO_TRAIN) -> None:
             "run code, or is damaged: load another checkpoint."
         ) from error
     except Exception as error:  # a damaged file can fail in any way
+        refuse_full_memory(error)
         raise Difix3DError(
             f"the checkpoint {file} cannot be read ({first_line(error)}): it is damaged, for example because the disk "
             "was full or the training was killed."
@@ -76,6 +77,7 @@ def explained_misfit(checkpoint: str) -> Iterator[None]:
     except Difix3DError:
         raise
     except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         raise Difix3DError(f"the checkpoint {checkpoint} does not fit this run ({first_line(error)}).") from error
 
 
@@ -124,7 +126,12 @@ def step_to_render(folder: Path, asked: int | None = None) -> int:
         return asked
     newest = newest_readable_step(folder, TO_RENDER)
     if newest is None:
-        raise Difix3DError(f"there is no checkpoint in {folder}: train the run, or copy its checkpoints there.")
+        from_there = "" if folder.is_absolute() else " run the command in the folder where ns-train was run,"
+        raise Difix3DError(
+            f"there is no checkpoint in {folder}: train the run, or, if it was moved,{from_there} use ns-difix render "
+            "or ns-difix evaluate, which load the checkpoints beside its config.yml, or correct `output_dir` in that "
+            "file."
+        )
     return newest
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, refuse_full_memory
 
 START_NAME = "start.json"
 """File in a run's folder that says what the run started from and how it was trained."""
@@ -45,7 +45,8 @@ def _record_in_start(file: Path) -> RunRecord | None:
     try:
         saved = json.loads(file.read_text())[RECORD_KEY]
         record = RunRecord(saved["method"], saved["fixes_novel_views"], saved["network"], saved["revision"])
-    except UNEXPECTED_CONTENT:
+    except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         return None
     is_sound = isinstance(record.method, str) and isinstance(record.fixes_novel_views, bool)
     is_sound = is_sound and all(name is None or isinstance(name, str) for name in (record.network, record.revision))
@@ -57,7 +58,8 @@ def _record_in_config(file: Path) -> RunRecord:
     try:
         # The YAML is composed into nodes but not constructed: constructing runs whatever code the file names.
         config = yaml.compose(file.read_text(encoding="utf8"), Loader=yaml.SafeLoader)
-    except (*UNEXPECTED_CONTENT, yaml.YAMLError):
+    except (*UNEXPECTED_CONTENT, yaml.YAMLError) as error:
+        refuse_full_memory(error)
         return RunRecord()
     pipeline = _child(config, "pipeline")
     network = _child(pipeline, "difix")

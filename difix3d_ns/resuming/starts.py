@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pseudo_views.files import saved_sets
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER
 from difix3d_ns.resuming.run_record import RECORD_KEY, START_NAME, UNKNOWN_METHOD, RunRecord, read_record
 
+PLACEMENT_NAME = "dataparser_transforms.json"
+"""nerfstudio's file in a run's folder that says how the dataparser placed and scaled the scene."""
 OPTIONAL_MODULES = {
     "camera_optimizer.pose_adjustment": "--pipeline.model.camera-optimizer.mode SO3xR3",
     "bil_grids.grids": "--pipeline.model.use-bilateral-grid True",
@@ -97,7 +99,8 @@ def _origin_of(run_folder: Path, step: int) -> int:
     """Step from which the schedule of an earlier run counts, at most `step`; 0 if its folder does not say."""
     try:
         origin = int(json.loads((run_folder / START_NAME).read_text())["origin"])
-    except UNEXPECTED_CONTENT:
+    except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
         return 0
     return origin if 0 <= origin <= step else 0
 
@@ -129,20 +132,22 @@ def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: flo
     Raises:
         Difix3DError: the checkpoint's run used another frame, because its photos or dataparser options differ.
     """
-    if start.run_folder is None:
-        return
-    file = start.run_folder / "dataparser_transforms.json"
-    try:
-        saved = json.loads(file.read_text())
-        same = torch.allclose(torch.tensor(saved["transform"]), transform.float().cpu(), atol=1e-3)
-        same = same and abs(float(saved["scale"]) / scale - 1) < 1e-3
-    except UNEXPECTED_CONTENT:
-        return
-    if not same:
+    if start.run_folder is not None and is_placed_as_in_training(start.run_folder, transform, scale) is False:
         raise Difix3DError(
-            f"the checkpoint's run placed or scaled the scene differently (see {file}), so its Gaussians would not "
-            "match this run's cameras: use the same data and the same dataparser options."
+            f"the checkpoint's run placed or scaled the scene differently (see {start.run_folder / PLACEMENT_NAME}), "
+            "so its Gaussians would not match this run's cameras: use the same data and the same dataparser options."
         )
+
+
+def is_placed_as_in_training(run_folder: Path, transform: Float[Tensor, "3 4"], scale: float) -> bool | None:
+    """Whether a run's training had this transform from the capture's frame to the scene's; None if it is not saved."""
+    try:
+        saved = json.loads((run_folder / PLACEMENT_NAME).read_text())
+        same = torch.allclose(torch.tensor(saved["transform"]), transform.float().cpu(), atol=1e-3)
+        return same and abs(float(saved["scale"]) / scale - 1) < 1e-3
+    except UNEXPECTED_CONTENT as error:
+        refuse_full_memory(error)
+        return None
 
 
 def require_same_modules(checkpoint: Mapping[str, Any], own: Mapping[str, Any]) -> None:

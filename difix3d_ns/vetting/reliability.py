@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import pose_distances
@@ -57,6 +57,7 @@ def error_removed(
     renders: Sequence[Float[Tensor, "height width 3"]],
     fixed: Sequence[Float[Tensor, "height width 3"]],
     photos: Sequence[Float[Tensor, "height width 3"] | None],
+    masks: Sequence[Bool[Tensor, "height width 1"] | None] | None = None,
 ) -> float:
     """The share of the renders' squared error against the photos that the network removes.
 
@@ -64,14 +65,16 @@ def error_removed(
         renders: renders of the photos' views, in [0, 1].
         fixed: the network's output for each render.
         photos: the real photos, in [0, 1].
+        masks: the valid pixels of each photo, or None if all of it is valid; other pixels do not count.
 
     Returns:
         A value in [0, 1]; 0 if the network adds error, if any output holds NaN, or if there are no photos.
     """
     before, after = 0.0, 0.0
-    for render, result, photo in zip(renders, fixed, photos, strict=True):
+    for render, result, photo, mask in zip(renders, fixed, photos, masks or [None] * len(photos), strict=True):
         assert photo is not None
-        before += float(((render - photo) ** 2).mean())
-        after += float(((result - photo) ** 2).mean())
+        valid = 1.0 if mask is None else mask
+        before += float(((render - photo) ** 2 * valid).mean())
+        after += float(((result - photo) ** 2 * valid).mean())
     share = 1 - after / before if before > 0 else 0.0
     return min(1.0, max(0.0, share)) if share == share else 0.0

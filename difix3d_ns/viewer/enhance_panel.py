@@ -143,7 +143,7 @@ class EnhancePanel(ViewerPanel):
             self._report("name a network: auto, embedded, a hub id, a folder or a .pkl file.", "Not loaded")
             return
         revision = config.revision if model == config.model else None
-        self._load(LazyFixer(replace(config, model=model, revision=revision), self._fixer.device))
+        self._load(self._fixer.with_config(replace(config, model=model, revision=revision)))
 
     def _load(self, fixer: LazyFixer) -> None:
         if self._loading is not None and self._loading.is_alive():

@@ -19,6 +19,7 @@ from difix3d_ns.cameras.poses import nearest_poses, pose_distances
 from difix3d_ns.config import difix3d_mini
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
+from difix3d_ns.images.photos import over
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 
 
@@ -82,8 +83,7 @@ class OracleFixer:
         target = int((walk.poses == pose).all(dim=-1).all(dim=-1).nonzero()[0])
         ends, unit = walk.target_poses[target : target + 1], self._pipeline.config.length_unit(datamanager)
         starts = trained[nearest_poses(ends, trained, unit)]
-        image = datamanager.cached_eval[target]["image"][..., :3].cpu()
-        photo = image.float() / 255 if image.dtype == torch.uint8 else image
+        photo = over(datamanager.cached_eval[target]["image"].cpu(), datamanager.photo_background())
         return photo, float(photo_weights(starts, pose, ends, unit))
 
 

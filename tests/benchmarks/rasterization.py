@@ -75,11 +75,9 @@ def random_scene(num_gaussians: int, width: int, height: int) -> Scene:
 def trained_scenes(load_config: Path, num_cameras: int) -> Iterator[Scene]:
     """The Gaussians of a run in front of some of its training cameras."""
     from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
-    from difix3d_ns.fixing.fixer import DifixConfig
-    from difix3d_ns.fixing.references import ReferenceConfig
     from difix3d_ns.rendering.loading import RunOptions, load_run
 
-    run = load_run(load_config, RunOptions(DifixConfig(), ReferenceConfig(), with_photos=True))
+    run = load_run(load_config, RunOptions())
     parameters = {name: values.detach() for name, values in run.model.gauss_params.items()}
     gaussians = {
         "means": parameters["means"],

@@ -9,13 +9,16 @@ import torch
 from cameras.scenes_of_poses import cameras_at, moved, ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nerfstudio.cameras.cameras import Cameras
 from torch.nn.functional import normalize
 
 from difix3d_ns.cameras.generated_paths import (
     interpolated_poses,
     look_at_point,
     looking_at,
+    most_frequent_size,
     orbit_poses,
+    path_between,
     random_poses,
     spiral_around,
     spiral_poses,
@@ -122,3 +125,46 @@ def test_a_spiral_around_a_camera_keeps_its_orientation_and_radius() -> None:
     assert torch.allclose(in_view[:, :2].norm(dim=-1), torch.full((40,), 0.2), atol=1e-5)
     assert in_view[:, 2].abs().max() <= 0.2 + 1e-5
     assert path.width.unique().tolist() == camera.width.tolist()[0] and torch.equal(path.fy[0], camera.fy[0])
+
+
+@pytest.mark.parametrize("order_poses", [False, True])
+def test_a_path_between_cameras_interpolates_their_lens_at_one_size(order_poses: bool) -> None:
+    count = 3
+    cameras = Cameras(
+        ring(count, 1, arc=0.3),
+        fx=torch.tensor([40.0, 44.0, 100.0]),
+        fy=torch.tensor([41.0, 45.0, 110.0]),
+        cx=torch.tensor([30.0, 20.0, 22.0]),
+        cy=torch.tensor([10.0, 18.0, 60.0]),
+        width=torch.tensor([48, 48, 64]),
+        height=torch.tensor([32, 32, 96]),
+    )
+    path = path_between(cameras, 3, order_poses)
+    assert len(path) == 6
+    assert path.width.unique().tolist() == [48] and path.height.unique().tolist() == [32]
+    # The third camera has twice the longer side; its principal point is (-10, 12) pixels from the middle.
+    expected = {
+        "fx": [40, 42, 44, 44, 47, 50],
+        "fy": [41, 43, 45, 45, 50, 55],
+        "cx": [30, 25, 20, 20, 19.5, 19],
+        "cy": [10, 14, 18, 18, 20, 22],
+    }
+    for name, values in expected.items():
+        assert torch.allclose(getattr(path, name)[:, 0], torch.tensor(values, dtype=torch.float32)), name
+    poses = cameras.camera_to_worlds
+    assert torch.allclose(path.camera_to_worlds[[0, 2, 3, 5]], poses[[0, 1, 1, 2]], atol=1e-5)
+
+
+def test_a_spiral_around_a_camera_keeps_an_off_centre_lens() -> None:
+    camera = Cameras(ring(1, 0), fx=40.0, fy=41.0, cx=30.0, cy=10.0, width=48, height=31)
+    path = spiral_around(camera, 4, radius=0.2)
+    for name in ("fx", "fy", "cx", "cy", "width", "height"):
+        assert torch.equal(getattr(path, name), getattr(camera, name).expand(4, 1)), name
+
+
+def test_of_equally_frequent_sizes_the_first_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert most_frequent_size([(3, 4), (4, 3), (4, 3)]) == (4, 3)
+    assert "2 sizes: frames are 4 x 3, like 2 of the 3 photos" in capsys.readouterr().out
+    assert most_frequent_size([(4, 3), (3, 4)]) == (4, 3)
+    capsys.readouterr()
+    assert most_frequent_size([(4, 3), (4, 3)]) == (4, 3) and not capsys.readouterr().out

@@ -40,11 +40,15 @@ def test_photos_from_the_same_pose_give_a_valid_path(num_frames: int) -> None:
     assert path.shape == (num_frames, 3, 4) and path.isfinite().all()
 
 
-def test_frames_have_the_intrinsics_and_size_of_the_first_camera() -> None:
+@pytest.mark.parametrize(("widths", "chosen"), [((40, 41, 42), 0), ((40, 42, 42), 1)])
+def test_frames_have_the_intrinsics_of_the_first_camera_of_the_most_frequent_size(
+    widths: tuple[int, ...], chosen: int
+) -> None:
     cameras = [
-        Cameras(pose[None], fx=50.0 + i, fy=51.0, cx=20.0, cy=15.0, width=40 + i, height=30)
-        for i, pose in enumerate(ring(3, seed=2))
+        Cameras(pose[None], fx=50.0 + i, fy=51.0, cx=30.0 + i, cy=15.0, width=width, height=30)
+        for i, (pose, width) in enumerate(zip(ring(3, seed=2), widths, strict=True))
     ]
     path = path_through(cameras, 5)
     assert len(path) == 5
-    assert path.fx.unique().tolist() == [50.0] and path.width.unique().tolist() == [40]
+    for name in ("fx", "cx", "width"):
+        assert getattr(path, name).unique().tolist() == [getattr(cameras[chosen], name).item()]

@@ -136,3 +136,11 @@ def test_a_camera_keeps_its_intrinsics_under_a_new_pose() -> None:
     assert torch.equal(moved.camera_to_worlds[0], pose)
     assert torch.equal(moved.get_intrinsics_matrices(), camera.get_intrinsics_matrices())
     assert (moved.width, moved.height) == (camera.width, camera.height)
+
+
+def test_view_matrices_are_exact_in_mixed_precision() -> None:
+    poses = random_poses(5, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        viewmats = viewmats_from_camera_to_worlds(poses)
+    assert viewmats.dtype == torch.float32
+    torch.testing.assert_close(viewmats, viewmats_from_camera_to_worlds(poses), rtol=0, atol=0)

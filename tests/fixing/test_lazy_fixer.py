@@ -164,3 +164,25 @@ def test_a_thread_that_waits_for_its_turn_can_stop() -> None:
     finally:
         done.set()
         other.join()
+
+
+def test_a_fixer_with_another_config_waits_for_this_one() -> None:
+    (image,) = renders((16, 24))
+    started, finish = threading.Event(), threading.Event()
+
+    class Busy:
+        def clean(self, renders, references, cameras):
+            started.set()
+            assert finish.wait(30)
+            return renders
+
+    fixer = LazyFixer(DifixConfig(), "cpu", fixer=Busy())
+    other = fixer.with_config(DifixConfig(model="identity"))
+    thread = threading.Thread(target=fixer.clean, args=([image],))
+    thread.start()
+    assert started.wait(30)
+    with pytest.raises(FixStopped):
+        other.clean([image], stop=lambda: True)
+    finish.set()
+    thread.join()
+    assert torch.equal(other.clean([image])[0], image)

@@ -33,3 +33,32 @@ def test_psnr_and_ssim_have_known_values(monkeypatch: pytest.MonkeyPatch) -> Non
     values = ImageMetrics()(photo + 0.1, photo)
     assert values["psnr"] == pytest.approx(20.0, abs=1e-3)
     assert ImageMetrics()(photo, photo)["ssim"] == pytest.approx(1.0)
+
+
+def test_masked_pixels_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MeanDifference(torch.nn.Module):
+        def forward(self, image: torch.Tensor, photo: torch.Tensor, normalize: bool) -> torch.Tensor:
+            return (image - photo).abs().mean()
+
+    monkeypatch.setattr(metrics, "load_lpips", lambda backbone: MeanDifference())
+    photo = torch.rand(64, 90, 3, generator=torch.Generator().manual_seed(0)) * 0.8
+    mask = torch.ones(64, 90, 1, dtype=torch.bool)
+    mask[:, 60:] = False
+    found = []
+    for hidden in (0.0, 1.0):
+        render = torch.where(mask, photo + 0.1, torch.full_like(photo, hidden))
+        found.append(ImageMetrics()(render, photo, mask))
+    assert found[0] == found[1]
+    alone = ImageMetrics()(photo[:, :60] + 0.1, photo[:, :60])
+    assert found[0]["psnr"] == pytest.approx(alone["psnr"], abs=1e-3) == pytest.approx(20.0, abs=1e-3)
+    assert found[0]["lpips"] == pytest.approx(alone["lpips"], abs=1e-5)
+    # Windows at the mask's border contain pixels of both sides.
+    assert found[0]["ssim"] == pytest.approx(alone["ssim"], abs=0.01)
+    assert ImageMetrics()(photo, photo, mask)["ssim"] == pytest.approx(1.0)
+
+
+def test_a_photo_without_valid_pixels_has_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "load_lpips", lambda backbone: None)
+    photo = torch.rand(20, 20, 3)
+    values = ImageMetrics()(photo / 2, photo, torch.zeros(20, 20, 1, dtype=torch.bool))
+    assert all(value != value for value in values.values())

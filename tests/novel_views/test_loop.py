@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scenes_of_photos import scene_of_photos
 from training_runs import (
     StubFixer,
     before_step,
@@ -359,3 +360,47 @@ def test_a_reliable_fixer_fixes_early_and_its_reliability_is_saved(
     resumed = make_pipeline(banana)
     assert resumed.datamanager.pseudo_views.restore(tmp_path / "pseudo_views", 20)
     assert [view.load().reliability for view in resumed.datamanager.pseudo_views.views] == [1.0] * 5
+
+
+def test_a_distorted_scene_is_fixed_with_cameras_that_nobody_rewrites(tmp_path: Path) -> None:
+    # nerfstudio rewrites cameras in place when it reads the evaluation photos, after the targets were taken from them.
+    pipeline = make_pipeline(scene_of_photos(tmp_path / "scene", "distorted", size=(480, 320)))
+    start_loop(pipeline, tmp_path / "run").fix(10)
+    bank = pipeline.datamanager.pseudo_views
+    before = [(float(view.camera.fx), tuple(view.load().image.shape[:2])) for view in bank.views]
+    assert len(pipeline.datamanager.cached_eval) == 5
+    assert before == [(float(view.camera.fx), (int(view.camera.height), int(view.camera.width))) for view in bank.views]
+    for step in range(8):
+        camera, batch = pipeline.datamanager.next_train(step)
+        assert batch["image"].shape[:2] == (int(camera.height), int(camera.width))
+
+
+def test_the_test_at_photos_compares_in_the_photos_own_colours_and_poses(
+    banana: Path, tmp_path: Path, stub: StubFixer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = make_tested_pipeline(banana)
+    pipeline.config.model.use_bilateral_grid = True
+    pipeline.config.model.camera_optimizer.mode = "SO3xR3"
+    pipeline = pipeline.config.setup(device="cpu")
+    with torch.no_grad():
+        pipeline.model.bil_grids.grids.mul_(2.0)  # affine colour transforms, the identity times 2
+        pipeline.model.camera_optimizer.pose_adjustment[:, 0] = 0.05
+    seen: list[torch.Tensor] = []
+    given: list[torch.Tensor] = []
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+
+    def clean(renders, references, cameras):
+        seen.extend(camera.camera_to_worlds[0, :, 3] for camera in cameras)
+        given.extend(renders)
+        return photos if len(renders) == 3 else renders
+
+    stub.clean = clean
+    start_loop(pipeline, tmp_path).fix(20)
+    assert "reliability 100%" in " ".join(capsys.readouterr().out.split())
+    moved = torch.stack(seen[:3]) - pipeline.datamanager.train_camera_to_worlds[:, :, 3]
+    torch.testing.assert_close(moved.norm(dim=-1), torch.full((3,), 0.05), atol=1e-3, rtol=0)
+    pipeline.eval()
+    for index, render in enumerate(given[:3]):
+        camera = pipeline.datamanager.train_dataset.cameras[index : index + 1]
+        plain = pipeline.model.get_outputs_for_camera(pipeline.model.camera_of_photo(camera, index))["rgb"]
+        torch.testing.assert_close(render, (2 * plain).clamp(0, 1), atol=1e-3, rtol=0)

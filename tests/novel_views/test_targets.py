@@ -35,11 +35,13 @@ def test_the_eval_split_is_the_default() -> None:
     assert target_cameras(TargetConfig(), TRAIN, EVAL) is EVAL
 
 
-def test_fewer_targets_are_evenly_spaced_in_the_eval_split() -> None:
+def test_fewer_targets_are_evenly_spaced_in_the_eval_split(capsys: pytest.CaptureFixture[str]) -> None:
     some = target_cameras(TargetConfig(num_views=5), TRAIN, EVAL)
     assert torch.equal(some.camera_to_worlds, EVAL.camera_to_worlds[::2])
     assert torch.equal(some.fx, EVAL.fx[::2]) and torch.equal(some.width, EVAL.width[::2])
+    assert not capsys.readouterr().out
     assert len(target_cameras(TargetConfig(num_views=99), TRAIN, EVAL)) == len(EVAL)
+    assert "num-views is 99, but there are only 10 cameras" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("kind", ["interpolate", "orbit", "spiral", "random"])
@@ -146,3 +148,13 @@ def test_the_error_for_cameras_without_an_orbit_says_what_to_choose() -> None:
     ):
         target_cameras(TargetConfig(kind="orbit"), cameras_at(poses), None)
     assert len(target_cameras(TargetConfig(kind="random"), cameras_at(poses), None)) == 4
+
+
+def test_fields_of_view_in_radians_and_a_crop_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crop = {"crop_center": [0, 0, 0], "crop_scale": [1, 1, 1], "crop_bg_color": {"r": 0, "g": 0, "b": 0}}
+    targets_of_path(path_of(tmp_path, camera_path=frame(fov=0.87), crop=crop))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "such as 0.87. They are vertical and in degrees" in printed
+    assert "is only for ns-difix render camera-path. Novel views show the whole scene." in printed

@@ -32,11 +32,21 @@ def save_run(config: TrainerConfig, scene: Path, folder: Path) -> Path:
 
 
 @pytest.fixture
-def difix3d_run(banana: Path, tmp_path: Path) -> Path:
+def difix3d_run_on(tmp_path: Path):
+    """Returns a function that saves a difix3d run on a scene and returns its config."""
+
+    def save(scene: Path) -> Path:
+        config = deepcopy(all_methods["difix3d-mini"])
+        config.pipeline.model.min_initial_gaussians = 0
+        return save_run(config, scene, tmp_path / "difix3d")
+
+    return save
+
+
+@pytest.fixture
+def difix3d_run(difix3d_run_on, banana: Path) -> Path:
     """Config of a difix3d run."""
-    config = deepcopy(all_methods["difix3d-mini"])
-    config.pipeline.model.min_initial_gaussians = 0
-    return save_run(config, banana, tmp_path / "difix3d")
+    return difix3d_run_on(banana)
 
 
 @pytest.fixture

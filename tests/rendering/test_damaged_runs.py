@@ -13,8 +13,6 @@ import yaml
 from foreign_code import Evil
 from nerfstudio.utils.eval_utils import eval_setup
 
-from difix3d_ns.fixing.fixer import DifixConfig
-from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
 
@@ -55,7 +53,7 @@ def load_as_nerfstudio(config: Path) -> int:
 
 def load_as_ours(config: Path) -> int:
     """Loads a run as `ns-difix render` does; returns the loaded step."""
-    loaded = load_run(config, RunOptions(DifixConfig(), ReferenceConfig()))
+    loaded = load_run(config, RunOptions())
     step = loaded.config.load_step
     assert isinstance(step, int)
     assert torch.equal(loaded.model.state_dict()["gauss_params.means"], means_of(checkpoint(config, step)))

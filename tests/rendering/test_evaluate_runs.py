@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from difix3d_ns.errors import Difix3DError
@@ -62,3 +63,42 @@ def test_a_missing_scene_ends_in_one_sentence(splatfacto_run: Path, banana: Path
     with pytest.raises(Difix3DError, match=r"cannot be loaded: .*nowhere"):
         evaluate(EvaluateConfig(tmp_path / "out", load_config=splatfacto_run, model="embedded"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("given", "strength"), [(None, "0.7"), (1.0, "1")])
+def test_a_given_strength_holds_even_if_it_is_the_default(
+    difix3d_run: Path, tmp_path: Path, given: float | None, strength: str
+) -> None:
+    config = yaml.load(difix3d_run.read_text(), Loader=yaml.Loader)
+    config.pipeline.difix.strength = 0.7
+    difix3d_run.write_text(yaml.dump(config))
+    source = RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, strength=given, num_frames=0))
+    assert source.facts["strength"] == strength
+
+
+def test_a_strength_without_effect_is_refused(difix3d_run: Path, tmp_path: Path) -> None:
+    config = EvaluateConfig(tmp_path / "out", load_config=difix3d_run, model="identity", strength=0.5)
+    with pytest.raises(Difix3DError, match="--strength has no effect with the network identity"):
+        evaluate(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_warnings_of_a_camera_path_are_printed(
+    difix3d_run: Path, tmp_path: Path, camera_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = camera_path()
+    content = json.loads(file.read_text())
+    for frame in content["camera_path"]:
+        frame["fov"] = 0.87
+    crop = {"crop_center": [0, 0, 0], "crop_scale": [1, 1, 1], "crop_bg_color": {"r": 0, "g": 0, "b": 0}}
+    file.write_text(json.dumps({**content, "crop": crop}))
+    RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, model="embedded", camera_path=file))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "such as 0.87. They are vertical and in degrees" in printed
+    assert "Flicker is measured on the whole scene." in printed
+
+
+def test_more_frames_than_a_camera_path_has_are_refused(difix3d_run: Path, tmp_path: Path, camera_path) -> None:
+    options = {"model": "embedded", "num_frames": 4, "camera_path": camera_path()}
+    with pytest.raises(Difix3DError, match="has only 3 frames"):
+        RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, **options))

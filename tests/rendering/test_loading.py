@@ -1,8 +1,9 @@
-"""The network that a finished run is loaded with."""
+"""The network and the references that a finished run is loaded with: as it was trained, but what is given holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,19 +15,45 @@ from difix3d_ns.rendering.loading import RunOptions, load_run
 COMMIT = "3" * 40
 
 
+def change_config(run: Path, **settings: object) -> None:
+    """Changes the pipeline's settings in the config of a run."""
+    config = yaml.load(run.read_text(), Loader=yaml.Loader)
+    for name, value in settings.items():
+        setattr(config.pipeline, name, value)
+    run.write_text(yaml.dump(config))
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (DifixConfig(strength=0.5), DifixConfig("a/b", COMMIT, strength=0.5)),
-        (DifixConfig("a/b"), DifixConfig("a/b", COMMIT)),
-        (DifixConfig("a/b", "v1"), DifixConfig("a/b", "v1")),
-        (DifixConfig("c/d"), DifixConfig("c/d", None)),
+        ({"strength": 0.5}, DifixConfig("a/b", COMMIT, strength=0.5)),
+        ({"model": "a/b"}, DifixConfig("a/b", COMMIT)),
+        ({"model": "a/b", "revision": "v1"}, DifixConfig("a/b", "v1")),
+        ({"model": "c/d"}, DifixConfig("c/d", None)),
+        ({"model": "auto"}, DifixConfig("auto", None)),
     ],
 )
 def test_the_commit_of_a_run_applies_only_to_its_own_network(
-    difix3d_run: Path, given: DifixConfig, expected: DifixConfig
+    difix3d_run: Path, given: dict[str, Any], expected: DifixConfig
 ) -> None:
-    settings = yaml.load(difix3d_run.read_text(), Loader=yaml.Loader)
-    settings.pipeline.difix = DifixConfig("a/b", COMMIT)
-    difix3d_run.write_text(yaml.dump(settings))
-    assert load_run(difix3d_run, RunOptions(given, ReferenceConfig())).enhancer.fixer.config == expected
+    change_config(difix3d_run, difix=DifixConfig("a/b", COMMIT))
+    assert load_run(difix3d_run, RunOptions(given)).enhancer.fixer.config == expected
+
+
+TRAINED = DifixConfig(
+    "a/b", COMMIT, "base", "float16", 7, use_reference=False, strength=0.7, offload=True, compile=True
+)
+CHOICE = ReferenceConfig("overlap", 3, 0.5, 2.0)
+
+
+def test_a_given_value_holds_even_if_it_is_the_default(difix3d_run: Path) -> None:
+    change_config(difix3d_run, difix=TRAINED, references=CHOICE)
+    difix, references = vars(DifixConfig()) | {"model": "a/b"}, vars(ReferenceConfig())
+    enhancer = load_run(difix3d_run, RunOptions(difix, references)).enhancer
+    assert enhancer.fixer.config == DifixConfig("a/b") and enhancer.references == ReferenceConfig()
+
+
+def test_without_given_values_a_run_is_loaded_as_it_was_trained(difix3d_run: Path) -> None:
+    change_config(difix3d_run, difix=TRAINED, references=CHOICE)
+    enhancer = load_run(difix3d_run, RunOptions()).enhancer
+    assert enhancer.fixer.config == TRAINED and enhancer.references == CHOICE

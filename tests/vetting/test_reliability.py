@@ -28,6 +28,19 @@ def test_reliability_is_the_share_of_the_squared_error_that_is_removed(share: fl
     assert error_removed(renders, fixed, photos) == pytest.approx(1 - (1 - share) ** 2, abs=1e-4)
 
 
+def test_masked_pixels_of_the_photos_do_not_count() -> None:
+    renders, photos = random_images(3, 0), random_images(3, 1)
+    masks: list[torch.Tensor | None] = [torch.rand(*photo.shape[:2], 1) > 0.4 for photo in photos]
+    fixed = [
+        torch.where(mask, torch.lerp(render, photo, 0.5), torch.rand_like(photo))
+        for render, photo, mask in zip(renders, photos, masks, strict=True)
+        if mask is not None
+    ]
+    assert error_removed(renders, fixed, photos, masks) == pytest.approx(0.75, abs=1e-4)
+    assert error_removed(renders, fixed, photos) < 0.7
+    assert error_removed([renders[0]], [photos[0]], [photos[0]], [None]) == 1.0
+
+
 def test_a_network_that_adds_error_or_returns_nan_is_not_reliable() -> None:
     renders, photos = random_images(3, 0), random_images(3, 1)
     worse = [2 * render - photo for render, photo in zip(renders, photos, strict=True)]

@@ -1,0 +1,123 @@
+"""nerfstudio's dataparsers, made to read what they stumble over: a missing split and paths of other systems."""
+
+from __future__ import annotations
+
+from copy import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.minimal_dataparser import MinimalDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+
+from difix3d_ns.errors import Difix3DError, warn
+from difix3d_ns.files import advice_on_missing_photo, path_here
+from difix3d_ns.images.scene_formats import read_transforms
+
+SPLITS = ("train", "val", "test")
+OTHER_HELD_OUT = {"val": "test", "test": "val"}
+"""The split that is used in place of a missing one."""
+
+
+def extended(config: DataParserConfig) -> DataParserConfig:
+    """A copy of a dataparser's config, whose dataparser also reads scenes without val or test and paths of Windows.
+
+    A run's own config must keep nerfstudio's class, because the class is named in its `config.yml`.
+    """
+    changed = copy(config)
+    if isinstance(config._target, type) and not issubclass(config._target, _WithOtherSplit):
+        changed._target = _extended_class(config._target)
+    return changed
+
+
+@cache
+def _extended_class(dataparser: type[DataParser]) -> type[DataParser]:
+    bases = (_WithPathsOfWindows,) if issubclass(dataparser, Nerfstudio) else ()
+    return type(dataparser.__name__, (_WithOtherSplit, *bases, dataparser), {})
+
+
+class _WithOtherSplit(DataParser):
+    """Reads val if a scene lists photos for training and val but none for test, and the other way round."""
+
+    def get_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        return super().get_dataparser_outputs(split_to_read(self.config, split), **kwargs)
+
+
+class _WithPathsOfWindows(Nerfstudio):
+    """Reads backslashes in a transforms JSON as separators of folders, and names a missing photo."""
+
+    def _get_fname(self, filepath: Path, data_dir: Path, *args: Any, **kwargs: Any) -> Path:
+        path = path_here(filepath, data_dir)
+        is_opened = self.downscale_factor is None and self.config.downscale_factor is None
+        if is_opened and not (data_dir / path).exists():
+            missing = data_dir / path
+            raise Difix3DError(
+                f"the scene {self.config.data} cannot be read, because the photo {missing} is missing: "
+                f"{advice_on_missing_photo(missing, data_dir)}."
+            )
+        return super()._get_fname(path, data_dir, *args, **kwargs)
+
+    def _load_3D_points(self, ply_file_path: Path, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        return super()._load_3D_points(path_here(ply_file_path), *args, **kwargs)
+
+
+def split_to_read(config: DataParserConfig, split: str) -> str:
+    """The split itself, or the other held-out one if the scene does not list this one."""
+    listed = listed_splits(config)
+    other = OTHER_HELD_OUT.get(split, split)
+    return other if split not in listed and other in listed else split
+
+
+def report_missing_splits(config: DataParserConfig) -> None:
+    """Checks the lists of photos of a scene, and prints which list is used in place of a missing one.
+
+    Raises:
+        Difix3DError: the scene lists photos of some splits, but none for training, or none to hold out.
+    """
+    listed = listed_splits(config)
+    if not listed:
+        return
+    where = _where_listed(config)
+    if "train" not in listed:
+        raise Difix3DError(
+            f"the scene {config.data} has {' and '.join(where[each] for each in listed)} but no {where['train']}: add "
+            "one."
+        )
+    missing = [split for split in OTHER_HELD_OUT if split not in listed]
+    if len(missing) == 2:
+        raise Difix3DError(
+            f"the scene {config.data} has {where['train']} but neither {where['val']} nor {where['test']}: add one of "
+            f"them, or remove {where['train']}, so that the dataparser's --eval-mode decides which photos are held out."
+        )
+    for split in missing:
+        other = OTHER_HELD_OUT[split]
+        warn(f"the scene {config.data} has no {where[split]}.", f"Its {other} photos are used for {split} too.")
+
+
+def listed_splits(config: DataParserConfig) -> list[str]:
+    """The splits that a scene lists; empty if it lists none and the dataparser splits the photos itself."""
+    data = Path(config.data)
+    if isinstance(config, NerfstudioDataParserConfig):
+        content = read_transforms(data if data.suffix == ".json" else data / "transforms.json") or {}
+        return [split for split in SPLITS if content.get(f"{split}_filenames") is not None]
+    pattern = _file_of_split(config)
+    return [split for split in SPLITS if pattern and (data / pattern.format(split)).exists()]
+
+
+def _file_of_split(config: DataParserConfig) -> str:
+    for kind, pattern in (
+        (ColmapDataParserConfig, "{}_list.txt"),
+        (BlenderDataParserConfig, "transforms_{}.json"),
+        (MinimalDataParserConfig, "{}.npz"),
+    ):
+        if isinstance(config, kind):
+            return pattern
+    return ""
+
+
+def _where_listed(config: DataParserConfig) -> dict[str, str]:
+    pattern = "`{}_filenames`" if isinstance(config, NerfstudioDataParserConfig) else _file_of_split(config)
+    return {split: pattern.format(split) for split in SPLITS}
