@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.scripts.render import (
     CropData,
@@ -21,25 +19,28 @@ from nerfstudio.scripts.render import (
     SpiralRender,
 )
 from nerfstudio.utils.colormaps import ColormapOptions
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.cameras.generated_paths import path_between, spiral_around
 from difix3d_ns.cameras.path_files import read_camera_path, require_perspective
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.fixer import DifixConfig
-from difix3d_ns.fixing.given_settings import require_used_difix, require_used_references
 from difix3d_ns.fixing.references import ReferenceConfig
-from difix3d_ns.options import given_settings, option_name, optional_settings, shown_default
+from difix3d_ns.options import optional_settings, shown_default
+from difix3d_ns.rendering.command_options import (
+    jpeg_quality,
+    load_for,
+    picture_options,
+    refuse_image_options,
+    require_used_enhancement,
+    trajectory_options,
+)
 from difix3d_ns.rendering.crop import read_crop
 from difix3d_ns.rendering.dataset import DatasetOptions, render_dataset, require_free_folders
-from difix3d_ns.rendering.loading import RunOptions, load_run
-from difix3d_ns.rendering.output_pictures import PictureOptions, require_used_picture_options
 from difix3d_ns.rendering.runs import ENHANCED, Run
 from difix3d_ns.rendering.trajectory import (
     TrajectoryOptions,
     render_trajectory,
     require_frame_rate,
-    require_free_destination,
     require_outputs,
 )
 
@@ -121,7 +122,7 @@ class CameraPath(VideoOptions, RenderCameraPath):
 
     def main(self) -> None:
         """Renders the path; raises Difix3DError or DifixError."""
-        options = _trajectory_options(self)
+        options = trajectory_options(self)
         path = read_camera_path(self.camera_path_filename)
         crop = read_crop(path, self.camera_path_filename)
         require_frame_rate(len(path.cameras) / path.seconds, f"the camera path {self.camera_path_filename}")
@@ -130,7 +131,7 @@ class CameraPath(VideoOptions, RenderCameraPath):
             if isinstance(config.pipeline.model, SplatfactoModelConfig):
                 require_perspective(path.cameras, self.camera_path_filename)
 
-        run = _load(self, check)
+        run = load_for(self, check)
         _render(self, run, path.cameras, path.seconds, options, crop)
 
 
@@ -158,8 +159,8 @@ class Interpolate(VideoOptions, RenderInterpolated):
             require_frame_rate(self.frame_rate, "--frame-rate")
             if self.output_format == "images":
                 raise Difix3DError("--frame-rate is for videos: leave it out, or leave out --output-format images.")
-        options = _trajectory_options(self)
-        run = _load(self)
+        options = trajectory_options(self)
+        run = load_for(self)
         photos = run.cameras("test" if self.pose_source == "eval" else "train")
         if len(photos) < 2:
             raise Difix3DError(f"a path needs at least two {self.pose_source} photos: choose another --pose-source.")
@@ -190,8 +191,8 @@ class Spiral(VideoOptions, SpiralRender):
             raise Difix3DError(
                 f"{self.seconds} seconds at {self.frame_rate} frames per second are no whole frame: raise --seconds."
             )
-        options = _trajectory_options(self)
-        run = _load(self)
+        options = trajectory_options(self)
+        run = load_for(self)
         path = spiral_around(run.cameras("test")[:1], num_frames, self.radius)
         _render(self, run, path, num_frames / self.frame_rate, options)
 
@@ -234,19 +235,19 @@ class Dataset(DifixOptions, DatasetRender):
         require_outputs(self.rendered_output_names)
         images = [name for name in self.rendered_output_names if not name.startswith("raw-")]
         if not images:
-            _refuse_image_options(self, "raw outputs, which are not written as images")
-        _require_used_enhancement(self)
+            refuse_image_options(self, "raw outputs, which are not written as images")
+        require_used_enhancement(self)
         options = DatasetOptions(
             self.output_path,
             list(self.rendered_output_names),
             self.split.split("+"),
             self.image_format or "jpeg",
-            _jpeg_quality(self),
-            _picture_options(self, images),
+            jpeg_quality(self),
+            picture_options(self, images),
             self.overwrite,
         )
         require_free_folders(options)
-        render_dataset(_load(self, downscale_factor=self.downscale_factor), options)
+        render_dataset(load_for(self, downscale_factor=self.downscale_factor), options)
 
 
 Commands = tyro.conf.FlagConversionOff[
@@ -256,137 +257,6 @@ Commands = tyro.conf.FlagConversionOff[
     | Annotated[Dataset, tyro.conf.subcommand(name="dataset")]
 ]
 """The subcommands. Boolean options take the value True or False, as in `ns-render`."""
-
-
-def _load(
-    command: Any, check: Callable[[TrainerConfig], None] | None = None, downscale_factor: float | None = None
-) -> Run:
-    """Loads a run, and the network before the first frame, so that a wrong one is reported at once.
-
-    Args:
-        command: the subcommand.
-        check: is called with the run's config before anything is loaded; it raises Difix3DError to refuse the run.
-        downscale_factor: number by which the dataparser divides the size of the photos; None for the run's own.
-    """
-
-    def require_used(config: TrainerConfig) -> None:
-        _require_used_by_model(command, config.pipeline.model)
-        if check is not None:
-            check(config)
-
-    difix, references = given_settings(command.difix), given_settings(command.references)
-    run = load_run(
-        command.load_config,
-        RunOptions(
-            difix,
-            references,
-            command.data,
-            downscale_factor,
-            command.eval_num_rays_per_chunk,
-            command.match_colors,
-            check=require_used,
-        ),
-    )
-    fixer = run.enhancer.fixer
-    require_used_difix(fixer, difix)
-    require_used_references(run.enhancer.references, references, fixer.config.use_reference)
-    if getattr(command, "previous_frame_as_reference", False) and not fixer.config.use_reference:
-        raise Difix3DError(
-            "--previous-frame-as-reference and --difix.use-reference False exclude each other: leave out the former, "
-            "or give --difix.use-reference True."
-        )
-    if _is_enhanced(command):
-        CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
-        fixer.load()
-    return run
-
-
-def _is_enhanced(command: Any) -> bool:
-    return any(name.removeprefix("raw-") == ENHANCED for name in command.rendered_output_names)
-
-
-def _require_used_by_model(command: Any, model: ModelConfig) -> None:
-    """Raises Difix3DError if a given option has no effect on a run's model."""
-    rays = command.eval_num_rays_per_chunk
-    if rays is not None and rays < 1:
-        raise Difix3DError(f"--eval-num-rays-per-chunk must be 1 or more, not {rays}.")
-    if rays is not None and isinstance(model, SplatfactoModelConfig):
-        raise Difix3DError("--eval-num-rays-per-chunk is for methods that render rays, not for splats: leave it out.")
-    if command.camera_idx is not None and type(model).__module__.partition(".")[0] in ("nerfstudio", "difix3d_ns"):
-        raise Difix3DError(
-            "--camera-idx is for models that correct each photo when they render; this run's model does that only in "
-            "training: leave it out."
-        )
-
-
-def _require_used_enhancement(command: Any) -> None:
-    """Raises Difix3DError if options for enhanced frames are given, but no enhanced frames are rendered."""
-    if _is_enhanced(command):
-        return
-    given = [
-        *(option_name("--difix.", name) for name in given_settings(command.difix)),
-        *(option_name("--references.", name) for name in given_settings(command.references)),
-        *(
-            option_name("--", name)
-            for name in ("match_colors", "steadiness", "previous_frame_as_reference")
-            if getattr(command, name, False)
-        ),
-    ]
-    if given:
-        raise Difix3DError(f"{given[0]} is for enhanced frames: add {ENHANCED} to --rendered-output-names.")
-
-
-def _trajectory_options(command: Any) -> TrajectoryOptions:
-    names = list(command.rendered_output_names)
-    if not 0 < command.downscale_factor < math.inf:
-        raise Difix3DError(f"--downscale-factor is {command.downscale_factor}: give a number above 0.")
-    if not 0 <= command.steadiness < 1:
-        raise Difix3DError(f"--steadiness is {command.steadiness}: give a number from 0 to below 1.")
-    if command.check_occlusions and not command.render_nearest_camera:
-        raise Difix3DError("--check-occlusions has an effect only with --render-nearest-camera True: add that.")
-    if command.output_format == "video":
-        _refuse_image_options(command, "videos", ", or add --output-format images")
-    _require_used_enhancement(command)
-    options = TrajectoryOptions(
-        command.output_path,
-        names,
-        command.output_format,
-        command.image_format or "jpeg",
-        _jpeg_quality(command),
-        _picture_options(command, names),
-        command.render_nearest_camera,
-        command.check_occlusions,
-        command.overwrite,
-        command.steadiness,
-        command.previous_frame_as_reference,
-    )
-    require_free_destination(options)
-    return options
-
-
-def _refuse_image_options(command: Any, kind: str, remedy: str = "") -> None:
-    for name in ("image_format", "jpeg_quality"):
-        if getattr(command, name) is not None:
-            raise Difix3DError(f"{option_name('--', name)} is not for {kind}: leave it out{remedy}.")
-
-
-def _jpeg_quality(command: Any) -> int:
-    quality = command.jpeg_quality
-    if quality is None:
-        return 100
-    if command.image_format == "png":
-        raise Difix3DError("--jpeg-quality is for JPEG images, not for PNG: leave it out.")
-    if not 1 <= quality <= 100:
-        raise Difix3DError(f"--jpeg-quality must be from 1 to 100, not {quality}.")
-    return quality
-
-
-def _picture_options(command: Any, names: Sequence[str]) -> PictureOptions:
-    options = PictureOptions(
-        command.depth_near_plane, command.depth_far_plane, given_settings(command.colormap_options)
-    )
-    require_used_picture_options(options, names)
-    return options
 
 
 def _render(
