@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,23 +71,28 @@ def test_all_checkpoints_are_kept_on_request(tmp_path: Path) -> None:
     assert len(checkpoints(trainer)) == 2
 
 
-def test_a_run_that_is_killed_while_saving_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch) -> None:
-    trainer = make_trainer(tmp_path)
-    trainer.save_checkpoint(3)
-    save = torch.save
+def save_and_be_killed(folder: str) -> None:
+    """Saves a checkpoint and ends this process when half of it is written, as a kill would."""
+    trainer, save = make_trainer(Path(folder)), torch.save
 
     def write_half_and_die(content, file) -> None:
         save(content, file)
         os.truncate(file, 100)
         os._exit(9)
 
-    monkeypatch.setattr(torch, "save", write_half_and_die)
-    child = os.fork()
-    if child == 0:
-        trainer.save_checkpoint(6)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    torch.save = write_half_and_die
+    trainer.save_checkpoint(6)
+
+
+def test_a_run_that_is_killed_while_saving_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.save_checkpoint(3)
+    # A process of its own and no fork, which would copy the locks of this one's threads.
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    code = f"from test_trainer import save_and_be_killed as save; save({str(tmp_path)!r})"
+    child = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=False)
+    assert child.returncode == 9
     assert checkpoints(trainer) == ["step-000000003.ckpt"]
-    monkeypatch.undo()
     trainer.save_checkpoint(6)
     assert sorted(path.name for path in trainer.base_dir.iterdir()) == ["nerfstudio_models"]
 
@@ -217,23 +223,15 @@ def test_a_run_from_scratch_loads_nothing(tmp_path: Path, capsys: pytest.Capture
     assert trainer._start_step == 0 and "training from scratch" in printed(capsys)
 
 
-def _hold_lock(folder: Path, is_held, release) -> None:
-    from difix3d_ns.trainer import _lock_folder
-
-    lock = _lock_folder(folder)
-    is_held.set()
-    release.wait()
-    del lock
-
-
 def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("nerfstudio.engine.trainer.Trainer.setup", lambda self, test_mode: None)
-    context = multiprocessing.get_context("fork")
-    is_held, release = context.Event(), context.Event()
     trainer = make_trainer(tmp_path)
-    first = context.Process(target=_hold_lock, args=(trainer.base_dir, is_held, release))
-    first.start()
-    assert is_held.wait(60)
+    code = (
+        "from pathlib import Path; from difix3d_ns.trainer import _lock_folder; "
+        f"lock = _lock_folder(Path({str(trainer.base_dir)!r})); print('held', flush=True); input()"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and "held" in first.stdout.readline()
     try:
         with pytest.raises(
             SystemExit, match=r"another training is writing to .*: wait until it ends, or choose another"
@@ -241,7 +239,7 @@ def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead
             trainer.setup()
     finally:
         first.kill()
-        first.join()
+        first.communicate()
     trainer.setup()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +19,24 @@ from difix3d_ns.pseudo_views.files import INDEX_NAME, saved_sets
 @pytest.mark.parametrize("files_written", [0, 1, 3, 5])
 def test_a_run_killed_while_it_saves_resumes_from_the_set_before(tmp_path: Path, files_written: int) -> None:
     bank = saved_bank(tmp_path, 100)
-    child = os.fork()
-    if child == 0:
-        _exit_after(files_written)
-        bank.add(pseudo_view_set(200), tmp_path)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    # A process of its own and no fork, which would copy the locks of this one's threads.
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    code = f"from pseudo_views.test_writer import save_and_be_killed as save; save({str(tmp_path)!r}, {files_written})"
+    child = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=False)
+    assert child.returncode == 9
     restored = restored_bank(tmp_path, last_step=250)
     assert restored.step == 100
     assert_same_views(bank, restored)
     restored.add(pseudo_view_set(200), tmp_path)
     assert restored_bank(tmp_path, last_step=250).step == 200
     assert not list(tmp_path.glob(".*"))
+
+
+def save_and_be_killed(folder: str, files_written: int) -> None:
+    """Adds a set to a bank and ends this process in the middle, see `_exit_after`."""
+    bank = restored_bank(Path(folder), last_step=250)
+    _exit_after(files_written)
+    bank.add(pseudo_view_set(200), Path(folder))
 
 
 def _exit_after(files_written: int) -> None:
