@@ -158,12 +158,6 @@ def read_kind(file: Path) -> FileKind | None:
         return None
 
 
-def read_size(file: Path) -> tuple[int, int] | None:
-    """Height and width of the upright image; None if the file cannot be read."""
-    kind = read_kind(file)
-    return None if kind is None else kind.size
-
-
 def encode_picture(picture: Picture, suffix: str) -> bytes:
     """Encodes an image as the content of a file.
 

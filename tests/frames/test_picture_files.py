@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageCms
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.frames.picture_files import FileKind, Picture, encode_picture, read_kind, read_picture, read_size
+from difix3d_ns.frames.picture_files import FileKind, Picture, encode_picture, read_kind, read_picture
 
 RANDOM = np.random.default_rng(0)
 
@@ -97,7 +97,8 @@ def test_images_are_turned_upright(tmp_path: Path, orientation: int, deep: bool)
         picture = read_picture(file)
         assert picture.deep
         assert torch.allclose(picture.rgb, upright.rgb, atol=1e-6)
-    assert read_size(file) == tuple(upright.rgb.shape[:2]) == ((6, 4) if orientation > 4 else (4, 6))
+    assert (kind := read_kind(file)) is not None
+    assert kind.size == tuple(upright.rgb.shape[:2]) == ((6, 4) if orientation > 4 else (4, 6))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -114,7 +115,7 @@ def test_tiff_files_are_turned_upright(tmp_path: Path, orientation: int, kind: t
     picture = read_picture(file)
     assert picture.deep == (kind is np.uint16)
     assert torch.allclose(picture.rgb, expected, atol=1e-6)
-    assert read_size(file) == tuple(expected.shape[:2])
+    assert (found := read_kind(file)) is not None and found.size == tuple(expected.shape[:2])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -163,4 +164,4 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
             read_picture(tmp_path / name)
     with pytest.raises(Difix3DError, match="is missing"):
         read_picture(tmp_path / "nowhere.png")
-    assert read_size(tmp_path / "text.png") is None
+    assert read_kind(tmp_path / "text.png") is None
