@@ -10,13 +10,14 @@ from typing import Literal, Protocol
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.datamanager import Difix3DDataManager
 from difix3d_ns.fixing.enhancer import RenderEnhancer
+from difix3d_ns.novel_views.few_photos import are_few
 from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
 from difix3d_ns.novel_views.renders import Renderer
 from difix3d_ns.novel_views.report import PartTimer, describe
 from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_steps_of_run
 from difix3d_ns.novel_views.targets import TargetConfig, target_cameras
+from difix3d_ns.novel_views.training_views import TrainingViews
 from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
 from difix3d_ns.resuming.starts import Start
@@ -31,12 +32,19 @@ class NovelViewLoopConfig(VettingConfig):
     """The cameras that novel views walk to."""
     fix_steps: tuple[int, ...] = (3000, *range(6000, 60_001, 2000))
     """Training steps before which novel views are fixed.
-    In a run that starts from Gaussians trained without fixes, for example by splatfacto, they count from its start."""
+    In a run that starts from one without fixes, for example of splatfacto or nerfacto, they count from its start."""
     fix_every: int = 0
     """Also fix novel views every this many steps; 0 for only at `fix_steps`."""
     early_fix_steps: tuple[int, ...] = ()
     """More fix steps, used once the network proves reliable at one of them (see `reliability`).
-    Early fixes help most if the network is good, and harm most if it is poor."""
+    Early fixes help most if the network is good, and harm most if it is poor. With few photos (see `few_photos`),
+    novel views are kept as they are rendered until then."""
+    few_photos: Literal["auto", "yes", "no"] = "auto"
+    """Whether training is held back from overfitting, as a scene with few photos needs.
+    At the early fix steps, novel views become training views even if the network has not proved reliable: then the
+    renders themselves. They are still coarse, and hold the later splat to what the photos agree on. A splat also leaves
+    out some Gaussians at each step (see the model's `gaussian_dropout`).
+    `auto`: up to 12 training photos are few."""
     planned_num_iterations: int = 30_000
     """Length of the run that these steps are planned for. In a shorter run they shrink in proportion; 0 never scales
     them."""
@@ -49,7 +57,7 @@ class NovelViewLoopConfig(VettingConfig):
     `units`: scene units, as published. nerfstudio scales the cameras of most scenes into [-1, 1], which makes the two
     units similar."""
 
-    def length_unit(self, datamanager: Difix3DDataManager) -> float:
+    def length_unit(self, datamanager: TrainingViews) -> float:
         """Length of the unit, in scene units. In distances between poses it counts as much as one radian."""
         return datamanager.scene_radius if self.step_unit == "scene" else 1.0
 
@@ -99,7 +107,7 @@ class NovelViewLoop:
         self,
         config: NovelViewLoopConfig,
         model: Renderer,
-        datamanager: Difix3DDataManager,
+        datamanager: TrainingViews,
         enhancer: RenderEnhancer,
         start: Start,
         run_folder: Path,
@@ -108,7 +116,8 @@ class NovelViewLoop:
         photos, unit = datamanager.train_dataset.cameras, config.length_unit(datamanager)
         targets = target_cameras(config.targets, photos, datamanager.eval_cameras)
         self.walk = NovelViewWalk(targets, datamanager.train_camera_to_worlds, config.step_length, unit)
-        self.schedule = _schedule(config, start)
+        self._few_photos = are_few(config.few_photos, len(photos))
+        self.schedule = _schedule(config, start, self._few_photos)
         self._config = config
         self._bank = datamanager.pseudo_views
         self._observers = observers
@@ -119,10 +128,13 @@ class NovelViewLoop:
         """The text printed before training: when novel views are fixed."""
         num_fixes = len([step for step in self.schedule.steps if step not in self.schedule.early])
         length = self.walk.step_length_to_arrive(num_fixes)
-        return describe_fixes(len(self.walk), self.schedule, self.walk.num_fixes_to_arrive, length)
+        fixes_to_arrive = self.walk.num_fixes_to_arrive
+        return describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self._few_photos)
 
     def fix(self, step: int, on_request: bool = False) -> None:
-        """Fixes the novel views, unless this would be the first early fix and the fixer is not reliable enough.
+        """Fixes the novel views. At an early step, an unreliable fixer changes nothing.
+
+        With few photos, the renders themselves are then kept.
 
         Args:
             step: the next training step.
@@ -146,30 +158,39 @@ class NovelViewLoop:
             with timer("testing"):
                 tested = self._update.test_fixer(step)
         reliability = tested or 0.0
-        if not on_request and not self._may_fix(step, reliability):
-            needed = self._config.reliability.needed_for_early_fixes
-            reason = f"the network removes {reliability:.0%} of the error at photos, and {needed:.0%} is needed"
-            CONSOLE.print(f"Step {step}: no early fix, as {reason}.")
+        clean = on_request or self._may_clean(step, reliability)
+        if not clean and not self._few_photos:
+            CONSOLE.print(f"Step {step}: no early fix, as {self._doubt(tested)}.")
             return
         for observer in self._observers:
             observer.fix_starts(step)
-        views = self._update.fix(step, reliability, timer)
+        views = self._update.fix(step, reliability if clean else 0.0, timer, clean)
         seconds = time.perf_counter() - started
         when = f"Step {step}, on request" if on_request else f"Step {step}"
-        what = describe(views, self.walk.num_arrived, tested)
+        what = describe(views, self.walk.num_arrived, tested, None if clean else self._doubt(tested))
         CONSOLE.print(f"{when}: {what} in {seconds:.1f} s: {timer}.")
         for observer in self._observers:
             observer.fix_ended(views, on_request, self.walk.num_arrived, seconds)
 
-    def _may_fix(self, step: int, reliability: float) -> bool:
-        """Whether the fixer is reliable enough for a fix before this step.
+    def _may_clean(self, step: int, reliability: float) -> bool:
+        """Whether the fixer is reliable enough to change renders before this step.
 
-        Once early fixes have begun they continue: the first ones would grow stale, and later tests say little because
-        the splat then fits the photos.
+        Once it has been, it stays so: the first fixed views would grow stale, and later tests say little because the
+        splat then fits the photos.
         """
-        if step not in self.schedule.early or self._bank.step in self.schedule.early:
+        if step not in self.schedule.early:
             return True
-        return reliability >= self._config.reliability.needed_for_early_fixes
+        newest = self._bank.newest
+        if newest is not None and newest.step in self.schedule.early and all(view.cleaned for view in newest.views):
+            return True
+        return self._config.reliability.test and reliability >= self._config.reliability.needed_for_early_fixes
+
+    def _doubt(self, tested: float | None) -> str:
+        """Why the fixer changes no renders."""
+        if tested is None:
+            return "the network is not tested"
+        needed = self._config.reliability.needed_for_early_fixes
+        return f"the network removes {tested:.0%} of the error at photos, and {needed:.0%} is needed"
 
     def _resume(self, start: Start, run_folder: Path) -> None:
         if start.run_folder is None:
@@ -180,11 +201,12 @@ class NovelViewLoop:
             CONSOLE.print(f"Resumed with {len(self._bank)} pseudo views fixed at step {self._bank.step}.")
 
 
-def _schedule(config: NovelViewLoopConfig, start: Start) -> FixSchedule:
+def _schedule(config: NovelViewLoopConfig, start: Start, few_photos: bool) -> FixSchedule:
     """The run's fixes. They count from where the Gaussians were first trained with fixes."""
     length, planned = start.end - start.origin, config.planned_num_iterations
     certain = fix_steps_of_run(config.fix_steps, config.fix_every, length, planned)
-    early = fix_steps_of_run(config.early_fix_steps, 0, length, planned) if config.reliability.test else ()
+    has_early = config.reliability.test or few_photos
+    early = fix_steps_of_run(config.early_fix_steps, 0, length, planned) if has_early else ()
     return FixSchedule(
         tuple(start.origin + step for step in certain),
         frozenset(start.origin + step for step in {*early} - {*certain}),

@@ -8,10 +8,10 @@ from nerfstudio.utils import writer
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses
-from difix3d_ns.datamanager import Difix3DDataManager
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Renderer, in_parts, render_novel_views
 from difix3d_ns.novel_views.report import PartTimer, panels
+from difix3d_ns.novel_views.training_views import TrainingViews
 from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.pseudo_views.memory import give_back_freed_memory
@@ -37,7 +37,7 @@ class ProgressiveUpdate:
         self,
         config: VettingConfig,
         model: Renderer,
-        datamanager: Difix3DDataManager,
+        datamanager: TrainingViews,
         enhancer: RenderEnhancer,
         walk: NovelViewWalk,
         unit: float,
@@ -75,13 +75,14 @@ class ProgressiveUpdate:
         masks = [self._datamanager.training_mask(index) for index in indices]
         return error_removed(renders, cleaned, self._datamanager.training_photos(indices), masks)
 
-    def fix(self, step: int, reliability: float, timer: PartTimer) -> PseudoViewSet:
+    def fix(self, step: int, reliability: float, timer: PartTimer, clean: bool = True) -> PseudoViewSet:
         """Moves the novel views a step on, renders and cleans them, and makes the trusted ones the pseudo views.
 
         Args:
             step: the next training step.
-            reliability: of the fixer, in [0, 1].
+            reliability: of the fixer, in [0, 1]; 0 for views that are not cleaned.
             timer: measures how long rendering, cleaning and storing take.
+            clean: whether the fixer cleans the renders. Otherwise they become pseudo views as they are.
 
         Returns:
             The fixed views, which are now the newest pseudo views.
@@ -91,7 +92,7 @@ class ProgressiveUpdate:
         """
         self._walk.advance()
         cameras = self._walk.cameras()
-        nearest = self._enhancer.choose_references(cameras)
+        nearest = self._enhancer.choose_references(cameras) if clean else [None] * len(cameras)
         bank, fixer, vetting = self._datamanager.pseudo_views, self._enhancer.fixer, Vetting(self._config)
         distances = k_nearest_poses(self._walk.poses, self._datamanager.train_camera_to_worlds, 1, self._unit)[0]
         shown: dict[str, Tensor] = {}
@@ -99,26 +100,28 @@ class ProgressiveUpdate:
         max_pixels = max(MAX_PIXELS_AT_ONCE, fixer.config.max_pixels_per_batch)
         with progress_bars() as progress, bank.incoming(step, self._folder) as add:
             rendering = progress.add_task("[green]Rendering novel views", total=len(cameras))
-            fixing = progress.add_task("[green]Fixing novel views", total=len(cameras))
+            fixing = progress.add_task("[green]Fixing novel views", total=len(cameras), visible=clean)
             for part in in_parts(cameras, max_pixels):
                 chosen = slice(part.start, part.stop)
                 with timer("rendering"):
                     renders, accumulations = render_novel_views(
                         self._model, cameras[chosen], step, lambda: progress.advance(rendering), part.start
                     )
-                with timer("cleaning"):
-                    references = self._datamanager.training_photos(nearest[chosen])
-                    fixed = fixer.clean(
-                        renders,
-                        references,
-                        cameras[chosen],
-                        on_progress=lambda count: progress.advance(fixing, count),
-                        keep_broken=True,
-                    )
+                references = self._datamanager.training_photos(nearest[chosen])
+                fixed = renders
+                if clean:
+                    with timer("cleaning"):
+                        fixed = fixer.clean(
+                            renders,
+                            references,
+                            cameras[chosen],
+                            on_progress=lambda count: progress.advance(fixing, count),
+                            keep_broken=True,
+                        )
                 with timer("storing"):
                     facts = nearest[chosen], distances[chosen, 0].tolist()
                     of_views = zip(cameras[chosen], renders, accumulations, fixed, *facts, strict=True)
-                    fixes = [NovelViewFix(*of_view) for of_view in of_views]
+                    fixes = [NovelViewFix(*of_view, cleaned=clean) for of_view in of_views]
                     vetted = vetting.vet(fixes, step, reliability, part.start)
                     shown |= panels(fixes, vetted, references, part.start)
                     add(vetted)

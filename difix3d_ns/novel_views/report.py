@@ -39,16 +39,18 @@ class PartTimer:
         return ", ".join(f"{work} {seconds:.1f} s" for work, seconds in self._seconds.items())
 
 
-def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None = None) -> str:
+def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None = None, doubt: str | None = None) -> str:
     """Describes a fix: how many views were fixed, which were rejected and why, and how much the others count.
 
     Args:
         views: the views that the fix made.
         num_arrived: how many of the views have reached their targets.
         reliability: share of the renders' error at photos that the network removes; None if it was not tested.
+        doubt: why the views were kept as rendered; None if they were fixed.
     """
     num_views = len(views.views) + len(views.rejected)
-    facts = [f"{num_arrived} at their targets"]
+    facts = [] if doubt is None else [f"as {doubt}"]
+    facts.append(f"{num_arrived} at their targets")
     if views.rejected:
         named = [f"view {view.target} for {' and '.join(view.reasons)}" for view in views.rejected[:NUM_NAMED_VIEWS]]
         more = len(views.rejected) - len(named)
@@ -56,9 +58,10 @@ def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None =
     if views.views:
         mean = sum(view.mean_confidence for view in views.views) / len(views.views)
         facts.append(f"mean confidence {mean:.0%}")
-    if reliability is not None:
+    if reliability is not None and doubt is None:
         facts.append(f"reliability {reliability:.0%}")
-    return f"fixed {num_views} novel views ({'; '.join(facts)})"
+    done = f"fixed {num_views} novel views" if doubt is None else f"kept {num_views} novel views as rendered"
+    return f"{done} ({'; '.join(facts)})"
 
 
 def panels(

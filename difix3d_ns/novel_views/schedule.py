@@ -58,7 +58,11 @@ def fix_steps_of_run(
 
 
 def describe_fixes(
-    num_views: int, schedule: FixSchedule, num_fixes_to_arrive: int, step_length_to_arrive: float
+    num_views: int,
+    schedule: FixSchedule,
+    num_fixes_to_arrive: int,
+    step_length_to_arrive: float,
+    few_photos: bool = False,
 ) -> str:
     """The text printed before training: when novel views are fixed, and what to set if they do not arrive.
 
@@ -67,6 +71,7 @@ def describe_fixes(
         schedule: the run's fixes.
         num_fixes_to_arrive: fixes that the farthest view needs to reach its target.
         step_length_to_arrive: `step_length` with which it arrives within the certain fixes.
+        few_photos: whether views are kept as rendered at early steps if the network is not reliable.
     """
     certain = [step for step in schedule.steps if step not in schedule.early]
     if not certain:
@@ -81,7 +86,12 @@ def describe_fixes(
             "more often with --pipeline.fix-every or more --pipeline.fix-steps."
         )
     early = [step for step in schedule.steps if step in schedule.early]
-    if early:
+    if early and few_photos:
+        text += (
+            f" Before steps {_listed(early)} they are also rendered and kept, and fixed once the network proves "
+            "reliable at photos."
+        )
+    elif early:
         text += f" If the network proves reliable at photos, also before steps {_listed(early)}."
     return text
 

@@ -32,6 +32,7 @@ class BankedView:
         self.target = facts.target
         self.reference = facts.reference
         self.reliability = facts.reliability
+        self.cleaned = facts.cleaned
         self.mean_confidence = facts.mean_confidence
 
     def load(self) -> PseudoView:

@@ -54,6 +54,8 @@ class StoredView:
     """Reliability of the network when it made this view, in [0, 1]."""
     mean_confidence: float
     """Mean confidence of its pixels, in [0, 1]."""
+    cleaned: bool = True
+    """Whether the fixer made the image. Otherwise it is the render itself."""
 
     def check(self) -> None:
         """Reads only the first and last bytes of the images, which is fast and finds most damage.
@@ -73,7 +75,8 @@ class StoredView:
         size = int(self.camera.width), int(self.camera.height)
         image = _read_image(self.folder / self.image_name, "RGB", size)
         confidence = _read_image(self.folder / self.confidence_name, "L", size)[..., None]
-        return PseudoView(self.camera, image, confidence, self.reference, self.target, self.reliability)
+        facts = self.reference, self.target, self.reliability, self.cleaned
+        return PseudoView(self.camera, image, confidence, *facts)
 
 
 def read_set(folder: Path) -> PseudoViewSet:
@@ -93,8 +96,10 @@ def read_set(folder: Path) -> PseudoViewSet:
                 confidence_name=Path(entry["confidence"]).name,
                 reference=None if entry["reference"] is None else int(entry["reference"]),
                 target=int(entry["target"]),
-                reliability=float(entry.get("reliability", 0.0)),  # earlier versions wrote neither
+                # Earlier versions did not write these.
+                reliability=float(entry.get("reliability", 0.0)),
                 mean_confidence=float(entry.get("mean_confidence", 0.0)),
+                cleaned=bool(entry.get("cleaned", True)),
             )
             for entry in index["views"]
         ]

@@ -33,6 +33,11 @@ class DrawableView(Protocol):
         """Mean confidence of its pixels, in [0, 1]."""
         ...
 
+    @property
+    def cleaned(self) -> bool:
+        """Whether the fixer made its image."""
+        ...
+
     def load(self) -> PseudoView:
         """Returns the view with its images."""
         ...
@@ -45,7 +50,7 @@ class PseudoView:
     camera: Cameras
     """The novel camera, shape (1,), on the CPU."""
     image: UInt8[Tensor, "height width 3"]
-    """The fixed view."""
+    """The fixed view, or the render itself."""
     confidence: UInt8[Tensor, "height width 1"]
     """How much each pixel counts in training, from 0 (not at all) to 255 (fully)."""
     reference: int | None
@@ -54,6 +59,8 @@ class PseudoView:
     """Index of the target that this view moves to."""
     reliability: float
     """Reliability of the network when it made this view, in [0, 1]."""
+    cleaned: bool = True
+    """Whether the fixer made the image. Otherwise it is the render itself."""
 
     def load(self) -> PseudoView:
         """Returns the view itself."""

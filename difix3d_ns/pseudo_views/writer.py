@@ -72,6 +72,7 @@ class SetWriter:
                 target=view.target,
                 reliability=view.reliability,
                 mean_confidence=entry["mean_confidence"],
+                cleaned=view.cleaned,
             )
             for view, entry in zip(views, entries, strict=True)
         ]
@@ -131,5 +132,6 @@ def _write_view(folder: Path, view: PseudoView) -> dict:
         "reference": view.reference,
         "target": view.target,
         "reliability": view.reliability,
+        "cleaned": view.cleaned,
         **camera_entry(view.camera),
     }

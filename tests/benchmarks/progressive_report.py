@@ -1,23 +1,24 @@
-"""Reports the benchmark of the progressive update: a table, a figure and failed expectations."""
+"""Reports the benchmark of the progressive update: means and spreads over seeds, tables and failed expectations."""
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
-METRICS = ("psnr", "ssim", "lpips")
+from benchmarks.progressive_figure import draw_figure
 
 Metrics = dict[str, float]
 Results = dict[str, dict[str, dict[str, Metrics]]]
-"""Metrics by scene, by variant, such as `ours-oracle`, and by seed."""
+"""Metrics by scene, by setting, such as `ours-oracle`, and by seed."""
 Means = dict[str, dict[str, Metrics]]
-"""Means over the seeds by scene and by variant."""
-VARIANTS = (
+"""Means over the seeds by scene and by setting; with several seeds, also standard deviations, such as `psnr_std`."""
+SCHEDULED = (
     *("none", "published-identity", "ours-identity"),
     *("published-embedded", "ours-embedded", "published-oracle", "ours-oracle"),
 )
-"""Schedules and fixers, in the order of the table's columns."""
+"""Schedules and fixers, in the order of the table's columns. Variants follow."""
 TITLES = {
     "none": "no fixes",
     "published-identity": "published, identity",
@@ -27,57 +28,152 @@ TITLES = {
     "published-oracle": "published, oracle",
     "ours-oracle": "ours, oracle",
 }
+BASELINES = ("none", "ours-identity", "ours-embedded")
+"""Settings that all others are compared with."""
+COVERED, ENHANCED = "_covered", "_enhanced"
+"""Suffixes of the metrics over covered pixels and of enhanced renders."""
+
+
+def title_of(setting: str) -> str:
+    """What the table calls a setting."""
+    return TITLES.get(setting, setting)
 
 
 def means(results: Results) -> Means:
-    """Means over the seeds and, with several seeds, the standard deviation of the PSNR, `psnr_std`."""
+    """Means over the seeds and, with several seeds, standard deviations with the suffix `_std`."""
     return {
-        scene: {variant: _mean(list(by_seed.values())) for variant, by_seed in row.items()}
-        for scene, row in results.items()
+        scene: {setting: _mean(by_seed.values()) for setting, by_seed in row.items()} for scene, row in results.items()
     }
 
 
-def _mean(runs: list[Metrics]) -> Metrics:
-    mean = {name: statistics.fmean(run[name] for run in runs) for name in runs[0] if all(name in run for run in runs)}
+def gains(results: Results, baseline: str) -> Means:
+    """What each setting gains over another one, as means and standard deviations over the seeds that both have.
+
+    Args:
+        results: the metrics of all runs.
+        baseline: the setting to compare with; scenes without it are left out.
+    """
+    found: Means = {}
+    for scene, row in results.items():
+        base = row.get(baseline, {})
+        for setting, by_seed in row.items():
+            if setting != baseline and (seeds := by_seed.keys() & base.keys()):
+                runs = [_difference(by_seed[seed], base[seed]) for seed in sorted(seeds)]
+                found.setdefault(scene, {})[setting] = _mean(runs)
+    return found
+
+
+def mean_of_scenes(results: Means, scenes: Iterable[str] | None = None) -> dict[str, Metrics]:
+    """Means over scenes by setting, also of the standard deviations.
+
+    Args:
+        results: means by scene and setting.
+        scenes: the scenes to average over; all if None. A setting is averaged over those that it has.
+    """
+    rows = [results[scene] for scene in (results if scenes is None else scenes)]
+    return {setting: _average([row[setting] for row in rows if setting in row]) for setting in settings_in(rows)}
+
+
+def settings_in(rows: Iterable[dict[str, Metrics]]) -> list[str]:
+    """The settings of some scenes, in the order of the table's columns."""
+    measured = dict.fromkeys(setting for row in rows for setting in row)
+    return [s for s in SCHEDULED if s in measured] + [s for s in measured if s not in SCHEDULED]
+
+
+def _difference(run: Metrics, base: Metrics) -> Metrics:
+    return {name: run[name] - base[name] for name in run if name in base}
+
+
+def _average(runs: list[Metrics]) -> Metrics:
+    return {name: statistics.fmean(run[name] for run in runs) for name in runs[0] if all(name in run for run in runs)}
+
+
+def _mean(of_seeds: Iterable[Metrics]) -> Metrics:
+    runs = list(of_seeds)
+    mean = _average(runs)
     if len(runs) > 1:
-        mean |= {f"{name}_std": statistics.stdev(run[name] for run in runs) for name in mean if name.startswith("psnr")}
+        mean |= {f"{name}_std": statistics.stdev(run[name] for run in runs) for name in mean}
     return mean
 
 
 def table(results: Means, suffix: str = "") -> str:
     """A markdown table with a row for each scene and PSNR (dB) / SSIM / LPIPS in each cell; `-` if LPIPS is missing.
 
+    With several scenes, the last row has the means over the scenes that have all columns.
+
     Args:
-        results: means by scene and variant; with several seeds, PSNR is followed by its standard deviation.
-        suffix: `_enhanced` for the metrics of enhanced renders; variants without them are left out.
+        results: means by scene and setting; with several seeds, PSNR is followed by its standard deviation.
+        suffix: `COVERED` or `ENHANCED`, or nothing for whole raw renders; settings without these metrics are left out.
     """
-    variants = [v for v in VARIANTS if any(f"psnr{suffix}" in row.get(v, {}) for row in results.values())]
+    measured = {
+        scene: {setting: metrics for setting, metrics in row.items() if f"psnr{suffix}" in metrics}
+        for scene, row in results.items()
+    }
+    settings = settings_in(measured.values())
     lines = [
-        "| scene | " + " | ".join(TITLES[variant] for variant in variants) + " |",
-        "|---" * (len(variants) + 1) + "|",
+        "| scene | " + " | ".join(map(title_of, settings)) + " |",
+        "|---" * (len(settings) + 1) + "|",
     ]
-    for scene, row in results.items():
-        lines.append(f"| {scene} | " + " | ".join(cell(row.get(variant), suffix) for variant in variants) + " |")
+    rows = {_scene_title(scene, row, suffix): row for scene, row in measured.items() if row or not suffix}
+    complete = [scene for scene, row in measured.items() if len(row) == len(settings)]
+    if settings and complete and len(measured) > 1:
+        rows[f"mean of {len(complete)}"] = mean_of_scenes(measured, complete)
+    for scene, row in rows.items():
+        lines.append(f"| {scene} | " + " | ".join(cell(row.get(setting), suffix) for setting in settings) + " |")
     return "\n".join(lines) + "\n"
 
 
+def _scene_title(scene: str, row: dict[str, Metrics], suffix: str) -> str:
+    shares = [metrics["share_covered"] for metrics in row.values() if "share_covered" in metrics]
+    return f"{scene} ({shares[0]:.0%})" if suffix == COVERED and shares else scene
+
+
 def cell(metrics: Metrics | None, suffix: str = "") -> str:
-    """PSNR / SSIM / LPIPS of one or several runs; empty if there are none."""
+    """PSNR / SSIM / LPIPS of one or several runs, without LPIPS over covered pixels; empty if there are none."""
     if metrics is None or f"psnr{suffix}" not in metrics:
         return ""
     psnr = f"{metrics[f'psnr{suffix}']:.2f}"
     if f"psnr{suffix}_std" in metrics:
         psnr += f" ± {metrics[f'psnr{suffix}_std']:.2f}"
-    lpips = f"{metrics[f'lpips{suffix}']:.3f}" if f"lpips{suffix}" in metrics else "-"
-    return f"{psnr} / {metrics[f'ssim{suffix}']:.3f} / {lpips}"
+    parts = [psnr, f"{metrics[f'ssim{suffix}']:.3f}"]
+    if suffix != COVERED:
+        parts.append(f"{metrics[f'lpips{suffix}']:.3f}" if f"lpips{suffix}" in metrics else "-")
+    return " / ".join(parts)
 
 
-def failed_expectations(results: Means, max_loss_db: float = 0.1) -> list[str]:
+def gains_table(results: Results, baseline: str) -> str:
+    """A markdown table with a row for each setting: what it gains over another one on the mean of the scenes.
+
+    Args:
+        results: the metrics of all runs.
+        baseline: the setting to compare with.
+    """
+    by_scene = gains(results, baseline)
+    lines = [
+        "| setting | scenes | PSNR (dB) | SSIM | covered PSNR (dB) | covered SSIM | PSNR rises on | least PSNR (dB) |",
+        "|---" * 8 + "|",
+    ]
+    for setting, mean in mean_of_scenes(by_scene).items():
+        psnr = {scene: row[setting]["psnr"] for scene, row in by_scene.items() if setting in row}
+        worst = min(psnr, key=lambda scene: psnr[scene])
+        figures = [
+            f"{mean[f'{name}{suffix}']:+.{digits}f}" if f"{name}{suffix}" in mean else ""
+            for suffix in ("", COVERED)
+            for name, digits in (("psnr", 2), ("ssim", 3))
+        ]
+        rises = sum(gain > 0 for gain in psnr.values())
+        cells = [title_of(setting), str(len(psnr)), *figures, str(rises), f"{psnr[worst]:+.2f}, {worst}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def failed_expectations(results: Means, max_loss_db: float = 0.1, max_loss_to_identity_db: float = 0.3) -> list[str]:
     """The scenes on which the progressive update does not meet its expectations.
 
     Args:
-        results: means by scene and variant; missing variants are not judged.
+        results: means by scene and setting; missing settings are not judged.
         max_loss_db: largest loss of PSNR allowed for fixes by the embedded network.
+        max_loss_to_identity_db: the same against the identity in place of the network.
 
     Returns:
         A sentence for each scene on which the oracle gains less with our schedule than with the published one, or on
@@ -85,54 +181,37 @@ def failed_expectations(results: Means, max_loss_db: float = 0.1) -> list[str]:
     """
     sentences = []
     for scene, row in results.items():
-        psnr = {variant: metrics["psnr"] for variant, metrics in row.items()}
+        psnr = {setting: metrics["psnr"] for setting, metrics in row.items()}
         if {"ours-oracle", "published-oracle"} <= psnr.keys() and psnr["ours-oracle"] < psnr["published-oracle"]:
             less = psnr["published-oracle"] - psnr["ours-oracle"]
             sentences.append(f"{scene}: with the oracle, ours is {less:.2f} dB below the published schedule.")
-        if {"ours-embedded", "none"} <= psnr.keys() and psnr["ours-embedded"] < psnr["none"] - max_loss_db:
-            less = psnr["none"] - psnr["ours-embedded"]
-            sentences.append(f"{scene}: fixes by the embedded network cost {less:.2f} dB.")
+        for baseline, allowed, against in (
+            ("none", max_loss_db, ""),
+            ("ours-identity", max_loss_to_identity_db, " against the identity"),
+        ):
+            if {"ours-embedded", baseline} <= psnr.keys() and psnr["ours-embedded"] < psnr[baseline] - allowed:
+                less = psnr[baseline] - psnr["ours-embedded"]
+                sentences.append(f"{scene}: fixes by the embedded network cost {less:.2f} dB{against}.")
     return sentences
-
-
-def draw_figure(results: Means, file: Path) -> None:
-    """Draws the gains in PSNR and SSIM over the run without fixes; scenes without such a run are left out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    scenes = [scene for scene, row in results.items() if "none" in row]
-    variants = [v for v in VARIANTS[1:] if any(v in results[scene] for scene in scenes)]
-    shades = ("#dddddd", "#f3cda4", "#b8b8b8", "#e08a3c", "#7f7f7f", "#3c78b4")
-    colors = dict(zip(VARIANTS[1:], shades, strict=True))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    for axis, metric, label in zip(axes, ("psnr", "ssim"), ("PSNR gained (dB)", "SSIM gained"), strict=True):
-        width = 0.8 / max(1, len(variants))
-        for index, variant in enumerate(variants):
-            here = [i for i, scene in enumerate(scenes) if variant in results[scene]]
-            gains = [results[scenes[i]][variant][metric] - results[scenes[i]]["none"][metric] for i in here]
-            middles = [i + (index - (len(variants) - 1) / 2) * width for i in here]
-            bars = axis.bar(middles, gains, width, label=TITLES[variant], color=colors[variant])
-            axis.bar_label(bars, fmt="%+.1f" if metric == "psnr" else "%+.3f", fontsize=6, padding=1)
-        named = [f"{scene}\n{results[scene]['none'][metric]:.2f} without" for scene in scenes]
-        axis.set_xticks(range(len(scenes)), named, fontsize=8)
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.margins(y=0.12)
-        axis.set_ylabel(label)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=8)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
 
 
 def write_report(results: Results, folder: Path) -> None:
     """Writes `results.json`, `table.md` and `figure.png`."""
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     mean = means(results)
-    enhanced = table(mean, "_enhanced")
-    (folder / "table.md").write_text(f"{table(mean)}\nEnhanced:\n\n{enhanced}")
-    draw_figure(mean, folder / "figure.png")
+    parts = {
+        "Raw renders, whole pictures": table(mean),
+        "Raw renders, covered pixels (their share)": table(mean, COVERED),
+        "Enhanced renders, whole pictures": table(mean, ENHANCED),
+    }
+    for baseline in BASELINES:
+        if gains(results, baseline):
+            parts[f"Gained over: {title_of(baseline)}"] = gains_table(results, baseline)
+    text = "\n".join(f"{heading}:\n\n{content}" for heading, content in parts.items() if content.count("\n") > 2)
+    (folder / "table.md").write_text(text)
+    over_none = gains(results, "none")
+    settings = {setting: title_of(setting) for setting in settings_in(over_none.values())}
+    draw_figure({**over_none, "mean": mean_of_scenes(over_none)}, settings, folder / "figure.png")
 
 
 def read_results(folder: Path) -> Results:

@@ -1,8 +1,10 @@
-"""The benchmark of the progressive update: its oracle, its runs, its report and its expectations."""
+"""The benchmark of the progressive update: its oracle and its runs."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from benchmarks import progressive
+from benchmarks import progressive_runs
 from benchmarks.oracle_fixer import difix3d_mini_oracle, photo_weights
-from benchmarks.progressive import BenchmarkConfig, metrics_of, runs_of, train_and_evaluate
-from benchmarks.progressive_report import failed_expectations, means, read_results, table, write_report
+from benchmarks.progressive import BenchmarkConfig, coverage_of, results_of, runs_of
+from benchmarks.progressive_coverage import Coverage, coverage_file, source_of_split
+from benchmarks.progressive_runs import metrics_of, train_and_evaluate
 from cameras.scenes_of_poses import ring
 from PIL import Image
 from training_runs import start_loop
 
 from difix3d_ns.cameras.poses import step_towards
-
-RESULTS = {
-    "scene sparse3": {
-        "none": {"psnr": 15.0, "ssim": 0.5},
-        "published-embedded": {"psnr": 14.0, "ssim": 0.4},
-        "ours-embedded": {"psnr": 15.5, "ssim": 0.55},
-        "published-oracle": {"psnr": 17.0, "ssim": 0.6},
-        "ours-oracle": {"psnr": 17.25, "ssim": 0.625, "lpips": 0.25},
-    }
-}
 
 
 def test_the_oracle_blends_the_photo_in_and_returns_it_at_the_target() -> None:
@@ -77,81 +70,140 @@ def test_every_scene_is_trained_without_fixes_and_with_both_schedules_and_all_fi
     again = BenchmarkConfig(tmp_path, scenes, fixers=("embedded",), schedules=("ours",))
     assert [run.name for run in runs_of(again)] == ["a-sparse3/ours-embedded/seed-42", "b/ours-embedded/seed-42"]
     (identity, _) = runs_of(replace(again, fixers=("identity",)))
-    assert "identity" in identity.options and identity.method == "difix3d-mini"
+    assert "identity" in identity.setting.options and identity.setting.method == "difix3d-mini"
     seeds = [run.seed for run in runs_of(replace(again, seeds=(1, 2)))]
     assert seeds == [1, 1, 2, 2]
 
 
-def test_finished_runs_are_skipped_unless_their_settings_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands: list[list[str]] = []
+def test_any_setting_can_be_measured_as_a_variant(tmp_path: Path) -> None:
+    config = BenchmarkConfig(tmp_path, (tmp_path / "a" / "transforms.json",), fixers=(), schedules=("none",))
+    given = ("far=--pipeline.difix.model 'a b'", "far-oracle=difix3d-mini-oracle --x 1", "plain=")
+    none, far, oracle, plain = runs_of(replace(config, variants=given))
+    assert [run.name for run in (none, far)] == ["a/none/seed-42", "a/far/seed-42"]
+    assert far.setting.options == ("--pipeline.difix.model", "a b") and far.setting.method == "difix3d-mini"
+    assert oracle.setting.options == ("--x", "1") and oracle.setting.method == "difix3d-mini-oracle"
+    assert plain.setting.options == () and plain.setting.uses_network and not oracle.setting.uses_network
+    for wrong, expected in (("--x 1", "NAME=OPTIONS"), ("a/b=", "NAME=OPTIONS"), ("none=--x 1", "none is used twice")):
+        with pytest.raises(SystemExit, match=expected):
+            runs_of(replace(config, variants=(wrong,)))
 
-    def train_or_evaluate(command: list[str], **_) -> SimpleNamespace:
-        commands.append(command)
+
+def test_scenes_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    scene = tmp_path / "1" / "a" / "transforms.json"
+    assert len(runs_of(BenchmarkConfig(tmp_path, (scene, scene), fixers=()))) == 1
+    with pytest.raises(SystemExit, match="have one name, a"):
+        runs_of(BenchmarkConfig(tmp_path, (scene, tmp_path / "2" / "a" / "transforms.json")))
+
+
+@pytest.fixture
+def coverage(tmp_path: Path) -> Coverage:
+    """A held-out photo of which the left half is covered."""
+    mask = torch.zeros(16, 24, 1, dtype=torch.bool)
+    mask[:, :12] = True
+    return Coverage((str(tmp_path / "photo.jpg"),), (mask,), "source")
+
+
+class Commands:
+    """Stands in for `ns-train` and `ns-eval`: writes metrics that depend on the seed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        self.running, self.most_running = 0, 0
+        monkeypatch.setattr(progressive_runs.subprocess, "run", self)
+
+    def __call__(self, command: list[str], env: dict[str, str], **_) -> SimpleNamespace:
+        assert env["OMP_NUM_THREADS"] == "1"
+        self.names.append(command[0])
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        time.sleep(0.05)
         if command[0] == "ns-eval":
-            Path(command[-1]).write_text(json.dumps({"results": {"psnr": 20.0, "ssim": 0.5}}))
+            evaluation, pictures = Path(command[4]), Path(command[6])
+            seed = float(evaluation.parent.name.removeprefix("seed-"))
+            evaluation.write_text(json.dumps({"results": {"psnr": seed, "ssim": 0.5}}))
+            pictures.mkdir()
+            picture = Image.new("RGB", (48, 16))
+            picture.paste((51, 51, 51), (24, 0, 48, 16))  # an error of 0.2
+            picture.save(pictures / "eval_img_0000.png")
+        self.running -= 1
         return SimpleNamespace(returncode=0 if "--broken" not in command else 3)
 
-    monkeypatch.setattr(progressive.subprocess, "run", train_or_evaluate)
-    config = BenchmarkConfig(tmp_path, steps=10)
-    run = runs_of(config)[-1]
-    assert (run.schedule, run.fixer) == ("ours", "embedded")
+
+def test_finished_runs_are_skipped_unless_their_settings_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: Coverage
+) -> None:
+    commands = Commands(monkeypatch)
+    run = runs_of(BenchmarkConfig(tmp_path, steps=10))[-1]
+    assert run.setting.name == "ours-embedded"
     for _ in range(2):
-        assert train_and_evaluate(run, config) == {"psnr": 20.0, "ssim": 0.5}
-        assert [command[0] for command in commands] == ["ns-train", "ns-eval"]
+        metrics = train_and_evaluate(run, tmp_path, coverage)
+        assert (metrics["psnr"], metrics["ssim"], metrics["share_covered"]) == (42.0, 0.5, 0.5)
+        assert commands.names == ["ns-train", "ns-eval"]
     with pytest.raises(SystemExit, match="other settings"):
-        train_and_evaluate(run, replace(config, steps=20))
-    monkeypatch.setattr(progressive, "embedded_network", lambda: "another")
+        train_and_evaluate(replace(run, steps=20), tmp_path, coverage)
+    monkeypatch.setattr(progressive_runs, "embedded_network", lambda: "another")
     with pytest.raises(SystemExit, match="another embedded network"):
-        train_and_evaluate(run, config)
-    train_and_evaluate(run, replace(config, again=True))
-    assert len(commands) == 4
-    monkeypatch.setitem(progressive.OPTIONS, "none", ("--broken",))
+        train_and_evaluate(run, tmp_path, coverage)
+    train_and_evaluate(run, tmp_path, coverage, again=True)
+    assert len(commands.names) == 4
+
+
+def test_finished_runs_are_measured_over_new_masks_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: Coverage
+) -> None:
+    commands = Commands(monkeypatch)
+    run = runs_of(BenchmarkConfig(tmp_path))[0]
+    psnr = train_and_evaluate(run, tmp_path, coverage)["psnr_covered"]
+    assert psnr == pytest.approx(10 * math.log10(1 / 0.2**2), abs=0.01)
+    assert (tmp_path / run.name / "renders.jpg").exists() and not (tmp_path / run.name / "pictures").exists()
+    (tmp_path / run.name / "covered.json").unlink()  # as in runs that were made before
+    assert train_and_evaluate(run, tmp_path, coverage)["psnr_covered"] == psnr
+    other = replace(coverage, masks=(torch.ones(16, 24, 1, dtype=torch.bool),))
+    assert train_and_evaluate(run, tmp_path, other)["share_covered"] == 1.0
+    assert commands.names == ["ns-train", "ns-eval", "ns-eval", "ns-eval"]
+
+
+def test_runs_are_made_several_at_a_time_and_no_others_begin_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: Coverage
+) -> None:
+    commands = Commands(monkeypatch)
+    config = BenchmarkConfig(tmp_path / "whole", fixers=("embedded",), schedules=("ours",), seeds=(1, 2, 3, 4), jobs=2)
+    runs = runs_of(config)
+    results = list(results_of(runs, {runs[0].scene: coverage}, config))
+    assert {run.seed: metrics["psnr"] for run, metrics in results} == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    assert commands.most_running == 2
+    commands.names.clear()
+    config = replace(config, output_dir=tmp_path / "broken", fixers=(), schedules=(), variants=("broken=--broken",))
     with pytest.raises(SystemExit, match=r"ns-train failed with exit code 3: see .*log\.txt"):
-        train_and_evaluate(runs_of(config)[0], config)
-    assert len(commands) == 5
+        list(results_of(runs_of(config), {runs[0].scene: coverage}, config))
+    assert len(commands.names) < 4
 
 
-def test_the_report_can_be_read_again_and_marks_missing_values(tmp_path: Path) -> None:
-    full_row = {variant: {"42": metrics} for variant, metrics in RESULTS["scene sparse3"].items()}
-    results = {"scene sparse3": full_row, "scene biased3": {"none": {"42": {"psnr": 12.0, "ssim": 0.25}}}}
-    write_report(results, tmp_path)
-    assert read_results(tmp_path) == results
-    assert means(results)["scene sparse3"] == RESULTS["scene sparse3"]
-    header, _, full, begun = (tmp_path / "table.md").read_text().splitlines()[:4]
-    assert header.count("|") == full.count("|") == begun.count("|") == 7
-    assert "| 15.00 / 0.500 / - |" in full and full.endswith("| 17.25 / 0.625 / 0.250 |")
-    assert begun == "| scene biased3 | 12.00 / 0.250 / - |  |  |  |  |"
-    with Image.open(tmp_path / "figure.png") as figure:
-        assert figure.width > 1000 and len(figure.convert("RGB").getcolors(1 << 20) or []) > 4
+def test_the_coverage_of_all_splits_of_a_scene_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: Coverage
+) -> None:
+    calls: list[list[str]] = []
 
+    def find(command: list[str], log_file: Path) -> None:
+        calls.append(command)
+        for split in map(Path, command[command.index("--splits") + 1 :]):
+            source = source_of_split(split, 10)
+            replace(coverage, source=source).write(coverage_file(log_file.parent, split))
 
-def test_runs_with_several_seeds_are_averaged_with_their_spread() -> None:
-    runs = {
-        "1": {"psnr": 10.0, "ssim": 0.25, "psnr_enhanced": 11.0, "ssim_enhanced": 0.5},
-        "2": {"psnr": 12.0, "ssim": 0.75, "psnr_enhanced": 14.0, "ssim_enhanced": 0.5, "lpips": 0.5},
-    }
-    mean = means({"a": {"ours-embedded": runs, "ours-oracle": {"1": {"psnr": 20.0, "ssim": 0.5}}}})
-    assert table(mean).endswith("| a | 11.00 ± 1.41 / 0.500 / - | 20.00 / 0.500 / - |\n")
-    enhanced = table(mean, "_enhanced")
-    assert "oracle" not in enhanced and enhanced.endswith("| a | 12.50 ± 2.12 / 0.500 / - |\n")
-
-
-@pytest.mark.parametrize(
-    ("variant", "psnr", "expected"),
-    [("ours-oracle", 16.9, "0.10 dB below"), ("ours-embedded", 14.8, "cost 0.20 dB"), ("ours-embedded", 14.95, None)],
-)
-def test_a_harmed_scene_is_reported(variant: str, psnr: float, expected: str | None) -> None:
-    results = deepcopy(RESULTS)
-    assert failed_expectations(results) == []
-    results["scene sparse3"][variant]["psnr"] = psnr
-    sentences = failed_expectations(results)
-    assert len(sentences) == (expected is not None)
-    assert expected is None or expected in sentences[0]
+    monkeypatch.setattr(progressive_runs, "call", find)
+    splits = tuple(tmp_path / scene / f"transforms_{name}.json" for scene in "ab" for name in ("biased3", "sparse3"))
+    for split in splits:
+        split.parent.mkdir(exist_ok=True)
+        split.write_text("{}")
+    config = BenchmarkConfig(tmp_path / "out", splits, coverage_steps=10)
+    for _ in range(2):
+        found = coverage_of(config)
+        assert list(found) == list(splits) and len(calls) == 2
+        assert all(torch.equal(each.masks[0], coverage.masks[0]) for each in found.values())
+    splits[-1].write_text('{"frames": []}')
+    assert coverage_of(config) and len(calls) == 3
 
 
 def test_metrics_are_taken_from_the_evaluation_without_others() -> None:
     evaluation = {"results": {"psnr": 20.0, "psnr_std": 1.0, "ssim": 0.5, "psnr_enhanced": 21.0, "fps": 3.0}}
     assert metrics_of(evaluation) == {"psnr": 20.0, "ssim": 0.5, "psnr_enhanced": 21.0}
-    assert table({"a": {"none": metrics_of(evaluation)}}).endswith("| a | 20.00 / 0.500 / - |\n")

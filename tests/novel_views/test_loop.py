@@ -29,9 +29,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> StubFixer:
     return stub
 
 
-def make_tested_pipeline(scene: Path, early_fix_steps: tuple[int, ...] = (20, 50)) -> Difix3DPipeline:
+def make_tested_pipeline(
+    scene: Path, early_fix_steps: tuple[int, ...] = (20, 50), few_photos: str = "no"
+) -> Difix3DPipeline:
     """A pipeline whose fixer is tested at photos before each fix."""
-    pipeline = make_pipeline(scene, fix_steps=(50,), early_fix_steps=early_fix_steps, planned_num_iterations=0)
+    steps = {"fix_steps": (50,), "early_fix_steps": early_fix_steps}
+    pipeline = make_pipeline(scene, **steps, planned_num_iterations=0, few_photos=few_photos)
     pipeline.config.reliability.test = True
     return pipeline
 
@@ -307,6 +310,53 @@ def test_an_unreliable_fixer_makes_no_early_fixes(
     untested = make_tested_pipeline(banana)
     untested.config.reliability.test = False
     assert fix_steps(training_callbacks(untested, tmp_path / "untested")) == [(50,)]
+
+
+def test_with_few_photos_an_unreliable_fixer_leaves_early_renders_as_they_are(
+    banana: Path, tmp_path: Path, stub: StubFixer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.clean = lambda renders, references, cameras: [1 - render for render in renders]
+    pipeline = make_tested_pipeline(banana, few_photos="auto")
+    loop = start_loop(pipeline, tmp_path)
+    assert "Before steps 20 they are also rendered and kept" in loop.describe()
+    loop.fix(20)
+    bank = pipeline.datamanager.pseudo_views
+    assert len(bank) == 5 and not any(view.cleaned for view in bank.views)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Step 20: kept 5 novel views as rendered (as the network removes 0% of the error at photos, and" in printed
+    pipeline.eval()
+    for view in bank.views:
+        render = pipeline.model.get_outputs_for_camera(view.camera)["rgb"]
+        assert (view.load().image - render * 255).abs().max() <= 0.51
+    loop.fix(50)
+    assert all(view.cleaned for view in bank.views)
+
+
+def test_an_untested_fixer_leaves_early_renders_of_few_photos_as_they_are(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = make_tested_pipeline(banana, few_photos="yes")
+    pipeline.config.reliability.test = False
+    loop = start_loop(pipeline, tmp_path)
+    loop.fix(20)
+    assert not any(view.cleaned for view in pipeline.datamanager.pseudo_views.views)
+    assert "as the network is not tested" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("reliable", [False, True])
+def test_a_resumed_run_of_few_photos_knows_whether_the_fixer_has_proved_reliable(
+    banana: Path, tmp_path: Path, stub: StubFixer, reliable: bool
+) -> None:
+    pipeline = make_tested_pipeline(banana, (10, 20), few_photos="yes")
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+    stub.clean = lambda renders, references, cameras: photos if reliable and len(renders) == 3 else renders
+    start_loop(pipeline, tmp_path).fix(10)
+    stub.clean = lambda renders, references, cameras: renders  # unreliable from now on
+    resumed = make_tested_pipeline(banana, (10, 20), few_photos="yes")
+    assert resumed.datamanager.pseudo_views.restore(tmp_path / "pseudo_views", 10)
+    start_loop(resumed, tmp_path).fix(20)
+    bank = resumed.datamanager.pseudo_views
+    assert bank.step == 20 and {view.cleaned for view in bank.views} == {reliable}
 
 
 def test_early_fixes_continue_once_the_fixer_has_removed_a_little_of_the_error(

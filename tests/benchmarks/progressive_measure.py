@@ -1,0 +1,123 @@
+"""Measures renders of held-out photos over the pixels that training photos show:
+
+python tests/benchmarks/progressive_measure.py --pictures RENDERS --coverage coverage/SCENE/transforms_SPLIT.npz
+
+The pictures are those of `ns-eval --render-output-path RENDERS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # so that the other files can be imported from `benchmarks`
+
+from benchmarks.progressive_coverage import Coverage, read_coverage  # noqa: E402
+from benchmarks.progressive_sheets import contact_sheet, with_caption  # noqa: E402
+
+from difix3d_ns.images.metrics import ImageMetrics  # noqa: E402
+
+MIN_SHARE = 0.05
+"""Photos of which less is covered do not count: the metrics of few pixels are noise."""
+METRICS = ("psnr", "ssim")
+
+
+def pictures_of(folder: Path, coverage: Coverage) -> list[Path]:
+    """The pictures that `ns-eval` wrote, in the order of the held-out photos.
+
+    Raises:
+        SystemExit: their number is not that of the held-out photos.
+    """
+    files = sorted(folder.glob("eval_img_*.png"))
+    if len(files) != len(coverage.files):
+        raise SystemExit(f"{folder} has {len(files)} pictures of {len(coverage.files)} held-out photos.")
+    return files
+
+
+def covered_metrics(folder: Path, coverage: Coverage) -> dict[str, float]:
+    """PSNR (dB) and SSIM of raw renders over the covered pixels, as means over the photos.
+
+    Args:
+        folder: the pictures of `ns-eval`, each with photo and render side by side.
+        coverage: the covered pixels of the held-out photos.
+
+    Returns:
+        `psnr_covered`, `ssim_covered` and `share_covered`, the mean of the covered shares; only the last if too little
+        of every photo is covered.
+    """
+    of_photos = [
+        _metrics_of_picture(file, mask)
+        for file, mask in zip(pictures_of(folder, coverage), coverage.masks, strict=True)
+    ]
+    counted = [metrics for metrics in of_photos if metrics is not None]
+    means = {f"{name}_covered": statistics.fmean(metrics[name] for metrics in counted) for name in METRICS if counted}
+    return {**means, "share_covered": statistics.fmean(coverage.shares)}
+
+
+@functools.cache
+def _image_metrics() -> ImageMetrics:
+    """One for all pictures, because it looks for LPIPS at the first use."""
+    return ImageMetrics()
+
+
+def _metrics_of_picture(file: Path, mask: Bool[Tensor, "height width 1"]) -> dict[str, float] | None:
+    """Metrics of the render over the mask; None if it is too small."""
+    if float(mask.float().mean()) < MIN_SHARE:
+        return None
+    photo, render = photo_and_render(file, mask.shape[1] / mask.shape[0])
+    if mask.shape[:2] != photo.shape[:2]:  # the photos were trained on at a lower resolution
+        batch = mask.permute(2, 0, 1)[None].float()
+        mask = interpolate(batch, photo.shape[:2])[0].permute(1, 2, 0) > 0
+    found = _image_metrics()(render, photo, mask)
+    return {name: found[name] for name in METRICS}
+
+
+def photo_and_render(
+    file: Path, aspect: float
+) -> tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width 3"]]:
+    """The photo and the raw render of a picture by `ns-eval`, in [0, 1].
+
+    Args:
+        file: the picture, which may show the enhanced render too.
+        aspect: width of the photo divided by its height.
+    """
+    with Image.open(file) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+    height, width = pixels.shape[:2]
+    photo, render, *_ = pixels.split(width // round(width / height / aspect), dim=1)
+    return photo, render
+
+
+def draw_renders(folder: Path, coverage: Coverage, title: str) -> Image.Image:
+    """A contact sheet of photos, renders and, if there are any, enhanced renders, side by side."""
+    cells = []
+    for file, photo in zip(pictures_of(folder, coverage), coverage.files, strict=True):
+        with Image.open(file) as picture:
+            cells.append(with_caption(picture.convert("RGB"), Path(photo).name))
+    return contact_sheet(cells, title)
+
+
+def main(pictures: Path, coverage: Path) -> None:
+    """Prints the metrics over covered pixels.
+
+    Args:
+        pictures: folder that was given to `ns-eval --render-output-path`.
+        coverage: a `.npz` file of `progressive_coverage.py`.
+    """
+    print(json.dumps(covered_metrics(pictures, read_coverage(coverage)), indent=2))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
