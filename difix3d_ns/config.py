@@ -1,17 +1,22 @@
-"""The methods that nerfstudio registers: `ns-train difix3d` and `ns-train difix3d-mini`."""
+"""The methods that nerfstudio registers: `ns-train difix3d`, `difix3d-mini` and `difix3d-nerfacto`."""
 
 from typing import Any
 
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
+from nerfstudio.utils.external import TCNN_EXISTS
 
 from difix3d_ns.datamanager import Difix3DDataManagerConfig
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.model import Difix3DModelConfig
+from difix3d_ns.nerfacto.model import Difix3DNerfactoModelConfig
+from difix3d_ns.nerfacto.pipeline import Difix3DNerfactoPipelineConfig
+from difix3d_ns.nerfacto.trainer import Difix3DNerfactoTrainerConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.resuming.checkpoints import allow_nerfstudio_checkpoints
 from difix3d_ns.resuming.run_configs import allow_paths_of_other_systems
@@ -116,4 +121,41 @@ difix3d_mini = MethodSpecification(
         vis="viewer",
     ),
     description="Difix3D+ in minutes on two CPU cores: few Gaussians, a short schedule and the embedded network.",
+)
+
+
+def _nerfacto_optimizer(lr: float, lr_final: float, max_steps: int) -> dict[str, Any]:
+    """One of nerfacto's optimizers, with its decay."""
+    return {
+        "optimizer": AdamOptimizerConfig(lr=lr, eps=1e-15),
+        "scheduler": ExponentialDecaySchedulerConfig(lr_final=lr_final, max_steps=max_steps),
+    }
+
+
+difix3d_nerfacto = MethodSpecification(
+    config=Difix3DNerfactoTrainerConfig(
+        method_name="difix3d-nerfacto",
+        machine=_machine(),
+        steps_per_eval_batch=500,
+        steps_per_save=2000,
+        max_num_iterations=30_000,
+        mixed_precision=True,
+        pipeline=Difix3DNerfactoPipelineConfig(
+            model=Difix3DNerfactoModelConfig(
+                # On a CPU, more rays at once need gigabytes and are slower, because they leave the processor's cache.
+                eval_num_rays_per_chunk=1 << 15 if torch.cuda.is_available() else 1 << 10,
+                average_init_density=0.01,
+                camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"),
+                implementation="tcnn" if TCNN_EXISTS else "torch",
+            ),
+        ),
+        optimizers={
+            "proposal_networks": _nerfacto_optimizer(1e-2, 1e-4, 200_000),
+            "fields": _nerfacto_optimizer(1e-2, 1e-4, 200_000),
+            "camera_opt": _nerfacto_optimizer(1e-3, 1e-4, 5000),
+        },
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    ),
+    description="Difix3D+ on a NeRF: nerfacto whose novel views are fixed by a one-step diffusion model.",
 )

@@ -1,6 +1,5 @@
 """The model: splatfacto that renders without CUDA, learns from pseudo views and has an enhanced output."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +17,12 @@ from torch import Tensor
 from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.images.metrics import ImageMetrics
+from difix3d_ns.machine.loading_kernels import load_gsplat_kernels
+from difix3d_ns.methods.model import EnhancedOutputs, Enhancer, pseudo_view_weight
+from difix3d_ns.methods.render_outputs import RenderOutputs
 from difix3d_ns.splats.densification import CappedStrategy
+from difix3d_ns.splats.dropout import drop_out, without_dropped
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians
-from difix3d_ns.splats.render_outputs import RenderOutputs
-
-Enhancer = Callable[[Float[Tensor, "height width 3"], Cameras], Float[Tensor, "height width 3"]]
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """Colour behind the Gaussians in evaluation if training uses random backgrounds, the same as in splatfacto."""
@@ -37,22 +37,24 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """Weight of a fixed novel view's image loss, where a photo has 1. It rises to 1 with the network's reliability."""
     max_gaussians: int = 0
     """Densification stops at this many Gaussians; 0 for no limit."""
+    gaussian_dropout: float = 0.2
+    """Share of the Gaussians, in [0, 1), that the last training step leaves out at random; the share grows evenly from
+    0 at the first step. Only in scenes with few photos (see the pipeline's `few_photos`), where it keeps single
+    Gaussians from explaining single photos. 0 leaves out none."""
     min_initial_gaussians: int = 0
     """If a scene has fewer start points than this, more are placed between neighbouring ones; 0 adds none."""
 
 
-class Difix3DModel(SplatfactoModel):
+class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     """Splatfacto with a CPU backend, pseudo views in its loss and `rgb_enhanced` among its outputs.
 
     `populate_modules` and `get_outputs` replace splatfacto's methods of the same name instead of calling them: those
     need CUDA and download AlexNet. Comments that begin with "Differs" mark every difference.
-
-    Attributes:
-        enhancer: enhances the render of a camera; set by the pipeline. It is a plain function, not a module, so the
-            diffusion network never gets into a checkpoint.
     """
 
     config: Difix3DModelConfig
+    dropout_until: int
+    """Step at which `gaussian_dropout` is reached; 0 for no dropout. The pipeline sets it."""
 
     def populate_modules(self) -> None:
         """Builds the Gaussians, the metrics and the densification."""
@@ -65,10 +67,12 @@ class Difix3DModel(SplatfactoModel):
 
         # Differs: works on every device; gsplat's own function needs CUDA.
         self.rasterization = rasterization
+        load_gsplat_kernels(self.kwargs.get("device", "cpu"))
         # Differs: new here.
         self.enhancer: Enhancer | None = None
         # Differs: replaces `self.lpips`, which downloads its network when it is constructed.
         self.image_metrics = ImageMetrics()
+        self.dropout_until = 0
 
         # Differs: nothing is moved to CUDA, points are added if there are few, and duplicate points get a size.
         points, colors = self._start_points()
@@ -182,11 +186,15 @@ class Difix3DModel(SplatfactoModel):
         else:
             colors, sh_degree = torch.sigmoid(gaussians["features_dc"]), None
 
+        # Differs: Gaussians are left out if there are few photos.
+        opacities, dropped = torch.sigmoid(gaussians["opacities"]).squeeze(-1), None
+        if self.training and (rate := self._dropout_rate()) > 0:
+            opacities, dropped = drop_out(opacities, rate, seed=self.step)
         render, accumulation, info = self.rasterization(
             means=gaussians["means"],
             quats=gaussians["quats"],
             scales=torch.exp(gaussians["scales"]),
-            opacities=torch.sigmoid(gaussians["opacities"]).squeeze(-1),
+            opacities=opacities,
             colors=colors,
             # Differs: splatfacto's get_viewmat is compiled by torch, which takes half a minute on a CPU.
             viewmats=viewmats_from_camera_to_worlds(camera_to_worlds.to(self.device)),
@@ -204,7 +212,7 @@ class Difix3DModel(SplatfactoModel):
         )
         if self.training:
             # Differs: splatfacto also keeps the info of evaluation renders, which takes hundreds of megabytes.
-            self.info = info
+            self.info = info if dropped is None else without_dropped(info, dropped)
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
@@ -225,10 +233,11 @@ class Difix3DModel(SplatfactoModel):
         # Differs: in evaluation the outputs also have entries that are computed when read.
         return RenderOutputs(values, self._lazy_outputs(rgb, camera))
 
-    def _lazy_outputs(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> dict[str, Callable[[], Tensor]]:
-        """The outputs that are computed when read."""
-        enhancer = self.enhancer
-        return {} if enhancer is None else {"rgb_enhanced": lambda: enhancer(rgb, camera)}
+    def _dropout_rate(self) -> float:
+        """Share of the Gaussians that this training step leaves out."""
+        if self.dropout_until <= 0:
+            return 0.0
+        return self.config.gaussian_dropout * min(1.0, self.step / self.dropout_until)
 
     def camera_of_photo(self, camera: Cameras, index: int) -> Cameras:
         """The camera of a training photo with the correction that the camera optimizer has learnt.
@@ -298,8 +307,8 @@ class Difix3DModel(SplatfactoModel):
             outputs = {**outputs, "rgb": rgb}
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         if "pseudo_view" in batch:
-            weight, reliability = self.config.pseudo_view_loss_weight, batch.get("reliability", 0.0)
-            losses["main_loss"] = losses["main_loss"] * (weight + (1 - weight) * reliability)
+            weight = pseudo_view_weight(self.config.pseudo_view_loss_weight, batch.get("reliability", 0.0))
+            losses["main_loss"] = losses["main_loss"] * weight
         return losses
 
     def get_image_metrics_and_images(  # type: ignore[override]
@@ -315,16 +324,6 @@ class Difix3DModel(SplatfactoModel):
         return self._metrics(outputs["rgb"], photo, batch.get("mask")), {
             "img": torch.cat([photo, outputs["rgb"]], dim=1)
         }
-
-    def get_enhanced_metrics_and_image(
-        self, outputs: Any, batch: dict[str, Any]
-    ) -> tuple[dict[str, float], Float[Tensor, "height width 3"]]:
-        """Metrics of the enhanced render against its photo, with the suffix `_enhanced`, and the enhanced render."""
-        photo = self._photo_of(outputs, batch)
-        enhanced = outputs["rgb_enhanced"].to(photo)
-        return {
-            f"{name}_enhanced": value for name, value in self._metrics(enhanced, photo, batch.get("mask")).items()
-        }, enhanced
 
     def _photo_of(self, outputs: Any, batch: dict[str, Any]) -> Float[Tensor, "height width 3"]:
         """The photo in [0, 1], composited over the background of the render."""

@@ -1,49 +1,29 @@
 """The pipeline: photos, Gaussians and the fixer, set up together. It says when novel views are fixed."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
-from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
-from difix3d_ns.fixing.enhancer import RenderEnhancer
-from difix3d_ns.fixing.fixer import DifixConfig
-from difix3d_ns.fixing.given_settings import require_valid_difix, require_valid_references
-from difix3d_ns.fixing.lazy_fixer import LazyFixer
-from difix3d_ns.fixing.references import ReferenceConfig
-from difix3d_ns.images.backgrounds import background_color
-from difix3d_ns.images.held_out_metrics import held_out_metrics
-from difix3d_ns.machine.facts import read_machine
-from difix3d_ns.machine.starting import cuda_fault, cuda_remarks
+from difix3d_ns.fixing.enhancer import Gaussians
+from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
-from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
-from difix3d_ns.resuming.checkpoints import explained_misfit
+from difix3d_ns.novel_views.few_photos import are_few
 from difix3d_ns.resuming.optimizers import reattach_optimizers
-from difix3d_ns.resuming.run_record import RunRecord
-from difix3d_ns.resuming.starts import (
-    Start,
-    require_same_frame,
-    require_same_modules,
-    revision_of_earlier_run,
-    start_of_run,
-)
-from difix3d_ns.splats.gaussians import means_and_opacities
-from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
-from difix3d_ns.viewer.panel import rendering_for_viewer
-from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
+from difix3d_ns.resuming.starts import Start, require_same_modules
+from difix3d_ns.splats.gaussians import initial_gaussians, means_and_opacities
+from difix3d_ns.stereo.config import StartPointsConfig
+from difix3d_ns.stereo.scene import place_start_points
 
 
 @dataclass
-class Difix3DPipelineConfig(NovelViewLoopConfig, VanillaPipelineConfig):
+class Difix3DPipelineConfig(NovelViewPipelineConfig):
     """Photos, Gaussians, the network, and the loop of novel views."""
 
     _target: type = field(default_factory=lambda: Difix3DPipeline)
@@ -51,209 +31,73 @@ class Difix3DPipelineConfig(NovelViewLoopConfig, VanillaPipelineConfig):
     """Photos, poses and the probability of pseudo views."""
     model: Difix3DModelConfig = field(default_factory=Difix3DModelConfig)
     """The Gaussians, and the loss weight of pseudo views."""
-    difix: DifixConfig = field(default_factory=DifixConfig)
-    """The network that cleans renders, in training and for `rgb_enhanced`."""
-    references: ReferenceConfig = field(default_factory=ReferenceConfig)
-    """Which photo the network gets as reference, in training and for `rgb_enhanced`."""
+    # Not a default_factory: runs that were made without this field read the class's value.
+    start_points: StartPointsConfig = field(default=StartPointsConfig())
+    """Where the first Gaussians are placed."""
     fix_novel_views: bool = True
     """Whether training fixes novel views at all. False trains splatfacto with an enhanced output."""
-    evaluate_enhanced: bool = True
-    """Whether `ns-eval` also measures `rgb_enhanced`."""
 
 
-class Difix3DPipeline(VanillaPipeline):
-    """Splatfacto's pipeline with progressive fixes of novel views (arXiv 2503.01774, section 4.2).
-
-    Args:
-        config: see `Difix3DPipelineConfig`.
-        device: where the model lives.
-        test_mode: see nerfstudio's `VanillaPipeline`.
-        world_size: number of processes.
-        local_rank: rank of this process.
-        grad_scaler: for mixed precision.
-
-    Attributes:
-        fixer: cleans renders.
-        enhancer: chooses reference photos and enhances renders.
-        loop: the novel views; None until training starts, and in runs without fixes.
-    """
+class Difix3DPipeline(NovelViewPipeline):
+    """Splatfacto's pipeline with progressive fixes of novel views; see `NovelViewPipeline`."""
 
     config: Difix3DPipelineConfig
     datamanager: Difix3DDataManager
-
-    def __init__(
-        self,
-        config: Difix3DPipelineConfig,
-        device: str,
-        test_mode: Literal["test", "val", "inference"] = "val",
-        world_size: int = 1,
-        local_rank: int = 0,
-        grad_scaler: GradScaler | None = None,
-    ) -> None:
-        with exit_with_one_sentence():
-            require_valid_difix(config.difix, "--pipeline.difix.")
-            require_valid_references(config.references, "--pipeline.references.")
-            if torch.device(device).type == "cuda":
-                _require_cuda()
-            if world_size > 1:
-                raise Difix3DError(
-                    f"difix3d trains a scene on one GPU, and {world_size} are requested: leave --machine.num-devices "
-                    "at 1 and train one scene per GPU, each with its own CUDA_VISIBLE_DEVICES. Several GPUs work for "
-                    "ns-difix curate, train and enhance, by accelerate launch."
-                )
-            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        self.datamanager.photo_background = lambda: background_color(self.difix3d_model)
-        self.loop: NovelViewLoop | None = None
-        self.fixer = self._new_fixer(device)
-        self.enhancer = RenderEnhancer(
-            self.fixer,
-            self.datamanager.train_dataset,
-            config.references,
-            unit=lambda: config.length_unit(self.datamanager),
-            gaussians=lambda: means_and_opacities(self.difix3d_model.gauss_params),
-            read_training_photo=self.datamanager.training_photo,
-        )
-        self.difix3d_model.enhancer = self.enhance
-        self._enhance_panel = EnhancePanel(self.fixer, self.enhancer.reference_photo)
-        self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the viewer shows this name
-        self._training_panel = TrainingPanel(self.difix3d_model.config, self.datamanager.config)
-        if test_mode == "val" and config.fix_novel_views:
-            self.add_module(TRAINING_PANEL, self._training_panel)
-
-    def _new_fixer(self, device: str) -> LazyFixer:
-        """What cleans renders in this pipeline; for subclasses to replace."""
-        return LazyFixer(self.config.difix, device)
+    needs_gsplat = True
 
     @property
     def difix3d_model(self) -> Difix3DModel:
         """The model, without the wrapper of distributed training."""
-        model = self.model
+        model = self.enhancing_model
         assert isinstance(model, Difix3DModel)
         return model
 
-    def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """Enhances one render with a training photo near its camera as reference; in the viewer as its panel is set.
-
-        Args:
-            rgb: the render, in [0, 1].
-            camera: its camera, shape (1,).
-
-        Returns:
-            The enhanced image in [0, 1], at the render's size and on its device.
-        """
-        if (viewer := rendering_for_viewer()) is not None:
-            return self._enhance_panel.enhance(rgb, camera, viewer)
-        with exit_with_one_sentence():
-            return self.enhancer.enhance(rgb, camera)
+    def _gaussians(self) -> Gaussians:
+        return lambda: means_and_opacities(self.difix3d_model.gauss_params)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
-        """Splatfacto's callbacks and the fixes. nerfstudio asks once, after it has loaded a checkpoint."""
-        callbacks = super().get_training_callbacks(attributes)
+        """As in `NovelViewPipeline`; if training begins from nothing, the first Gaussians are placed before."""
         trainer = attributes.trainer
-        assert trainer is not None and attributes.optimizers is not None
-        reattach_optimizers(self.difix3d_model, attributes.optimizers.optimizers)
+        assert trainer is not None
         with exit_with_one_sentence():
-            start = start_of_run(trainer)
-            parsed = self.datamanager.train_dataparser_outputs
-            require_same_frame(start, parsed.dataparser_transform, parsed.dataparser_scale)
-            if start.step > 0:
-                CONSOLE.print(str(start))
-            if self.config.fix_novel_views:
-                callbacks += self._start_loop(trainer, start)
-            start.save(Path(trainer.base_dir), self._record(trainer))
-        return callbacks
+            if trainer._start_step == 0:
+                self._place_gaussians(Path(trainer.base_dir))
+            self._adapt_to_few_photos(trainer._start_step + trainer.config.max_num_iterations)
+        return super().get_training_callbacks(attributes)
 
-    def _record(self, trainer: Any) -> RunRecord:
-        network = self.config.difix
-        return RunRecord(trainer.config.method_name, self.config.fix_novel_views, network.model, network.revision)
+    def _adapt_to_few_photos(self, last_step: int) -> None:
+        """Lets training leave Gaussians out, and says so, if there are few photos."""
+        model, num_photos = self.difix3d_model, len(self.datamanager.train_dataset)
+        share = model.config.gaussian_dropout
+        if not 0 <= share < 1:
+            raise Difix3DError(f"--pipeline.model.gaussian-dropout must be at least 0 and below 1, not {share}.")
+        if share > 0 and are_few(self.config.few_photos, num_photos):
+            model.dropout_until = last_step
+            CONSOLE.print(
+                f"{num_photos} training photos are few: each step leaves out some Gaussians, up to {share:.0%} at the "
+                "end. --pipeline.few-photos no trains with all of them."
+            )
 
-    def _start_loop(self, trainer: Any, start: Start) -> list[TrainingCallback]:
-        """Builds the loop of novel views; returns what training calls for it."""
-        self.loop = loop = NovelViewLoop(
-            self.config,
-            self.difix3d_model,
-            self.datamanager,
-            self.enhancer,
-            start,
-            Path(trainer.base_dir),
-            observers=[self._training_panel],
-        )
-        if loop.schedule.steps:
-            self._settle_on_network(trainer, start)
-        CONSOLE.print(loop.describe())
-        newest = self.datamanager.pseudo_views.newest
-        certain = tuple(step for step in loop.schedule.steps if step not in loop.schedule.early)
-        self._training_panel.start(certain, len(loop.walk), loop.walk.num_arrived, newest)
+    def _place_gaussians(self, run_folder: Path) -> None:
+        """Places the first Gaussians at points matched between the photos, if the config asks for it."""
+        config, model = self.config.start_points, self.difix3d_model
+        metadata = self.datamanager.train_dataparser_outputs.metadata
+        num_given = len(metadata.get("points3D_xyz", ()))
+        if model.config.random_init or not config.uses_stereo(num_given):
+            return
+        num_wanted = min(config.num_points, model.config.max_gaussians or config.num_points)
+        dataset, data = self.datamanager.train_dataset, self.datamanager.config.data
+        placed = place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
+        if placed is not None:
+            # `_after_loading` hands them to the optimizers.
+            for name, values in initial_gaussians(*placed, model.config.sh_degree).items():
+                model.gauss_params[name] = torch.nn.Parameter(values.to(self.device))
 
-        def fix(step: int) -> None:
-            with exit_with_one_sentence():
-                loop.fix(step)
+    def _after_loading(self, optimizers: Optimizers) -> None:
+        reattach_optimizers(self.difix3d_model, optimizers.optimizers)
 
-        steps = loop.schedule.steps
-        scheduled = [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], fix, iters=steps)]
-        on_request = self._training_panel.callbacks(lambda step: loop.fix(step, on_request=True))
-        return (scheduled if steps else []) + on_request
+    def _remark_on(self, start: Start) -> str:
+        return "Gaussians are split until --pipeline.model.stop-split-at."
 
-    def _settle_on_network(self, trainer: Any, start: Start) -> None:
-        """Writes the network that `auto` chose, and its commit, into the run's config for later commands.
-
-        A run that continues an earlier one uses the commit that the earlier run used.
-        """
-        config = self.config.difix
-        if config.revision is None and start.run_folder is not None:
-            self.fixer.config = replace(config, revision=revision_of_earlier_run(start, self.fixer.resolve().name))
-        choice = self.fixer.fetch()
-        CONSOLE.print(f"Difix: {choice.reason}")
-        if (choice.name, choice.revision) != (config.model, config.revision):
-            self.config.difix = self.fixer.config = replace(config, model=choice.name, revision=choice.revision)
-            trainer.config.save_config()
-
-    def get_train_loss_dict(self, step: int):
-        """As in nerfstudio; a photo that cannot be read ends training with one sentence."""
-        with exit_with_one_sentence():
-            return super().get_train_loss_dict(step)
-
-    def get_average_eval_image_metrics(
-        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
-    ) -> dict[str, float]:
-        """As in nerfstudio; `ns-eval`, which gives no step, also gets the metrics of `rgb_enhanced`.
-
-        Returns:
-            See `held_out_metrics`. During training, the metrics of raw renders only.
-        """
-        with exit_with_one_sentence():
-            if len(self.datamanager.eval_dataset) == 0:
-                raise Difix3DError(
-                    f"the scene {self.datamanager.config.data} has no photos to evaluate on: list some as its "
-                    "test_filenames, or change the dataparser's --eval-mode."
-                )
-            if step is not None or not self.config.evaluate_enhanced:
-                return super().get_average_eval_image_metrics(step, output_path, get_std)
-            self.fixer.load()  # before the time of frames is measured
-            photos = self.datamanager.fixed_indices_eval_dataloader
-            self.eval()
-            try:
-                return held_out_metrics(self.difix3d_model, photos, len(photos), output_path, get_std)
-            finally:
-                self.train()
-
-    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """As in nerfstudio; a checkpoint that does not fit ends in one sentence."""
-        with exit_with_one_sentence():
-            require_same_modules(loaded_state, self.difix3d_model.state_dict())
-            with explained_misfit(f"of step {step}"):
-                super().load_pipeline(loaded_state, step)
-
-
-def _require_cuda() -> None:
-    """Prints what is doubtful about the GPU and gsplat's kernels.
-
-    Raises:
-        Difix3DError: nothing can run on CUDA here.
-    """
-    machine = read_machine()
-    fault = cuda_fault(machine)
-    if fault is not None:
-        raise Difix3DError(fault)
-    for remark in cuda_remarks(machine):
-        CONSOLE.print(remark, style="bold yellow", markup=False, soft_wrap=True)
+    def _require_fitting(self, checkpoint: dict[str, Any]) -> None:
+        require_same_modules(checkpoint, self.difix3d_model.state_dict())

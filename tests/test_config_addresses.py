@@ -10,7 +10,7 @@ import pytest
 import yaml
 from nerfstudio.configs.method_configs import all_methods
 
-from difix3d_ns.config import difix3d, difix3d_mini
+from difix3d_ns.config import difix3d, difix3d_mini, difix3d_nerfacto
 
 OLD_RUN = Path(__file__).parent / "runs" / "banana" / "difix3d-mini" / "before_the_folders"
 """A run made when the config classes were in modules at the root of the package."""
@@ -26,6 +26,7 @@ ADDRESSES = {
     "pipeline.Difix3DPipeline",
     "pipeline.Difix3DPipelineConfig",
     "pseudo_views.bank.PseudoViewBankConfig",
+    "stereo.config.StartPointsConfig",
     "trainer.Difix3DTrainer",
     "trainer.Difix3DTrainerConfig",
     "vetting.confidence.ConfidenceConfig",
@@ -39,6 +40,30 @@ ADDRESSES = {
 def test_the_classes_of_a_config_stay_at_their_addresses(method) -> None:
     named = set(re.findall(r"difix3d_ns\.([\w.]+)", yaml.dump(method.config)))
     assert named == ADDRESSES
+
+
+OF_NERFACTO = {
+    "fixing.fixer.DifixConfig",
+    "nerfacto.datamanager.Difix3DNerfactoDataManager",
+    "nerfacto.datamanager.Difix3DNerfactoDataManagerConfig",
+    "nerfacto.model.Difix3DNerfactoModel",
+    "nerfacto.model.Difix3DNerfactoModelConfig",
+    "nerfacto.pipeline.Difix3DNerfactoPipeline",
+    "nerfacto.pipeline.Difix3DNerfactoPipelineConfig",
+    "nerfacto.pipeline.NearestReferenceConfig",
+    "nerfacto.trainer.Difix3DNerfactoTrainer",
+    "nerfacto.trainer.Difix3DNerfactoTrainerConfig",
+    "novel_views.targets.TargetConfig",
+    "pseudo_views.bank.PseudoViewBankConfig",
+    "vetting.confidence.ConfidenceConfig",
+    "vetting.reliability.ReliabilityConfig",
+    "vetting.trust.TrustConfig",
+}
+"""The same for `difix3d-nerfacto`."""
+
+
+def test_the_classes_of_the_config_on_nerfacto_stay_at_their_addresses() -> None:
+    assert set(re.findall(r"difix3d_ns\.([\w.]+)", yaml.dump(difix3d_nerfacto.config))) == OF_NERFACTO
 
 
 def test_a_run_made_before_the_classes_moved_gives_todays_config() -> None:

@@ -10,12 +10,14 @@ PACKAGE = Path(__file__).parents[1] / "difix3d_ns"
 
 FLOORS = (
     {"difix", "options", "progress", "rasterization", "splats"},
-    {"errors", "machine"},
-    {"cameras", "files", "pseudo_views"},
+    {"errors"},
+    {"cameras", "files", "machine", "pseudo_views"},
     {"images", "resuming", "vetting", "videos"},
-    {"datamanager", "fixing", "model", "trainer"},
+    {"fixing", "stereo", "trainer"},
     {"frames", "novel_views", "viewer"},
-    {"pipeline"},
+    {"methods"},
+    {"datamanager", "model"},
+    {"nerfacto", "pipeline"},
     {"config", "curation", "earlier_addresses", "rendering"},
     {"evaluation"},
     {"cli"},

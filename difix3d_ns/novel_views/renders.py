@@ -43,7 +43,11 @@ class Renderer(Protocol):
     training: bool
 
     def get_outputs_for_camera(self, camera: Cameras) -> Mapping[str, Any]:
-        """Renders a camera of shape (1,) to `rgb` (height, width, 3) and `accumulation` (height, width, 1)."""
+        """Renders a camera of shape (1,) to `rgb` (height, width, 3) and `accumulation` (height, width, 1).
+
+        A model whose accumulation does not show what training has left open, as that of a NeRF, also has `coverage`
+        (height, width, 1): how well each pixel is known, in [0, 1]. The loop uses it in place of the accumulation.
+        """
         ...
 
     def eval(self) -> Any:
@@ -74,14 +78,14 @@ def render_novel_views(
     """Renders novel views in evaluation mode, at full size.
 
     Args:
-        model: renders a camera to `rgb` and `accumulation`; its training mode is restored afterwards.
+        model: renders a camera; its training mode is restored afterwards.
         cameras: novel cameras, shape (1,) each.
         step: the next training step, for the error message.
         on_progress: called after each render.
         first: index of the first camera among all novel views, for the error message.
 
     Returns:
-        Images and accumulated opacities, both in [0, 1] and on the CPU.
+        Images and accumulated opacities, or what the model has in their place, both in [0, 1] and on the CPU.
 
     Raises:
         Difix3DError: a render contains NaN, so training has diverged.
@@ -99,7 +103,7 @@ def render_novel_views(
                     "the learning rates or look for a broken photo or pose."
                 )
             renders.append(rgb)
-            accumulations.append(outputs["accumulation"].cpu())
+            accumulations.append(outputs["coverage" if "coverage" in outputs else "accumulation"].cpu())
             on_progress()
     finally:
         model.train(was_training)

@@ -13,6 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.given_settings import require_used_difix, require_used_references
+from difix3d_ns.nerfacto.model import Difix3DNerfactoModelConfig
 from difix3d_ns.options import given_settings, option_name
 from difix3d_ns.rendering.loading import RunOptions, load_run
 from difix3d_ns.rendering.output_pictures import PictureOptions, require_used_picture_options
@@ -75,7 +76,8 @@ def require_used_by_model(command: Any, model: ModelConfig) -> None:
         raise Difix3DError(f"--eval-num-rays-per-chunk must be 1 or more, not {rays}.")
     if rays is not None and isinstance(model, SplatfactoModelConfig):
         raise Difix3DError("--eval-num-rays-per-chunk is for methods that render rays, not for splats: leave it out.")
-    if command.camera_idx is not None and type(model).__module__.partition(".")[0] in ("nerfstudio", "difix3d_ns"):
+    is_known = type(model).__module__.partition(".")[0] in ("nerfstudio", "difix3d_ns")
+    if command.camera_idx is not None and is_known and not isinstance(model, Difix3DNerfactoModelConfig):
         raise Difix3DError(
             "--camera-idx is for models that correct each photo when they render; this run's model does that only in "
             "training: leave it out."

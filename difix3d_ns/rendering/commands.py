@@ -102,7 +102,8 @@ class VideoOptions(DifixOptions):
     """With --render-nearest-camera: whether to choose only among photos whose camera is visible from the frame's."""
     camera_idx: int | None = None
     """Index of a training photo that is passed to the model with every camera.
-    Only models of other packages that learn a correction for each photo use it."""
+    difix3d-nerfacto then renders the appearance of this photo. Of other models, only those of other packages that
+    learn a correction for each photo use it."""
     steadiness: float = 0.0
     """Share of the previous enhanced frame, warped by the render's depth, in each enhanced frame; from 0 to below 1.
     0.5 removed 17 to 33 % of the flicker at the same PSNR, but softens: SSIM fell by up to 0.006.

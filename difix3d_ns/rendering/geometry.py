@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
@@ -30,7 +31,9 @@ def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeom
         Difix3DError: the camera is not a perspective camera, or the model does not render such a depth.
     """
     require_carriable(camera)
-    along_rays = type(model).get_outputs_for_camera is Model.get_outputs_for_camera
+    along_rays = isinstance(model, NerfactoModel) or (
+        type(model).get_outputs_for_camera is Model.get_outputs_for_camera
+    )
     if not (isinstance(model, SplatfactoModel) or along_rays) or not {"depth", "accumulation"} <= {*outputs}:
         raise Difix3DError(
             f"{type(model).__name__} renders no depth to warp frames into each other's views: use a splat, or one of "

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
@@ -26,8 +27,8 @@ from difix3d_ns.fixing.given_settings import difix_with
 from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.images.dataparsers import extended, report_missing_splits
 from difix3d_ns.images.photos import READING_ERRORS
+from difix3d_ns.methods.pipeline import NovelViewPipelineConfig
 from difix3d_ns.model import Difix3DModelConfig
-from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.rendering.runs import Run
 from difix3d_ns.resuming.checkpoints import TO_RENDER, newest_readable_step
 from difix3d_ns.resuming.run_configs import scene_of_run
@@ -72,17 +73,17 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         Difix3DError: there is no such run, or it cannot be loaded on this machine.
     """
     _require_config_of_a_run(load_config)
-    difix, references, unit = DifixConfig(), ReferenceConfig(), None
+    difix, references, unit, undistort = DifixConfig(), ReferenceConfig(), None, False
 
     def prepare(config: TrainerConfig) -> TrainerConfig:
-        nonlocal difix, references, unit
+        nonlocal difix, references, unit, undistort
         options.check(config)
-        if isinstance(own := config.pipeline, Difix3DPipelineConfig):
-            difix, references = own.difix, own.references
+        if isinstance(own := config.pipeline, NovelViewPipelineConfig):
+            difix, references, undistort = own.difix, own.references, True
             unit = 1.0 if own.step_unit == "units" else None
-            config.pipeline = VanillaPipelineConfig(
-                datamanager=_as(FullImageDatamanagerConfig, own.datamanager), model=own.model
-            )
+            is_of_rays = isinstance(own.datamanager, VanillaDataManagerConfig)
+            plain = VanillaDataManagerConfig if is_of_rays else FullImageDatamanagerConfig
+            config.pipeline = VanillaPipelineConfig(datamanager=_as(plain, own.datamanager), model=own.model)
         if type(config.pipeline.model) is SplatfactoModelConfig:
             config.pipeline.model = _as(Difix3DModelConfig, config.pipeline.model)
         _settle_dataparser(config, options, load_config)
@@ -99,7 +100,7 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         _require_whole(pipeline.model, checkpoint)
         report_other_placement(load_config, pipeline.datamanager)
         difix, references = difix_with(difix, options.difix), replace(references, **options.references)
-        return Run(config, pipeline, difix, references, unit, options.match_colors)  # type: ignore[arg-type]
+        return Run(config, pipeline, difix, references, unit, options.match_colors, undistort)  # type: ignore[arg-type]
     except (Difix3DError, DifixError):
         raise
     except LOADING_ERRORS as error:

@@ -49,6 +49,8 @@ class Run:
         unit: length in scene units that counts as much as one radian between poses; None for the radius of the run's
             cameras.
         match_colors: whether `rgb_enhanced` gets the large-scale colours of `rgb` where that is opaque.
+        undistort: whether the run was trained on undistorted photos, as those of this package and all splats are. Other
+            ray-based methods train on the photos as they are.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class Run:
         references: ReferenceConfig,
         unit: float | None = None,
         match_colors: bool = False,
+        undistort: bool = False,
     ) -> None:
         self.config = config
         self.pipeline = pipeline
+        self._undistort = undistort or isinstance(pipeline.datamanager, FullImageDatamanager)
         self.match_colors = match_colors
         model = self.model
         self.train_dataset = self._dataset_or_loaded("train")
@@ -109,9 +113,8 @@ class Run:
         return photo_dataset(type(self.pipeline.datamanager.train_dataset))(
             outputs,
             getattr(config, "camera_res_scale_factor", 1.0),
-            # Splats are trained on undistorted photos, ray-based methods on the photos as they are.
-            undistort=isinstance(self.pipeline.datamanager, FullImageDatamanager),
-            image_type=getattr(config, "cache_images_type", "float32"),
+            undistort=self._undistort,
+            image_type=getattr(config, "cache_images_type", "uint8" if self._undistort else "float32"),
         )
 
     def cameras(self, split: str) -> Cameras:

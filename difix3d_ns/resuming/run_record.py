@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,7 +19,7 @@ START_NAME = "start.json"
 RECORD_KEY = "this_run"
 """Key of the run's record in that file."""
 UNKNOWN_METHOD = "unknown"
-OUR_PIPELINE = "Difix3DPipelineConfig"
+OUR_PIPELINES = ("Difix3DPipelineConfig", "Difix3DNerfactoPipelineConfig")
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,55 @@ def _record_in_start(file: Path) -> RunRecord | None:
     return record if is_sound else None
 
 
-def _record_in_config(file: Path) -> RunRecord:
-    """Looks the facts up in a run's `config.yml`."""
+def settings_in_config(run_folder: Path, *path: str) -> dict[str, Any]:
+    """Settings in a run's `config.yml` that are numbers, texts or lists, or objects with such settings.
+
+    Args:
+        run_folder: the run's folder.
+        path: names of the objects that lead to the settings, such as pipeline and model.
+
+    Returns:
+        The settings by name; empty if the file is missing or damaged, or has no such object.
+    """
+    node = _composed(run_folder / "config.yml")
+    for key in path:
+        node = _child(node, key)
+    found = _plain(node)
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(node: yaml.Node | None) -> Any:
+    """The value of a node without the classes that it names, which are not constructed; None if it has none."""
+    if isinstance(node, yaml.MappingNode):
+        return {name.value: _plain(value) for name, value in node.value if isinstance(name, yaml.ScalarNode)}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(value) for value in node.value]
+    if isinstance(node, yaml.ScalarNode) and node.tag.startswith("tag:yaml.org,2002:") and "python" not in node.tag:
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(node)
+        except (ValueError, yaml.YAMLError):  # for example a date that does not exist
+            return None
+    return None
+
+
+def _composed(file: Path) -> yaml.Node | None:
+    """The nodes of a run's config; None if it is missing or damaged.
+
+    The YAML is composed into nodes but not constructed: constructing runs whatever code the file names.
+    """
     try:
-        # The YAML is composed into nodes but not constructed: constructing runs whatever code the file names.
-        config = yaml.compose(file.read_text(encoding="utf8"), Loader=yaml.SafeLoader)
+        return yaml.compose(file.read_text(encoding="utf8"), Loader=yaml.SafeLoader)
     except (*UNEXPECTED_CONTENT, yaml.YAMLError) as error:
         refuse_full_memory(error)
-        return RunRecord()
+        return None
+
+
+def _record_in_config(file: Path) -> RunRecord:
+    """Looks the facts up in a run's `config.yml`."""
+    config = _composed(file)
     pipeline = _child(config, "pipeline")
     network = _child(pipeline, "difix")
-    is_ours = pipeline is not None and pipeline.tag.endswith(OUR_PIPELINE)
+    is_ours = pipeline is not None and pipeline.tag.endswith(OUR_PIPELINES)
     return RunRecord(
         method=_text(config, "method_name") or UNKNOWN_METHOD,
         fixes_novel_views=is_ours and _text(pipeline, "fix_novel_views") != "false",

@@ -1,4 +1,4 @@
-"""What a run starts from: nothing, the checkpoint of an earlier run of ours, or the Gaussians of another method."""
+"""What a run starts from: nothing, the checkpoint of an earlier run of ours, or the scene of another method's run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Start:
     """How that run was trained; None from scratch."""
     origin: int
     """Step from which the schedule of fixes counts: 0 if novel views were fixed from the beginning, otherwise the step
-    at which a run with fixes took over the Gaussians of a run without."""
+    at which a run with fixes took over the scene of a run without."""
 
     def __str__(self) -> str:
         method = self.earlier_run.method if self.earlier_run else UNKNOWN_METHOD
@@ -57,7 +57,7 @@ class Start:
             return f"{start} Its schedule of fixes continues."
         return (
             f"{start} The schedule of fixes begins at step {self.step}. Learning rates continue their decay unless "
-            "--load-scheduler False restarts them, and Gaussians are split until --pipeline.model.stop-split-at."
+            "--load-scheduler False restarts them."
         )
 
     def save(self, run_folder: Path, record: RunRecord) -> None:
@@ -120,7 +120,7 @@ def revision_of_earlier_run(start: Start, network: str) -> str | None:
 
 
 def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: float) -> None:
-    """Makes sure that the loaded Gaussians and this run's cameras share one frame of reference.
+    """Makes sure that the loaded scene and this run's cameras share one frame of reference.
 
     A checkpoint whose run folder does not record its frame is accepted.
 
@@ -135,7 +135,7 @@ def require_same_frame(start: Start, transform: Float[Tensor, "3 4"], scale: flo
     if start.run_folder is not None and is_placed_as_in_training(start.run_folder, transform, scale) is False:
         raise Difix3DError(
             f"the checkpoint's run placed or scaled the scene differently (see {start.run_folder / PLACEMENT_NAME}), "
-            "so its Gaussians would not match this run's cameras: use the same data and the same dataparser options."
+            "so it would not match this run's cameras: use the same data and the same dataparser options."
         )
 
 

@@ -1,6 +1,6 @@
 """An upper bound for the progressive update: a fixer that knows the photos of the targets.
 
-Only `progressive.py` registers the method below, through nerfstudio's variable NERFSTUDIO_METHOD_CONFIGS.
+Only the benchmarks register the methods below, through nerfstudio's variable NERFSTUDIO_METHOD_CONFIGS.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,12 @@ from nerfstudio.plugins.types import MethodSpecification
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import nearest_poses, pose_distances
-from difix3d_ns.config import difix3d_mini
+from difix3d_ns.config import difix3d_mini, difix3d_nerfacto
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.images.photos import over
+from difix3d_ns.methods.pipeline import NovelViewPipeline
+from difix3d_ns.nerfacto.pipeline import Difix3DNerfactoPipeline, Difix3DNerfactoPipelineConfig
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 
 
@@ -56,7 +59,7 @@ class OracleFixer:
         pipeline: the pipeline whose novel views it fixes.
     """
 
-    def __init__(self, pipeline: Difix3DPipeline) -> None:
+    def __init__(self, pipeline: NovelViewPipeline) -> None:
         self._pipeline = pipeline
 
     def clean(
@@ -83,21 +86,12 @@ class OracleFixer:
         target = int((walk.poses == pose).all(dim=-1).all(dim=-1).nonzero()[0])
         ends, unit = walk.target_poses[target : target + 1], self._pipeline.config.length_unit(datamanager)
         starts = trained[nearest_poses(ends, trained, unit)]
-        photo = over(datamanager.cached_eval[target]["image"].cpu(), datamanager.photo_background())
+        photo = over(datamanager.eval_dataset.get_image_float32(target), datamanager.photo_background())
         return photo, float(photo_weights(starts, pose, ends, unit))
 
 
-@dataclass
-class OraclePipelineConfig(Difix3DPipelineConfig):
-    """Settings of the pipeline; those of the network are not used."""
-
-    _target: type = field(default_factory=lambda: OraclePipeline)
-
-
-class OraclePipeline(Difix3DPipeline):
-    """Difix3D's pipeline with the oracle instead of the network."""
-
-    config: OraclePipelineConfig
+class WithOracle(NovelViewPipeline):
+    """A pipeline with the oracle instead of the network."""
 
     def _new_fixer(self, device: str) -> LazyFixer:
         if self.config.targets.kind != "eval" or self.config.targets.num_views:
@@ -113,12 +107,39 @@ class OraclePipeline(Difix3DPipeline):
         raise Difix3DError("the oracle cannot enhance renders: add --pipeline.evaluate-enhanced False.")
 
 
-def _oracle_method() -> MethodSpecification:
-    config = deepcopy(difix3d_mini.config)
+@dataclass
+class OraclePipelineConfig(Difix3DPipelineConfig):
+    """Settings of the pipeline; those of the network are not used."""
+
+    _target: type = field(default_factory=lambda: OraclePipeline)
+
+
+class OraclePipeline(WithOracle, Difix3DPipeline):
+    """Difix3D's pipeline on splats with the oracle."""
+
+    config: OraclePipelineConfig
+
+
+@dataclass
+class OracleNerfactoPipelineConfig(Difix3DNerfactoPipelineConfig):
+    """Settings of the pipeline; those of the network are not used."""
+
+    _target: type = field(default_factory=lambda: OracleNerfactoPipeline)
+
+
+class OracleNerfactoPipeline(WithOracle, Difix3DNerfactoPipeline):
+    """Difix3D's pipeline on nerfacto with the oracle."""
+
+    config: OracleNerfactoPipelineConfig
+
+
+def _oracle_method(method: MethodSpecification, pipeline: type, pipeline_config: Any) -> MethodSpecification:
+    config = deepcopy(method.config)
     settings = {entry.name: getattr(config.pipeline, entry.name) for entry in fields(config.pipeline)}
-    config.pipeline = OraclePipelineConfig(**{**settings, "_target": OraclePipeline})
-    config.method_name = "difix3d-mini-oracle"
-    return MethodSpecification(config, "difix3d-mini with an oracle instead of the network, for benchmarks only.")
+    config.pipeline = pipeline_config(**{**settings, "_target": pipeline})
+    name, config.method_name = config.method_name, f"{config.method_name}-oracle"
+    return MethodSpecification(config, f"{name} with an oracle instead of the network, for benchmarks only.")
 
 
-difix3d_mini_oracle = _oracle_method()
+difix3d_mini_oracle = _oracle_method(difix3d_mini, OraclePipeline, OraclePipelineConfig)
+difix3d_nerfacto_oracle = _oracle_method(difix3d_nerfacto, OracleNerfactoPipeline, OracleNerfactoPipelineConfig)

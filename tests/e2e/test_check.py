@@ -28,5 +28,5 @@ def test_difix3d_on_the_cpu_says_how_long_it_takes_and_goes_on(tmp_path: Path) -
     small = ["--pipeline.datamanager.camera-res-scale-factor", 0.25, "--pipeline.model.num-downscales", 0]
     short = ["--max-num-iterations", 2, "--vis", "tensorboard", "--output-dir", tmp_path]
     printed = run("ns-train", "difix3d", "--data", BANANA, *small, *short)
-    assert printed.count(DAYS_ON_CPU) == 1
+    assert printed.count(DAYS_ON_CPU["difix3d"]) == 1
     assert list(tmp_path.rglob("step-*.ckpt"))

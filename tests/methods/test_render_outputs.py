@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from difix3d_ns.splats.render_outputs import RenderOutputs
+from difix3d_ns.methods.render_outputs import RenderOutputs
 
 
 def outputs_with_counter() -> tuple[RenderOutputs, list[int]]:

@@ -1,0 +1,1 @@
+"""What the methods share, whatever represents the scene: photos and fixed views in training, outputs, the pipeline."""

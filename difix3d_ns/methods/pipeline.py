@@ -1,0 +1,276 @@
+"""What the pipelines of all methods share: the network, the loop of novel views, the viewer's panels, evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.fixing.enhancer import Gaussians, RenderEnhancer
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.given_settings import require_valid_difix, require_valid_references
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
+from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.images.backgrounds import background_color
+from difix3d_ns.images.held_out_metrics import held_out_metrics
+from difix3d_ns.machine.facts import read_machine
+from difix3d_ns.machine.starting import cuda_fault, cuda_remarks
+from difix3d_ns.methods.datamanager import NovelViewDataManager
+from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
+from difix3d_ns.resuming.checkpoints import explained_misfit
+from difix3d_ns.resuming.run_record import RunRecord
+from difix3d_ns.resuming.starts import Start, require_same_frame, revision_of_earlier_run, start_of_run
+from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
+from difix3d_ns.viewer.panel import rendering_for_viewer
+from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
+
+
+@dataclass
+class NovelViewPipelineConfig(NovelViewLoopConfig, VanillaPipelineConfig):
+    """Settings that all methods have: the network, its references, and the loop of novel views."""
+
+    _target: type = field(default_factory=lambda: NovelViewPipeline)
+    difix: DifixConfig = field(default_factory=DifixConfig)
+    """The network that cleans renders, in training and for `rgb_enhanced`."""
+    references: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """Which photo the network gets as reference, in training and for `rgb_enhanced`."""
+    fix_novel_views: bool = True
+    """Whether training fixes novel views at all. False trains without them; the enhanced output remains."""
+    evaluate_enhanced: bool = True
+    """Whether `ns-eval` also measures `rgb_enhanced`."""
+
+
+class NovelViewPipeline(VanillaPipeline):
+    """nerfstudio's pipeline with progressive fixes of novel views (arXiv 2503.01774, section 4.2).
+
+    A subclass adds what depends on the representation of the scene. Its datamanager is a `NovelViewDataManager` and its
+    model an `EnhancedOutputs` that renders novel views (`Renderer`).
+
+    Args:
+        config: see `NovelViewPipelineConfig`.
+        device: where the model lives.
+        test_mode: see nerfstudio's `VanillaPipeline`.
+        world_size: number of processes.
+        local_rank: rank of this process.
+        grad_scaler: for mixed precision.
+
+    Attributes:
+        method: the command that trains this representation, for messages.
+        fixer: cleans renders.
+        enhancer: chooses reference photos and enhances renders.
+        loop: the novel views; None until training starts, and in runs without fixes.
+    """
+
+    config: NovelViewPipelineConfig
+    datamanager: NovelViewDataManager
+    method = "difix3d"
+    needs_gsplat = False
+    """Whether rendering on CUDA needs gsplat's kernels."""
+
+    def __init__(
+        self,
+        config: NovelViewPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        with exit_with_one_sentence():
+            require_valid_difix(config.difix, "--pipeline.difix.")
+            require_valid_references(config.references, "--pipeline.references.")
+            if torch.device(device).type == "cuda":
+                _require_cuda(self.needs_gsplat)
+            if world_size > 1:
+                raise Difix3DError(
+                    f"{self.method} trains a scene on one GPU, and {world_size} are requested: leave "
+                    "--machine.num-devices at 1 and train one scene per GPU, each with its own CUDA_VISIBLE_DEVICES. "
+                    "Several GPUs work for ns-difix curate, train and enhance, by accelerate launch."
+                )
+            super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        self.datamanager.photo_background = lambda: background_color(self.model)
+        self.loop: NovelViewLoop | None = None
+        self.fixer = self._new_fixer(device)
+        with exit_with_one_sentence():
+            self.enhancer = RenderEnhancer(
+                self.fixer,
+                self.datamanager.train_dataset,
+                config.references,
+                unit=lambda: config.length_unit(self.datamanager),
+                gaussians=self._gaussians(),
+                read_training_photo=self.datamanager.training_photo,
+            )
+        self.enhancing_model.enhancer = self.enhance
+        self._enhance_panel = EnhancePanel(self.fixer, self.enhancer.reference_photo)
+        self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the viewer shows this name
+        self._training_panel = TrainingPanel(self.enhancing_model.config, self.datamanager.config)
+        if test_mode == "val" and config.fix_novel_views:
+            self.add_module(TRAINING_PANEL, self._training_panel)
+
+    def _new_fixer(self, device: str) -> LazyFixer:
+        """What cleans renders in this pipeline; for subclasses to replace."""
+        return LazyFixer(self.config.difix, device)
+
+    @property
+    def enhancing_model(self) -> Any:
+        """The model, without the wrapper of distributed training: a `Renderer` with `EnhancedOutputs`."""
+        return self.model
+
+    def _gaussians(self) -> Gaussians | None:
+        """Returns the Gaussians, by which references can be chosen; None for a representation without them."""
+        return None
+
+    def _after_loading(self, optimizers: Optimizers) -> None:
+        """Prepares for training, after a checkpoint was loaded if there is one."""
+
+    def _remark_on(self, start: Start) -> str:
+        """What to know about a run that takes over another's scene and begins to fix novel views; may be empty."""
+        return ""
+
+    def _require_fitting(self, checkpoint: dict[str, Any]) -> None:
+        """Raises Difix3DError if a checkpoint's parameters, by their names in the pipeline, do not fit this run."""
+
+    def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
+        """Enhances one render with a training photo near its camera as reference; in the viewer as its panel is set.
+
+        Args:
+            rgb: the render, in [0, 1].
+            camera: its camera, shape (1,).
+
+        Returns:
+            The enhanced image in [0, 1], at the render's size and on its device.
+        """
+        if (viewer := rendering_for_viewer()) is not None:
+            return self._enhance_panel.enhance(rgb, camera, viewer)
+        with exit_with_one_sentence():
+            return self.enhancer.enhance(rgb, camera)
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
+        """The model's callbacks and the fixes. nerfstudio asks once, after it has loaded a checkpoint."""
+        callbacks = super().get_training_callbacks(attributes)
+        trainer = attributes.trainer
+        assert trainer is not None and attributes.optimizers is not None
+        self._after_loading(attributes.optimizers)
+        with exit_with_one_sentence():
+            start = start_of_run(trainer)
+            parsed = self.datamanager.train_dataparser_outputs
+            require_same_frame(start, parsed.dataparser_transform, parsed.dataparser_scale)
+            if start.step > 0:
+                remark = self._remark_on(start) if start.origin == start.step else ""
+                CONSOLE.print(f"{start} {remark}".rstrip())
+            if self.config.fix_novel_views:
+                callbacks += self._start_loop(trainer, start)
+            start.save(Path(trainer.base_dir), self._record(trainer))
+        return callbacks
+
+    def _record(self, trainer: Any) -> RunRecord:
+        network = self.config.difix
+        return RunRecord(trainer.config.method_name, self.config.fix_novel_views, network.model, network.revision)
+
+    def _start_loop(self, trainer: Any, start: Start) -> list[TrainingCallback]:
+        """Builds the loop of novel views; returns what training calls for it."""
+        breaks = self._training_panel.breaks
+        self.fixer.after_batch = breaks.take
+        self.loop = loop = NovelViewLoop(
+            self.config,
+            breaks.after_renders_of(self.enhancing_model),
+            self.datamanager,
+            self.enhancer,
+            start,
+            Path(trainer.base_dir),
+            observers=[self._training_panel],
+        )
+        if loop.schedule.steps:
+            self._settle_on_network(trainer, start)
+        CONSOLE.print(loop.describe())
+        newest = self.datamanager.pseudo_views.newest
+        certain = tuple(step for step in loop.schedule.steps if step not in loop.schedule.early)
+        self._training_panel.start(certain, len(loop.walk), loop.walk.num_arrived, newest)
+
+        def fix(step: int, on_request: bool = False) -> None:
+            with breaks.allowed():
+                loop.fix(step, on_request)
+
+        def fix_or_exit(step: int) -> None:
+            with exit_with_one_sentence():
+                fix(step)
+
+        steps = loop.schedule.steps
+        scheduled = [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], fix_or_exit, iters=steps)]
+        on_request = self._training_panel.callbacks(lambda step: fix(step, on_request=True))
+        return (scheduled if steps else []) + on_request
+
+    def _settle_on_network(self, trainer: Any, start: Start) -> None:
+        """Writes the network that `auto` chose, and its commit, into the run's config for later commands.
+
+        A run that continues an earlier one uses the commit that the earlier run used.
+        """
+        config = self.config.difix
+        if config.revision is None and start.run_folder is not None:
+            self.fixer.config = replace(config, revision=revision_of_earlier_run(start, self.fixer.resolve().name))
+        choice = self.fixer.fetch()
+        CONSOLE.print(f"Difix: {choice.reason}")
+        if (choice.name, choice.revision) != (config.model, config.revision):
+            self.config.difix = self.fixer.config = replace(config, model=choice.name, revision=choice.revision)
+            trainer.config.save_config()
+
+    def get_train_loss_dict(self, step: int):
+        """As in nerfstudio; a photo that cannot be read ends training with one sentence."""
+        with exit_with_one_sentence():
+            return super().get_train_loss_dict(step)
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """As in nerfstudio; `ns-eval`, which gives no step, also gets the metrics of `rgb_enhanced`.
+
+        Returns:
+            See `held_out_metrics`. During training, the metrics of raw renders only.
+        """
+        with exit_with_one_sentence():
+            if len(self.datamanager.eval_dataset) == 0:
+                raise Difix3DError(
+                    f"the scene {self.datamanager.config.data} has no photos to evaluate on: list some as its "
+                    "test_filenames, or change the dataparser's --eval-mode."
+                )
+            if step is not None or not self.config.evaluate_enhanced:
+                return super().get_average_eval_image_metrics(step, output_path, get_std)
+            self.fixer.load()  # before the time of frames is measured
+            photos: Any = self.datamanager.fixed_indices_eval_dataloader  # type: ignore[attr-defined]
+            self.eval()
+            try:
+                return held_out_metrics(self.enhancing_model, photos, len(photos), output_path, get_std)
+            finally:
+                self.train()
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """As in nerfstudio; a checkpoint that does not fit ends in one sentence."""
+        with exit_with_one_sentence():
+            self._require_fitting(loaded_state)
+            with explained_misfit(f"of step {step}"):
+                super().load_pipeline(loaded_state, step)
+
+
+def _require_cuda(needs_gsplat: bool) -> None:
+    """Prints what is doubtful about the GPU and, if they are needed, about gsplat's kernels.
+
+    Raises:
+        Difix3DError: nothing can run on CUDA here.
+    """
+    machine = read_machine()
+    fault = cuda_fault(machine, needs_gsplat)
+    if fault is not None:
+        raise Difix3DError(fault)
+    for remark in cuda_remarks(machine, needs_gsplat):
+        CONSOLE.print(remark, style="bold yellow", markup=False, soft_wrap=True)

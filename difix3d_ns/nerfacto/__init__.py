@@ -1,0 +1,1 @@
+"""Difix3D on nerfacto: the model, rays of photos and fixed views, how well renders are known, and starts."""
