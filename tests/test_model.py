@@ -14,9 +14,9 @@ from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.methods.render_outputs import RenderOutputs
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.resuming.optimizers import reattach_optimizers
-from difix3d_ns.splats.render_outputs import RenderOutputs
 
 WIDTH, HEIGHT = 48, 32
 
@@ -76,6 +76,26 @@ def test_training_lowers_the_loss_without_cuda(sh_degree: int) -> None:
     for step in range(20):
         train_step(model, optimizers, step, batch)
     assert loss() < 0.95 * before
+
+
+def test_dropout_grows_with_the_steps_and_spares_evaluation() -> None:
+    model = make_model(gaussian_dropout=0.5)
+    model.optimizers = make_optimizers(model)
+    model.dropout_until = 100
+
+    def num_visible(step: int) -> int:
+        model.step = step
+        model.get_outputs(make_camera())
+        return int((model.info["radii"] > 0).sum())
+
+    model.train()
+    everything, half_way, last = num_visible(0), num_visible(50), num_visible(100)
+    assert everything > half_way > last > 0
+    assert num_visible(100) == last  # the step decides which are left out
+    model.eval()
+    before = model.get_outputs(make_camera())["rgb"]
+    model.dropout_until = 0
+    assert torch.equal(before, model.get_outputs(make_camera())["rgb"])
 
 
 def test_training_renders_at_the_scheduled_resolution() -> None:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
 from scenes_of_photos import scene_of_photos
-from training_runs import StubFixer, fix_steps, make_pipeline, training_callbacks
+from training_runs import StubFixer, fix_steps, make_pipeline, start_loop, training_callbacks
 
 from difix3d_ns.difix.resolve import ResolvedDifix
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -83,6 +83,24 @@ def test_cuda_on_a_machine_without_it_ends_in_one_sentence(banana: Path, monkeyp
         config.setup(device="cuda:0")
 
 
+def test_training_on_the_cpu_leaves_a_gpu_that_is_there_alone(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touch(*_: object, **__: object) -> None:
+        raise AssertionError("the GPU is used")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", touch)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", touch)
+    pipeline = make_pipeline(banana, fix_steps=(1,), planned_num_iterations=0)
+    pipeline.datamanager.config.cache_images = "cpu"  # the default of nerfstudio, which pins photos
+    pipeline.datamanager.config.pseudo_view_probability = 1.0
+    loop = start_loop(pipeline, tmp_path)
+    assert "pseudo_view" not in pipeline.datamanager.next_train(0)[1]
+    loop.fix(1)
+    assert "pseudo_view" in pipeline.datamanager.next_train(1)[1]
+
+
 def test_a_checkpoint_with_camera_corrections_names_the_option_that_it_needs(banana: Path) -> None:
     pipeline = make_pipeline(banana)
     state = {**pipeline.state_dict(), "_model.camera_optimizer.pose_adjustment": torch.zeros(3, 6)}
@@ -119,6 +137,24 @@ def test_evaluation_renders_each_photo_once_and_gives_raw_and_enhanced_figures(
     in_training = pipeline.get_average_eval_image_metrics(step=10)
     assert in_training.keys() == {"psnr", "ssim", "lpips", "fps", "num_rays_per_sec"}
     assert pipeline.training
+
+
+def test_gaussians_are_left_out_only_if_there_are_few_photos(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for few_photos, until in (("auto", 100), ("no", 0)):
+        pipeline = make_pipeline(banana, few_photos=few_photos, fix_novel_views=False)
+        training_callbacks(pipeline, tmp_path / few_photos)
+        assert pipeline.difix3d_model.dropout_until == until
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("3 training photos are few: each step leaves out some Gaussians" in printed) == (until > 0)
+
+
+def test_an_impossible_dropout_is_refused(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana, fix_novel_views=False)
+    pipeline.config.model.gaussian_dropout = 1.0
+    with pytest.raises(SystemExit, match="gaussian-dropout must be at least 0 and below 1, not 1"):
+        training_callbacks(pipeline, tmp_path)
 
 
 def test_training_on_several_gpus_is_refused_with_what_works_instead(banana: Path) -> None:

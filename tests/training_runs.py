@@ -33,6 +33,7 @@ def make_pipeline(scene: Path, **settings) -> Difix3DPipeline:
     config.datamanager.dataparser.downscale_factor = 1
     config.model.min_initial_gaussians = 0
     config.reliability.test = False
+    config.few_photos = "no"
     for name, value in settings.items():
         setattr(config, name, value)
     return config.setup(device="cpu")

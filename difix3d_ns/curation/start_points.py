@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from difix3d_ns.images.point_clouds import PointCloud, write_point_cloud
+
 
 @dataclass(frozen=True)
 class StartPoints:
@@ -21,12 +23,8 @@ class StartPoints:
 
     def write(self, file: Path) -> None:
         """Writes a PLY file."""
-        import open3d
-
-        cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(self.xyz))
-        if len(self.rgb) > 0:
-            cloud.colors = open3d.utility.Vector3dVector(self.rgb)
-        open3d.io.write_point_cloud(str(file), cloud)
+        colors = np.clip(np.round(self.rgb * 255), 0, 255).astype(np.uint8)
+        write_point_cloud(file, PointCloud(self.xyz.astype(np.float32), colors))
 
 
 def start_points(metadata: dict[str, Any]) -> StartPoints | None:

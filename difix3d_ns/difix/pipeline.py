@@ -275,7 +275,7 @@ class DifixPipeline(DiffusionPipeline):
     ) -> DiagonalGaussianDistribution:
         if torch.is_grad_enabled():
             return self.vae.encode_with_skips(references, keep_skips=False)[0]
-        keys = [self.reference_cache.key(photo, self.vae) for photo in references]
+        keys = self.reference_cache.keys(references, self.vae)
         found = {key: self.reference_cache.get(key) for key in keys}
         new = [key for key, moments in found.items() if moments is None]
         if new:

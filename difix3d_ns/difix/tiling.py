@@ -83,8 +83,7 @@ class TiledLayers:
         for downsampler in block.downsamplers or ():
             convolution: Any = downsampler.conv
             # diffusers pads the encoder's downsampling convolutions only at the right and the bottom.
-            padding = (0, 1) if convolution.padding[0] == 0 else None
-            sample = self._convolve(convolution, sample, padding=padding)
+            sample = self._convolve(convolution, sample, pad_after=1 if convolution.padding[0] == 0 else 0)
         return sample
 
     def up_block(self, block: nn.Module, sample: Activation) -> Activation:
@@ -132,7 +131,7 @@ class TiledLayers:
         norm: nn.GroupNorm | None = None,
         act: nn.Module | None = None,
         upscale: int = 1,
-        padding: tuple[int, int] | None = None,
+        pad_after: int = 0,
         residual: Callable[[slice], Activation] | None = None,
         out: Activation | None = None,
     ) -> Activation:
@@ -144,22 +143,25 @@ class TiledLayers:
             norm: applied to the input.
             act: applied after `norm`.
             upscale: factor of a nearest-neighbour upsampling before the convolution.
-            padding: zeros added before and after, in both directions; the convolution's own padding if None.
+            pad_after: zeros added at the right and the bottom, besides the convolution's own padding on all sides.
             residual: returns what is added to the given rows of the output.
             out: receives the output; may be the tensor that `residual` reads.
         """
-        (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
-        before, after = padding or (int(convolution.padding[0]),) * 2
+        (kernel, _), (stride, _), own_padding = convolution.kernel_size, convolution.stride, int(convolution.padding[0])
         height, width = sample.shape[-2] * upscale, sample.shape[-1] * upscale
-        out_height, out_width = ((side + before + after - kernel) // stride + 1 for side in (height, width))
+        out_height, out_width = (
+            (side + 2 * own_padding + pad_after - kernel) // stride + 1 for side in (height, width)
+        )
+        # If activations had another layout than the weights, every tile would be copied before and after.
+        layout = _layout_of(convolution)
         if out is None:
-            layout = torch.channels_last if sample.stride(1) == 1 else torch.contiguous_format
             shape = (len(sample), convolution.out_channels, out_height, out_width)
             out = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=layout)
         factors = self._normalisation(norm, sample) if norm is not None else None
         for rows in self._tiles(out_height, out_width):
-            first, last = rows.start * stride - before, (rows.stop - 1) * stride - before + kernel
+            first, last = rows.start * stride - own_padding, (rows.stop - 1) * stride - own_padding + kernel
             start, stop = max(first, 0), min(last, height)
+            start -= start % stride
             tile = sample[:, :, start // upscale : -(-stop // upscale)]
             if factors is not None:
                 tile = (tile.float() * factors[0] + factors[1]).to(sample.dtype)
@@ -169,9 +171,12 @@ class TiledLayers:
                 offset = start % upscale
                 tile = F.interpolate(tile, scale_factor=float(upscale), mode="nearest")
                 tile = tile[:, :, offset : offset + stop - start]
-            # Zeros are padded only at the border of the image; elsewhere the tile includes its neighbours' rows.
-            tile = F.pad(tile, (before, after, start - first, last - stop))
-            result = F.conv2d(tile, convolution.weight, convolution.bias, convolution.stride)
+            if pad_after:
+                tile = F.pad(tile, (0, pad_after, 0, min(pad_after, last - stop)))
+            # The module is called, not only its weights, because its hooks can stop the network. Its padding is right
+            # at the border of the image. Inside, it spoils the first and last rows, which are those of other tiles.
+            result = convolution(tile.contiguous(memory_format=layout))
+            result = result[:, :, rows.start - start // stride : rows.stop - start // stride]
             out[:, :, rows] = result + residual(rows) if residual is not None else result
         return out
 
@@ -196,3 +201,11 @@ class TiledLayers:
         factor = norm.weight.float() / deviation
         offset = norm.bias.float() - mean.repeat_interleave(per_group, dim=1) * factor
         return factor[..., None, None], offset[..., None, None]
+
+
+def _layout_of(convolution: nn.Conv2d) -> torch.memory_format:
+    """The layout of a convolution's weights; those that fit both layouts count as contiguous."""
+    weight = convolution.weight
+    if weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

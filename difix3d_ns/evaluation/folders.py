@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from difix3d_ns.evaluation.picture_folders import matched, pictures_in, read_picture, require_one_size
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
 
@@ -39,11 +41,12 @@ class FolderSource:
         self.title = f"{renders.resolve().name} against {photos.resolve().name}"
         self.facts = {word: str(folders[kinds[word]]) for word in found} | {"pictures": how}
         self.num_views = len(self._files)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def views(self) -> Iterator[View]:
         """The views, in the order of the renders."""
         for name, files in self._files.items():
-            yield View(name, {kind: read_picture(file) for kind, file in files.items()}, files)
+            yield View(name, {kind: read_picture(file).to(self._device) for kind, file in files.items()}, files)
 
     def frames(self) -> Iterator[Frame]:
         """Yields nothing: folders contain neither cameras nor depth."""

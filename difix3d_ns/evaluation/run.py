@@ -24,7 +24,7 @@ from difix3d_ns.fixing.given_settings import difix_with, require_used_difix
 from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over
 from difix3d_ns.images.scene_checks import unreadable_scene
-from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
 from difix3d_ns.rendering.geometry import frame_geometry, require_carriable
 from difix3d_ns.rendering.loading import (
     RunOptions,
@@ -52,7 +52,7 @@ class RunSource:
             run = load_difix3d_run(config.load_config, lambda trainer: _with_options(trainer, config), config.data)
             self._pipeline: VanillaPipeline = run
             self._photos: PhotoDataset = run.datamanager.eval_dataset
-            self._outputs_of: Callable[[Cameras], Any] = run.difix3d_model.get_outputs_for_camera
+            self._outputs_of: Callable[[Cameras], Any] = run.enhancing_model.get_outputs_for_camera
             fixer = run.fixer
         else:
             other = load_run(config.load_config, RunOptions(_given(config), data=config.data))
@@ -93,7 +93,7 @@ class RunSource:
             outputs = self._render(self._photos.cameras[index : index + 1])
             photo = over(data["image"], background_color(self._pipeline.model))
             images = {RAW: outputs["rgb"], ENHANCED: outputs["rgb_enhanced"], PHOTO: photo}
-            images = {kind: image.cpu().float() for kind, image in images.items()}
+            images = {kind: image.to(self._pipeline.device).float() for kind, image in images.items()}
             yield View(name, images, mask=data.get("mask"))
 
     def frames(self) -> Iterator[Frame]:
@@ -102,8 +102,8 @@ class RunSource:
             assert self._path is not None
             camera = self._path[index : index + 1]
             outputs = self._render(camera)
-            images = {RAW: outputs["rgb"].cpu(), ENHANCED: outputs["rgb_enhanced"].cpu()}
-            yield Frame(images, frame_geometry(self._pipeline.model, camera, outputs).to("cpu"))
+            images = {RAW: outputs["rgb"], ENHANCED: outputs["rgb_enhanced"].to(outputs["rgb"])}
+            yield Frame(images, frame_geometry(self._pipeline.model, camera, outputs))
 
     @torch.no_grad()
     def _render(self, camera: Cameras) -> Any:
@@ -149,8 +149,8 @@ def _given_path(config: EvaluateConfig) -> Cameras | None:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a file is the config of a difix3d run; raises Difix3DError if it is not a run's config."""
-    return isinstance(_config_in(file).pipeline, Difix3DPipelineConfig)
+    """Whether a file is the config of a run of this package; raises Difix3DError if it is not a run's config."""
+    return isinstance(_config_in(file).pipeline, NovelViewPipelineConfig)
 
 
 def _config_in(file: Path) -> TrainerConfig:
@@ -169,8 +169,8 @@ def _config_in(file: Path) -> TrainerConfig:
 
 def load_difix3d_run(
     file: Path, change: Callable[[TrainerConfig], TrainerConfig], data: Path | None = None
-) -> Difix3DPipeline:
-    """Loads the pipeline of a difix3d run with its newest checkpoint, in evaluation mode.
+) -> NovelViewPipeline:
+    """Loads the pipeline of a run of this package with its newest checkpoint, in evaluation mode.
 
     Args:
         file: the run's `config.yml`.
@@ -181,8 +181,10 @@ def load_difix3d_run(
         Difix3DError: the file cannot be read, the run is of another method, or its scene or checkpoint is missing.
     """
     config = _config_in(file)
-    if not isinstance(config.pipeline, Difix3DPipelineConfig):
-        raise Difix3DError(f"{file} is a run of {config.method_name}: give a run of difix3d or difix3d-mini.")
+    if not isinstance(config.pipeline, NovelViewPipelineConfig):
+        raise Difix3DError(
+            f"{file} is a run of {config.method_name}: give a run of difix3d, difix3d-mini or difix3d-nerfacto."
+        )
 
     def prepare(trainer: TrainerConfig) -> TrainerConfig:
         settle_on_scene(trainer, file, data)
@@ -190,14 +192,14 @@ def load_difix3d_run(
         return change(trainer)
 
     _, pipeline, _, _ = eval_setup(file, test_mode="test", update_config_callback=prepare)
-    assert isinstance(pipeline, Difix3DPipeline)
+    assert isinstance(pipeline, NovelViewPipeline)
     report_other_placement(file, pipeline.datamanager)
     return pipeline
 
 
 def _with_options(trainer: TrainerConfig, config: EvaluateConfig) -> TrainerConfig:
     pipeline = trainer.pipeline
-    assert isinstance(pipeline, Difix3DPipelineConfig)
+    assert isinstance(pipeline, NovelViewPipelineConfig)
     pipeline.difix = difix_with(pipeline.difix, _given(config))
     return trainer
 

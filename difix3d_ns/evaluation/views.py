@@ -18,7 +18,7 @@ RAW, ENHANCED, PHOTO = KINDS = ("raw", "enhanced", "photo")
 
 @dataclass(frozen=True)
 class View:
-    """The images of one view, all of one size."""
+    """The images of one view, all of one size and on the device where they are measured."""
 
     name: str
     """Path in its folder without extension; unique among the views."""
@@ -32,7 +32,7 @@ class View:
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of a video along a camera path."""
+    """One frame of a video along a camera path, on the device where it is measured."""
 
     images: Mapping[str, Float[Tensor, "height width 3"]]
     """`raw` and optionally `enhanced`, in [0, 1]."""

@@ -132,7 +132,7 @@ def load_network(config: DifixConfig, device: torch.device) -> DifixPipeline:
             raise
         raise DifixMemoryError(
             f"the memory of {device} is too full for the network {choice.name}: choose a smaller one with "
-            "--pipeline.difix.model embedded, or limit the Gaussians with --pipeline.model.max-gaussians."
+            "--pipeline.difix.model embedded, or limit the Gaussians of a splat with --pipeline.model.max-gaussians."
         ) from error
     if config.offload:  # it stays in CPU memory until the first image
         network.to("cpu")

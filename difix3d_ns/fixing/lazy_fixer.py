@@ -33,6 +33,9 @@ class LazyFixer:
         config: which fixer, and how.
         device: where it runs.
         fixer: a fixer to use instead of the one that `config.model` names.
+
+    Attributes:
+        after_batch: called after each batch, in the thread that cleans it and during its turn.
     """
 
     def __init__(self, config: DifixConfig, device: torch.device | str, fixer: Fixer | None = None) -> None:
@@ -40,6 +43,7 @@ class LazyFixer:
         self.device = torch.device(device)
         self._given, self._fixer = fixer, fixer
         self._turn = threading.RLock()
+        self.after_batch: Callable[[], None] = lambda: None
 
     def with_config(self, config: DifixConfig) -> LazyFixer:
         """Another fixer on the same device that takes turns with this one, so the two never need memory together."""
@@ -119,7 +123,7 @@ class LazyFixer:
             settings: override the fixer's `strength`, `use_reference` and `max_pixels_per_batch`.
 
         Returns:
-            The cleaned images in [0, 1], at the renders' sizes, on the CPU.
+            The cleaned images in [0, 1], at the renders' sizes and on their devices.
 
         Raises:
             DifixError: a render is not a usable image, or, without `keep_broken`, a result is not.
@@ -142,6 +146,7 @@ class LazyFixer:
                     cleaned.update(zip(batch, self._clean(fixer, job, keep_broken), strict=True))
                     if on_progress is not None:
                         on_progress(len(batch))
+                    self.after_batch()
         except DifixMemoryError as error:  # no room for the network; `_clean` handles images that do not fit
             if not keep_broken:
                 raise
@@ -150,7 +155,7 @@ class LazyFixer:
         if settings.strength == 1:
             return results
         return [
-            render.float().cpu().clamp(0, 1).lerp(result, settings.strength)
+            render.float().clamp(0, 1).lerp(result, settings.strength)
             for render, result in zip(renders, results, strict=True)
         ]
 
@@ -167,7 +172,7 @@ class LazyFixer:
             height, width = batch.renders[0].shape[:2]
             fault = DifixMemoryError(
                 f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile: "
-                "limit the Gaussians with --pipeline.model.max-gaussians, or the size of images with "
+                "limit the Gaussians of a splat with --pipeline.model.max-gaussians, or the size of images with "
                 "--pipeline.datamanager.camera-res-scale-factor."
             )
         torch.cuda.empty_cache()
@@ -181,7 +186,7 @@ class LazyFixer:
     def _checked(
         self, images: Sequence[Tensor], renders: Sequence[Float[Tensor, "height width 3"]]
     ) -> list[Float[Tensor, "height width 3"]]:
-        """Checks the fixer's images and returns them on the CPU.
+        """Checks the fixer's images and returns them on the renders' devices.
 
         Raises:
             DifixResultError: an image contains NaN.
@@ -194,7 +199,7 @@ class LazyFixer:
                 f"the fixer {self.config.model} returned images of shapes {shapes} for renders of shapes {expected}: "
                 "it must return one image of the same size for each render."
             )
-        found = [image.float().cpu() for image in images]
+        found = [image.float().to(render.device) for image, render in zip(images, renders, strict=True)]
         if not all(image.isfinite().all() for image in found):
             raise DifixResultError(f"the fixer {self.config.model} returned NaN.")
         return found
@@ -240,4 +245,4 @@ class _Batch:
 
 def _broken(render: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
     """NaN in place of an image that could not be cleaned."""
-    return torch.full_like(render, float("nan"), dtype=torch.float32, device="cpu")
+    return torch.full_like(render, float("nan"), dtype=torch.float32)

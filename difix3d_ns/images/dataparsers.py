@@ -1,4 +1,7 @@
-"""nerfstudio's dataparsers, made to read what they stumble over: a missing split and paths of other systems."""
+"""nerfstudio's dataparsers, made to read what they stumble over: a missing split, paths of other systems, start points.
+
+nerfstudio reads start points with open3d, which takes seconds to import and is needed for nothing else here.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
-from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.minimal_dataparser import MinimalDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.scannet_dataparser import ScanNet
+from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError, warn
 from difix3d_ns.files import advice_on_missing_photo, path_here
+from difix3d_ns.images.point_clouds import PointCloud, read_point_cloud
 from difix3d_ns.images.scene_formats import read_transforms
 
 SPLITS = ("train", "val", "test")
@@ -24,6 +32,8 @@ OTHER_HELD_OUT = {"val": "test", "test": "val"}
 
 def extended(config: DataParserConfig) -> DataParserConfig:
     """A copy of a dataparser's config, whose dataparser also reads scenes without val or test and paths of Windows.
+
+    It reads start points in PLY files without open3d.
 
     A run's own config must keep nerfstudio's class, because the class is named in its `config.yml`.
     """
@@ -35,7 +45,8 @@ def extended(config: DataParserConfig) -> DataParserConfig:
 
 @cache
 def _extended_class(dataparser: type[DataParser]) -> type[DataParser]:
-    bases = (_WithPathsOfWindows,) if issubclass(dataparser, Nerfstudio) else ()
+    parts = {Nerfstudio: _OwnNerfstudio, Blender: _OwnBlender, ScanNet: _OwnScanNet}
+    bases = tuple(part for kind, part in parts.items() if issubclass(dataparser, kind))
     return type(dataparser.__name__, (_WithOtherSplit, *bases, dataparser), {})
 
 
@@ -46,8 +57,8 @@ class _WithOtherSplit(DataParser):
         return super().get_dataparser_outputs(split_to_read(self.config, split), **kwargs)
 
 
-class _WithPathsOfWindows(Nerfstudio):
-    """Reads backslashes in a transforms JSON as separators of folders, and names a missing photo."""
+class _OwnNerfstudio(Nerfstudio):
+    """Reads backslashes in a transforms JSON as separators of folders, names a missing photo, needs no open3d."""
 
     def _get_fname(self, filepath: Path, data_dir: Path, *args: Any, **kwargs: Any) -> Path:
         path = path_here(filepath, data_dir)
@@ -60,8 +71,43 @@ class _WithPathsOfWindows(Nerfstudio):
             )
         return super()._get_fname(path, data_dir, *args, **kwargs)
 
-    def _load_3D_points(self, ply_file_path: Path, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
-        return super()._load_3D_points(path_here(ply_file_path), *args, **kwargs)
+    def _load_3D_points(  # noqa: N802
+        self, ply_file_path: Path, transform_matrix: Float[Tensor, "3 4"], scale_factor: float
+    ) -> dict[str, Tensor] | None:
+        cloud = _points_in(path_here(ply_file_path))
+        return _placed(cloud, transform_matrix, scale_factor) if len(cloud.xyz) > 0 else None
+
+
+class _OwnBlender(Blender):
+    """Needs no open3d."""
+
+    def _load_3D_points(self, ply_file_path: Path) -> dict[str, Tensor]:  # noqa: N802
+        return _placed(_points_in(ply_file_path), torch.eye(4)[:3], self.config.scale_factor)
+
+
+class _OwnScanNet(ScanNet):
+    """Needs no open3d."""
+
+    def _load_3D_points(  # noqa: N802
+        self, ply_file_path: Path, transform_matrix: Float[Tensor, "3 4"], scale_factor: float, points_color: bool
+    ) -> dict[str, Tensor]:
+        cloud = _points_in(ply_file_path)
+        placed = _placed(cloud, transform_matrix, scale_factor) if len(cloud.xyz) > 0 else {}
+        return placed if points_color else {name: placed[name] for name in placed if name != "points3D_rgb"}
+
+
+def _points_in(file: Path) -> PointCloud:
+    """The points of a PLY file; none if it is missing, which is reported before the scene is read."""
+    return read_point_cloud(file) if file.exists() else PointCloud.empty()
+
+
+def _placed(cloud: PointCloud, transform: Float[Tensor, "3 4"], scale: float) -> dict[str, Tensor]:
+    """Points in the coordinates of the dataparser's poses, under the names that nerfstudio gives them."""
+    homogeneous = torch.nn.functional.pad(torch.from_numpy(cloud.xyz), (0, 1), value=1.0)
+    return {
+        "points3D_xyz": homogeneous @ transform.T * scale,
+        "points3D_rgb": torch.from_numpy(cloud.rgb),
+    }
 
 
 def split_to_read(config: DataParserConfig, split: str) -> str:

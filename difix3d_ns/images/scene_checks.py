@@ -221,7 +221,7 @@ def _is_perspective(model: str) -> bool:
 
 def _no_perspective(number: int, scene: Path | None, kind: str, first: str | Path) -> str:
     return (
-        f"{number} photos of {scene} are of {kind}, the first is {first}: Gaussians need perspective photos, which "
+        f"{number} photos of {scene} are of {kind}, the first is {first}: difix3d needs perspective photos, which "
         "ns-process-data makes from panoramas."
     )
 

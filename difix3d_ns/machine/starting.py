@@ -5,26 +5,36 @@ from __future__ import annotations
 from difix3d_ns.machine.facts import Machine
 
 ON_CPU = "training also runs with --machine.device-type cpu"
-DAYS_ON_CPU = (
-    "On the CPU, difix3d takes days: each of its 30000 steps renders a photo at full size, with up to millions of "
-    "Gaussians, which takes a CPU seconds. ns-train difix3d-mini takes minutes."
-)
+DAYS_ON_CPU = {
+    "difix3d": "On the CPU, difix3d takes days: each of its 30000 steps renders a photo at full size, with up to "
+    "millions of Gaussians, which takes a CPU seconds. ns-train difix3d-mini takes minutes.",
+    "difix3d-nerfacto": "On the CPU, difix3d-nerfacto takes days with its usual settings: each of 30000 steps sends "
+    "4096 rays through a large field, which takes a CPU seconds. The settings for a CPU in .docs/settings.md take minutes.",
+}
+"""What to know about a method whose usual settings are for a GPU."""
 
 
-def cuda_fault(machine: Machine) -> str | None:
-    """Why nothing can run on CUDA here, as a sentence that says what to do; None if it can."""
+def cuda_fault(machine: Machine, needs_gsplat: bool = True) -> str | None:
+    """Why nothing can run on CUDA here, as a sentence that says what to do; None if it can.
+
+    Args:
+        machine: what is known about this machine.
+        needs_gsplat: whether rendering needs gsplat's kernels, as that of splats does.
+    """
     if not machine.torch.usable:
         if machine.gpu_gap is None:
             return "there is no usable CUDA device here: add --machine.device-type cpu."
         return f"{machine.gpu_gap.fault}: {machine.gpu_gap.remedy}; {ON_CPU}."
-    if machine.kernels.status == "impossible" and machine.kernels.gap is not None:
+    if needs_gsplat and machine.kernels.status == "impossible" and machine.kernels.gap is not None:
         return f"{machine.kernels.gap.fault}: {machine.kernels.gap.remedy}; {ON_CPU}."
     return None
 
 
-def cuda_remarks(machine: Machine) -> list[str]:
+def cuda_remarks(machine: Machine, needs_gsplat: bool = True) -> list[str]:
     """Sentences about a GPU that can be used: what will probably fail, and what takes minutes before the first step."""
     remarks = [] if machine.gpu_gap is None else [str(machine.gpu_gap)]
+    if not needs_gsplat:
+        return remarks
     if machine.kernels.status == "in doubt":
         remarks.append(f"gsplat's kernels will probably not compile, as {machine.kernels.gap}")
     if machine.kernels.status == "to be built":
@@ -33,6 +43,6 @@ def cuda_remarks(machine: Machine) -> list[str]:
 
 
 def cpu_remarks(machine: Machine, method_name: str | None) -> list[str]:
-    """Sentences about a training on the CPU: why a GPU that is here is not used, and how long `difix3d` takes."""
+    """Sentences about a training on the CPU: why a GPU that is here is not used, and how long the method takes."""
     remarks = [] if machine.gpu_gap is None else [f"{machine.gpu_gap} Training uses the CPU."]
-    return remarks + ([DAYS_ON_CPU] if method_name == "difix3d" else [])
+    return remarks + [text for method, text in DAYS_ON_CPU.items() if method == method_name]

@@ -51,17 +51,18 @@ class PseudoViewBankConfig:
 class PseudoViewBank:
     """The newest sets of pseudo views.
 
-    Images are held as eight-bit values in CPU memory, which is pinned if there is CUDA. Images that do not fit into the
-    memory are on disk only.
+    Images are held as eight-bit values in CPU memory, which is pinned if training runs on a GPU. Images that do not fit
+    into the memory are on disk only.
 
     Args:
         config: which sets teach, and how much memory they may take.
+        device: where training runs.
 
     Raises:
         Difix3DError: a setting is out of its range.
     """
 
-    def __init__(self, config: PseudoViewBankConfig) -> None:
+    def __init__(self, config: PseudoViewBankConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
         if self.config.sets_kept < 1 or not 0 <= self.config.older_set_probability <= 1:
             raise Difix3DError(
@@ -70,7 +71,7 @@ class PseudoViewBank:
             )
         self._sets: list[BankedSet] = []
         """Newest first."""
-        self._memory = ImageMemory(self.config.max_memory_gb * 1e9)
+        self._memory = ImageMemory(self.config.max_memory_gb * 1e9, pinned=torch.device(device).type == "cuda")
         self._lottery = Lottery([], 0.0)
         self._expected: deque[BankedView] = deque()
         """Views that are read ahead, oldest request first."""

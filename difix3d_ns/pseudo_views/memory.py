@@ -6,8 +6,6 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import torch
-
 from difix3d_ns.pseudo_views.banked_views import BankedSet, BankedView
 from difix3d_ns.pseudo_views.views import PseudoView
 
@@ -20,10 +18,12 @@ class ImageMemory:
 
     Args:
         max_bytes: its size.
+        pinned: whether it is pinned, so that copies to a GPU are asynchronous. This needs a CUDA context.
     """
 
-    def __init__(self, max_bytes: float) -> None:
+    def __init__(self, max_bytes: float, pinned: bool = False) -> None:
         self._max_bytes = max_bytes
+        self._pinned = pinned
         self.bytes_held = 0
         """Memory in use."""
 
@@ -38,7 +38,8 @@ class ImageMemory:
         Returns:
             Whether the images are in memory now.
         """
-        limit = self._max_bytes - bytes_held(images)
+        size = bytes_held(images, self._pinned)
+        limit = self._max_bytes - size
         for older in reversed(evictable):
             for other in older.views:
                 if self.bytes_held > limit and other.held is not None:
@@ -50,30 +51,27 @@ class ImageMemory:
                         older.reject(other, NOT_SAVED)
         if self.bytes_held > limit:
             return False
-        view.held = to_hold(images)
-        self.bytes_held += bytes_held(images)
+        view.held = pinned(images) if self._pinned else images
+        self.bytes_held += size
         return True
 
     def release(self, views: Iterable[BankedView]) -> None:
         """Frees the memory of some views."""
         for view in views:
             if view.held is not None:
-                self.bytes_held -= bytes_held(view.held)
+                self.bytes_held -= bytes_held(view.held, self._pinned)
                 view.held = None
 
 
-def bytes_held(view: PseudoView) -> int:
-    """Memory in bytes that a view's images take after `to_hold`.
-
-    Pinned memory, which is used if there is CUDA, is allocated in powers of two.
-    """
+def bytes_held(view: PseudoView, pinned: bool = False) -> int:
+    """Memory in bytes that a view's images take. Pinned memory is allocated in powers of two."""
     sizes = (view.image.numel(), view.confidence.numel())
-    return sum(1 << (size - 1).bit_length() for size in sizes) if torch.cuda.is_available() else sum(sizes)
+    return sum(1 << (size - 1).bit_length() for size in sizes) if pinned else sum(sizes)
 
 
-def to_hold(view: PseudoView) -> PseudoView:
-    """Copies a view's images into pinned memory if there is CUDA, so that copies to the GPU are asynchronous."""
-    if not torch.cuda.is_available() or view.image.is_pinned():
+def pinned(view: PseudoView) -> PseudoView:
+    """Copies a view's images into pinned memory, unless they are there."""
+    if view.image.is_pinned():
         return view
     return replace(view, image=view.image.pin_memory(), confidence=view.confidence.pin_memory())
 

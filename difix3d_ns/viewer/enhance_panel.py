@@ -112,6 +112,7 @@ class EnhancePanel(ViewerPanel):
             return self._last.clean
         photo = None
         if use_reference:
+            # Only here: a fix keeps the fixer while it waits for this lock, so nobody may wait for it the other way.
             with self._training_rests():
                 photo = self._reference_of(camera)
         started = time.perf_counter()

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider
 
-from difix3d_ns.datamanager import Difix3DDataManagerConfig
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pseudo_views.views import PseudoViewSet
+from difix3d_ns.viewer.breaks import Breaks
 from difix3d_ns.viewer.frustums import PseudoViewFrustums
 from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, plain
 
 TRAINING_PANEL = "Novel views (Difix3D)"
 """The panel's label."""
+
+
+class ModelSettings(Protocol):
+    """The setting of a model that the panel changes."""
+
+    pseudo_view_loss_weight: float
+
+
+class DataManagerSettings(Protocol):
+    """The setting of a datamanager that the panel changes."""
+
+    pseudo_view_probability: float
 
 
 @dataclass
@@ -74,11 +86,15 @@ class TrainingPanel(ViewerPanel):
     Args:
         model: the panel's slider sets its loss weight of pseudo views.
         datamanager: the panel's slider sets its probability of pseudo views.
+
+    Attributes:
+        breaks: the breaks of fixes, in which the viewer may render.
     """
 
-    def __init__(self, model: Difix3DModelConfig, datamanager: Difix3DDataManagerConfig) -> None:
+    def __init__(self, model: ModelSettings, datamanager: DataManagerSettings) -> None:
         super().__init__()
         self._progress = Progress()
+        self.breaks = Breaks(lambda: self._viewer)
         self._is_requested = False
         self._frustums: PseudoViewFrustums | None = None
         self._status = self._add(ViewerMarkdown("Novel views", "Training has not started."))

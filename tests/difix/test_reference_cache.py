@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from difix.tiny_network import make_tiny
+from own_process import on_pretended_gpu
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from difix3d_ns.difix import reference_cache
 from difix3d_ns.difix.pipeline import DifixPipeline
-from difix3d_ns.difix.reference_cache import ReferenceCache
+from difix3d_ns.difix.reference_cache import ReferenceCache, fingerprints
 
 
 def pictures(count: int, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -95,6 +98,57 @@ def test_a_cached_posterior_is_sampled_anew(network: DifixPipeline, encoded: lis
     assert torch.equal(sampled(1), sampled(1))
     assert not torch.equal(sampled(1), sampled(2))
     assert encoded == [1]
+
+
+class CopiesToCpu(TorchDispatchMode):
+    """Measures the largest tensor that is copied to the CPU."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        device = (kwargs or {}).get("device")
+        if func is torch.ops.aten._to_copy.default and device is not None and torch.device(device).type == "cpu":
+            self.largest = max(self.largest, args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def encode_on_gpu() -> None:
+    """Runs on the pretended GPU: a photo is encoded once, and is not copied back to be recognised."""
+    network = make_tiny().to("cuda")
+    image, photo = pictures(1).cuda(), pictures(1, seed=1).cuda()
+    with CopiesToCpu() as copies:
+        (photo * 1).cpu()
+        assert copies.largest == photo.numel()  # so that copies are noticed at all
+        copies.largest = 0
+        first = network(image, photo, output_type="pt").images
+        second = network(image, photo.clone(), output_type="pt").images
+        network(image, photo.flip(1), output_type="pt")
+    assert first.is_cuda and torch.equal(first, second)
+    assert len(network.reference_cache._moments) == 2
+    assert copies.largest < 16
+
+
+def test_a_photo_on_a_gpu_is_recognised_there() -> None:
+    on_pretended_gpu(encode_on_gpu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_every_change_of_an_image_changes_its_fingerprint(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pictures(1, 12, 9)[0].to(dtype)
+    images = [image, image.flip(0), image.flip(1), image.flip(2), image[[1, 0, 2]], -image, image.roll(1, dims=2)]
+    swapped, signed = image.clone(), image.clone()
+    swapped[0, 0, :2] = image[0, 0, [1, 0]]
+    signed[2, -1, -1] *= -1
+    images += [swapped, signed, torch.zeros_like(image), torch.full_like(image, float("nan"))]
+    for channel, row, column in ((0, 0, 0), (1, 5, 8), (2, 11, 3)):
+        images.append(image.clone())
+        images[-1][channel, row, column] = torch.nextafter(image[channel, row, column], torch.ones((), dtype=dtype))
+    found = fingerprints(torch.stack(images))
+    assert len(set(found)) == len(images)
+    monkeypatch.setattr(reference_cache, "WORDS_AT_ONCE", 20)
+    assert fingerprints(torch.stack(images)) == found
+    assert [fingerprints(image[None])[0] for image in images] == found
 
 
 def test_the_least_recently_used_entry_is_removed() -> None:

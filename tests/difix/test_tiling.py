@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from difix3d_ns.difix import tiling
 from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.difix.tiling import TiledLayers
+from difix3d_ns.fixing.stopping import FixStopped, stoppable
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -48,6 +50,58 @@ def test_the_tiled_autoencoder_gives_the_same_result(tile_pixels: int, layout: t
     latents = posterior.mode()
     whole = vae.decode_with_skips(latents, skips)
     torch.testing.assert_close(vae.decode_with_skips(latents, skips, tiled=True), whole, atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (3, 2, 0), (5, 2, 2), (1, 1, 0)])
+def test_a_convolution_by_tiles_gives_the_same_result(
+    tile_pixels: int, layout: torch.memory_format, kernel: int, stride: int, padding: int
+) -> None:
+    convolution = torch.nn.Conv2d(3, 5, kernel, stride, padding).to(memory_format=layout)
+    images = pictures(2, 43, 30)
+    torch.testing.assert_close(TiledLayers().convolution(convolution, images), convolution(images))
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions, and those whose weights are in channels-last layout and whose activation is not."""
+
+    num_all, num_mixed = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.num_all += 1
+            sample, weight = args[:2]
+            mixed = sample.shape[1] > 1 and weight.stride(1) == 1 and sample.stride(1) != 1
+            self.num_mixed += weight.shape[-1] > 1 and mixed
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_tiles_are_in_the_layout_of_channels_last_weights(tile_pixels: int) -> None:
+    vae = make_tiny().vae
+    torch.nn.Module.to(vae, memory_format=torch.channels_last)
+    with Convolutions() as convolutions:
+        posterior, skips = vae.encode_with_skips(pictures(1, 104, 72), tiled=True)
+        image = vae.decode_with_skips(posterior.mode(), skips, tiled=True)
+    assert convolutions.num_all > 20 and convolutions.num_mixed == 0
+    assert all(skip.stride(1) == 1 for skip in (*skips, image))
+
+
+@torch.no_grad()
+def test_a_network_can_be_stopped_between_any_two_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "TILE_PIXELS", 1000)
+    vae = make_tiny().vae
+    images = pictures(1, 104, 72)
+    with Convolutions() as all_of_them:
+        posterior, skips = vae.encode_with_skips(images, tiled=True)
+        vae.decode_with_skips(posterior.mode(), skips, tiled=True)
+    for last in range(1, all_of_them.num_all, 7):
+        done = Convolutions()
+        with done, pytest.raises(FixStopped), stoppable([vae], lambda last=last, done=done: done.num_all == last):
+            posterior, skips = vae.encode_with_skips(images, tiled=True)
+            vae.decode_with_skips(posterior.mode(), skips, tiled=True)
+        assert done.num_all == last
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def set_up_on_cuda(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def loads_photos(*_: object) -> None:
         raise LookupError("photos are loaded")
 
-    monkeypatch.setattr("difix3d_ns.pipeline.read_machine", lambda: here)
+    monkeypatch.setattr("difix3d_ns.methods.pipeline.read_machine", lambda: here)
     monkeypatch.setattr(VanillaPipeline, "__init__", loads_photos)
     deepcopy(all_methods["difix3d"].pipeline).setup(device="cuda:0")
 
@@ -68,5 +68,5 @@ def test_on_the_cpu_a_training_says_why_and_how_long_it_takes(
     Difix3DTrainer(config).setup()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "photos are loaded"
-    said = [line for line in lines[:-1] if "535.183.01 is too old" in line or line == DAYS_ON_CPU]
+    said = [line for line in lines[:-1] if "535.183.01 is too old" in line or line == DAYS_ON_CPU["difix3d"]]
     assert len(said) == says

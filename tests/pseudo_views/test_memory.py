@@ -63,11 +63,35 @@ def test_the_memory_is_never_exceeded(
             assert len([view for view in bank.views if view.stored is not None]) >= 2
 
 
-def test_pinned_images_count_with_the_power_of_two_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pinned_images(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The images that were pinned. Pretends that there is a GPU."""
+    images: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda image: any(image is one for one in images))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda image: images.append(copy := image.clone()) or copy)
+    return images
+
+
+def test_images_are_pinned_only_if_training_runs_on_a_gpu(pinned_images: list[torch.Tensor]) -> None:
+    views = pseudo_view_set(1)
+    banks = {device: PseudoViewBank(PseudoViewBankConfig(), device) for device in ("cpu", "cuda:0")}
+    for bank in banks.values():
+        bank.add(views)
+    assert banks["cpu"].bytes_held == sum(VIEW_BYTES)
+    held = [image for view in banks["cuda:0"].views for image in (view.load().image, view.load().confidence)]
+    assert len(held) == len(pinned_images) == 4
+    assert all(image is pinned for image, pinned in zip(held, pinned_images, strict=True))
+    assert_same_views(banks["cpu"], banks["cuda:0"])
+
+
+def test_pinned_images_count_with_the_power_of_two_that_they_take(pinned_images: list[torch.Tensor]) -> None:
     view = pseudo_view_set(1).views[0].load()
     assert bytes_held(view) == 5 * 7 * 4
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert bytes_held(view) == 128 + 64
+    assert bytes_held(view, pinned=True) == 128 + 64
+    bank = PseudoViewBank(PseudoViewBankConfig(), "cuda")
+    bank.add(pseudo_view_set(1))
+    assert bank.bytes_held == 128 + 64 + 128 + 32  # 6 x 4 x 3 and 6 x 4 bytes
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs malloc_trim of glibc")

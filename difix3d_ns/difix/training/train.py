@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -153,6 +154,11 @@ def train(config: TrainConfig) -> dict[str, float]:
         _write_summary(config, metrics, len(test_pairs), skipped)
     if skipped:
         accelerator.print(f"Skipped {len(skipped)} pairs that cannot be read; metrics.json lists them.")
+    # What exchanges the gradients must be gone before its process group is closed. Otherwise it is the last to hold the
+    # group and frees it, and torch 2.6 then waits forever for a thread of the group, which waits for this one.
+    accelerator.free_memory()
+    del network
+    gc.collect()
     report.close()
     return metrics if accelerator.is_main_process else {}
 

@@ -16,9 +16,11 @@ from difix.training.test_training import distance, saved_weights
 from difix3d_ns.difix.training.train import train
 from difix3d_ns.difix.training.train_options import LossConfig, TrainConfig
 
+LAUNCHED = Path(__file__).with_name("launched_training.py")
+
 
 def launch_two_processes(config: TrainConfig) -> None:
-    """Runs the training module in two processes that exchange gradients with gloo."""
+    """Trains in two processes that exchange gradients with gloo."""
     options = {
         "--pairs": config.pairs,
         "--output-dir": config.output_dir,
@@ -33,11 +35,12 @@ def launch_two_processes(config: TrainConfig) -> None:
         "--loss.backbone": "none",
     }
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "difix3d_ns.cli.train", *(str(part) for option in options.items() for part in option)]
+    command = [*launcher, str(LAUNCHED), *(str(part) for option in options.items() for part in option)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "processes: 2, batches per process: 2" in done.stdout
+    assert done.stdout.count("the process group is closed last") == 2
 
 
 @pytest.mark.timeout(600)
