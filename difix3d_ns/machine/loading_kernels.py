@@ -28,7 +28,7 @@ def load_gsplat_kernels(device: torch.device | str) -> None:
     if torch.device(device).type != "cuda":
         return
     try:
-        from gsplat.cuda._backend import _C
+        from gsplat.cuda._backend import _C  # pyright: ignore[reportAttributeAccessIssue]  set as it is imported
         from gsplat.rendering import rasterization  # noqa: F401  imports all that a render needs
     except Exception as error:  # compilers and linkers can fail in any way
         if is_full_memory(error):

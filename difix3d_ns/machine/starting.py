@@ -9,7 +9,8 @@ DAYS_ON_CPU = {
     "difix3d": "On the CPU, difix3d takes days: each of its 30000 steps renders a photo at full size, with up to "
     "millions of Gaussians, which takes a CPU seconds. ns-train difix3d-mini takes minutes.",
     "difix3d-nerfacto": "On the CPU, difix3d-nerfacto takes days with its usual settings: each of 30000 steps sends "
-    "4096 rays through a large field, which takes a CPU seconds. The settings for a CPU in .docs/settings.md take minutes.",
+    "4096 rays through a large field, which takes a CPU seconds. The settings for a CPU in .docs/settings.md take "
+    "minutes.",
 }
 """What to know about a method whose usual settings are for a GPU."""
 

@@ -118,9 +118,7 @@ def test_panoramas_and_fisheye_photos_without_distortion_are_refused(scene_of_pi
     scene = scene_of_pictures({"a.png": ramp(), "b.png": ramp()})
     transforms = json.loads((scene / "transforms.json").read_text())
     (scene / "transforms.json").write_text(json.dumps({**transforms, "camera_model": kind}))
-    with pytest.raises(
-        Difix3DError, match=rf"2 photos of .* are of .*{kind[-7:]}.*: difix3d needs perspective photos"
-    ):
+    with pytest.raises(Difix3DError, match=rf"2 photos of .* are of .*{kind[-7:]}.*: difix3d needs perspective photos"):
         datamanager(scene)
 
 
