@@ -3,7 +3,7 @@
 Within `pretended_cuda()`, code that asks for CUDA gets it. What this shows: operations that mix devices raise as on a
 GPU, number formats are the real ones (a network in bfloat16 computes in bfloat16), and autocast casts. Gradients are
 real, so whole trainings run. What it does not show: gsplat's kernels, for which the CPU's rasterization stands in, nor
-memory, streams and speed. `torch.autograd.Function`s that get tensors of this device have no gradients.
+memory, streams and speed. Gradients do not cross between devices, and a `torch.autograd.Function` has none here.
 
 A tensor of the device is a wrapper without memory of its own. Its numbers, and the graph of its gradients, belong to a
 tensor on the CPU inside. torch calls `__torch_dispatch__` for each operation on wrappers, and the mode's for each
@@ -34,7 +34,7 @@ NAME = "pretended"
 COPIES = {"aten::_to_copy", "aten::copy_"}
 """Operations between devices."""
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
-"""Operations whose indices, the second argument, may also be on the CPU."""
+"""Operations that put into a tensor, or take from it, what is at some indices."""
 JOINING = {"aten::cat", "aten::stack"}
 """Operations that want even tensors without dimensions on one device; others take those from the CPU as numbers."""
 ANSWERS: dict[str, Any] = {
@@ -298,10 +298,13 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _require_one_device(name: str, args: tuple[Any, ...], leaves: list[Any], on_device: bool, device: Any) -> None:
+    """Raises RuntimeError if an operation mixes devices in a way that CUDA does not allow."""
     if not on_device or name in COPIES or device is not None:
         return
-    checked = [args[0], *args[2:3]] if name in INDEXING else leaves
-    on_cpu = [value for value in checked if isinstance(value, Tensor) and not isinstance(value, CudaTensor)]
+    tensors = [value for value in leaves if isinstance(value, Tensor)]
+    if name in INDEXING and isinstance(args[0], CudaTensor):
+        tensors = [args[0], *args[2:3]]  # indices may also be on the CPU
+    on_cpu = [value for value in tensors if not isinstance(value, CudaTensor)]
     if name not in JOINING:
         on_cpu = [value for value in on_cpu if value.dim() > 0]
     if on_cpu:

@@ -74,8 +74,8 @@ class BenchmarkConfig:
     """Every run is made with each seed."""
     variants: tuple[Variant, ...] = tuple(TITLES)
     """What to train."""
-    options: tuple[str, ...] = ()
-    """More options of the variants with fixes, such as `"--pipeline.min-accumulation 0.7"`."""
+    min_accumulation: float = 0.5
+    """Coverage from which on pixels of fixed views teach."""
 
 
 def train_and_evaluate(config: BenchmarkConfig, variant: Variant, seed: int) -> dict[str, float]:
@@ -92,7 +92,10 @@ def train_and_evaluate(config: BenchmarkConfig, variant: Variant, seed: int) -> 
     folder.mkdir(parents=True)
     method = {"nerfacto": "nerfacto", "oracle": "difix3d-nerfacto-oracle"}.get(variant, "difix3d-nerfacto")
     fixes = variant not in ("nerfacto", "no-fixes")
-    schedule = ("--pipeline.fix-steps", *map(str, config.fix_steps), "--pipeline.planned-num-iterations", "0")
+    loop = (
+        *("--pipeline.fix-steps", *map(str, config.fix_steps), "--pipeline.planned-num-iterations", "0"),
+        *("--pipeline.min-accumulation", str(config.min_accumulation)),
+    )
     train = [
         *("ns-train", method, "--data", str(config.scene.resolve()), "--vis", "tensorboard"),
         *("--output-dir", str(folder), "--experiment-name", "run", "--timestamp", "run"),
@@ -101,7 +104,7 @@ def train_and_evaluate(config: BenchmarkConfig, variant: Variant, seed: int) -> 
         *("--pipeline.datamanager.camera-res-scale-factor", str(config.scale)),
         *SMALL,
         *OPTIONS[variant],
-        *((*schedule, *(word for option in config.options for word in option.split())) if fixes else ()),
+        *(loop if fixes else ()),
     ]
     loaded = ("--load-config", str(folder / "run" / method / "run" / "config.yml"))
     measured = folder / "evaluation"

@@ -101,7 +101,7 @@ def photo_and_render(
 
 
 def draw_renders(folder: Path, coverage: Coverage, title: str) -> Image.Image:
-    """A contact sheet of photos, renders and, if there are any, enhanced renders, side by side."""
+    """A contact sheet of photos, renders and, if there are any, enhanced renders, from left to right."""
     cells = []
     for file, photo in zip(pictures_of(folder, coverage), coverage.files, strict=True):
         with Image.open(file) as picture:

@@ -186,7 +186,9 @@ def evaluate(run: Run, folder: Path, coverage: Coverage) -> dict[str, float]:
         command = ["ns-eval", "--load-config", str(trained), "--output-path", str(evaluation)]
         call([*command, "--render-output-path", str(pictures)], folder / "log.txt")
         results = covered_metrics(pictures, coverage)
-        draw_renders(pictures, coverage, f"{run.name}: photo, render").save(folder / "renders.jpg", quality=90)
+        draw_renders(pictures, coverage, f"{run.name}: photo, render (and enhanced)").save(
+            folder / "renders.jpg", quality=90
+        )
         covered.write_text(json.dumps({"coverage": coverage.digest, "results": results}))
         shutil.rmtree(pictures)
     return metrics_of(json.loads(evaluation.read_text()))

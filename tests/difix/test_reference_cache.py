@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from difix.tiny_network import make_tiny
-from own_process import on_pretended_gpu
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from difix3d_ns.difix import reference_cache
 from difix3d_ns.difix.pipeline import DifixPipeline
@@ -98,39 +96,6 @@ def test_a_cached_posterior_is_sampled_anew(network: DifixPipeline, encoded: lis
     assert torch.equal(sampled(1), sampled(1))
     assert not torch.equal(sampled(1), sampled(2))
     assert encoded == [1]
-
-
-class CopiesToCpu(TorchDispatchMode):
-    """Measures the largest tensor that is copied to the CPU."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        device = (kwargs or {}).get("device")
-        if func is torch.ops.aten._to_copy.default and device is not None and torch.device(device).type == "cpu":
-            self.largest = max(self.largest, args[0].numel())
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def encode_on_gpu() -> None:
-    """Runs on the pretended GPU: a photo is encoded once, and is not copied back to be recognised."""
-    network = make_tiny().to("cuda")
-    image, photo = pictures(1).cuda(), pictures(1, seed=1).cuda()
-    with CopiesToCpu() as copies:
-        (photo * 1).cpu()
-        assert copies.largest == photo.numel()  # so that copies are noticed at all
-        copies.largest = 0
-        first = network(image, photo, output_type="pt").images
-        second = network(image, photo.clone(), output_type="pt").images
-        network(image, photo.flip(1), output_type="pt")
-    assert first.is_cuda and torch.equal(first, second)
-    assert len(network.reference_cache._moments) == 2
-    assert copies.largest < 16
-
-
-def test_a_photo_on_a_gpu_is_recognised_there() -> None:
-    on_pretended_gpu(encode_on_gpu)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

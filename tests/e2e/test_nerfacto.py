@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import yaml
 from e2e.commands import needs_ffmpeg, run, serving_viewer
 from nerfstudio.configs.method_configs import method_configs
 from PIL import Image
-from small_nerfacto import TINY_MODEL, shrink
+from small_nerfacto import TINY_MODEL
 
 pytestmark = pytest.mark.e2e
 
@@ -129,10 +130,11 @@ def nerfacto(trained: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("nerfacto")
     wide = ["--pipeline.model.hidden-dim-color", 24, "--pipeline.model.use-appearance-embedding", "False"]
     plain, _ = train(folder / "plain", *wide, "--max-num-iterations", 3, "--pipeline.fix-novel-views", "False")
-    config = deepcopy(method_configs["nerfacto"])
-    shrink(config.pipeline.model)
-    config.data, config.pipeline.model.hidden_dim_color = BANANA, 24
-    config.pipeline.model.use_appearance_embedding = False
+    config, own = deepcopy(method_configs["nerfacto"]), yaml.load((plain / "config.yml").read_text(), yaml.Loader)
+    config.data = BANANA
+    for setting in fields(config.pipeline.model):
+        if setting.name != "_target":
+            setattr(config.pipeline.model, setting.name, getattr(own.pipeline.model, setting.name))
     (folder / "config.yml").write_text(yaml.dump(config))
     state = {**state_of(plain), "step": 29_999}
     (folder / "nerfstudio_models").mkdir()

@@ -8,7 +8,6 @@ import time
 import pytest
 import torch
 from fixing.fixer_cases import MakeFixer, SmallMemory, renders
-from own_process import on_pretended_gpu
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -128,35 +127,6 @@ def test_strength_blends_render_and_result() -> None:
         fixer = LazyFixer(DifixConfig(strength=strength), "cpu", fixer=Brightening())
         expected = image.lerp((image + 0.5).clamp(0, 1), strength)
         torch.testing.assert_close(fixer.clean([image])[0], expected)
-
-
-def clean_on_gpu() -> None:
-    """Runs on the pretended GPU: results are on the devices of the renders, wherever the fixer leaves its own."""
-
-    class OnOtherDevice(Brightening):
-        def clean(self, images, references, cameras):
-            moved = [image.cpu() if image.is_cuda else image.cuda() for image in images]
-            return super().clean(moved, references, cameras)
-
-    class Broken:
-        def clean(self, images, references, cameras):
-            return [image * float("nan") for image in images]
-
-    on_cpu, on_gpu = renders((16, 24), (16, 24))
-    images = [on_cpu, on_gpu.cuda()]
-    for strength in (1.0, 0.25):
-        for own in (Brightening(), OnOtherDevice()):
-            fixed = LazyFixer(DifixConfig(strength=strength), "cuda", fixer=own).clean(images)
-            for result, image, original in zip(fixed, images, (on_cpu, on_gpu), strict=True):
-                assert result.device == image.device
-                torch.testing.assert_close(result.cpu(), original.lerp((original + 0.5).clamp(0, 1), strength))
-    kept = LazyFixer(DifixConfig(), "cuda", fixer=Broken()).clean(images, keep_broken=True)
-    assert [image.device for image in kept] == [image.device for image in images]
-    assert all(image.isnan().all() for image in kept)
-
-
-def test_results_are_on_the_devices_of_the_renders() -> None:
-    on_pretended_gpu(clean_on_gpu)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])

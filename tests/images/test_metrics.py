@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from unittest.mock import patch
 
 import pytest
 import torch
-from own_process import on_pretended_gpu
 
 from difix3d_ns.images import metrics
 from difix3d_ns.images.metrics import ImageMetrics
@@ -64,26 +62,3 @@ def test_a_photo_without_valid_pixels_has_no_metrics(monkeypatch: pytest.MonkeyP
     photo = torch.rand(20, 20, 3)
     values = ImageMetrics()(photo / 2, photo, torch.zeros(20, 20, 1, dtype=torch.bool))
     assert all(value != value for value in values.values())
-
-
-def measure_on_gpu() -> None:
-    """Runs on the pretended GPU: the figures are those of the CPU, because convolutions do not round their inputs."""
-
-    class Rounding(torch.nn.Module):
-        """Takes the place of LPIPS."""
-
-        def forward(self, image: torch.Tensor, photo: torch.Tensor, normalize: bool) -> torch.Tensor:
-            return torch.tensor(float(torch.backends.cudnn.allow_tf32 and image.is_cuda))
-
-    generator = torch.Generator().manual_seed(0)
-    image, photo = torch.rand(2, 40, 50, 3, generator=generator)
-    mask = torch.rand(40, 50, 1, generator=generator) > 0.3
-    before = torch.backends.cudnn.allow_tf32
-    with patch.object(metrics, "load_lpips", lambda backbone: Rounding()):
-        expected = ImageMetrics()(image, photo, mask)
-        assert ImageMetrics()(image.cuda(), photo.cuda(), mask) == expected
-    assert expected["lpips"] == 0 and torch.backends.cudnn.allow_tf32 == before is True
-
-
-def test_figures_measured_on_a_gpu_are_those_of_the_cpu() -> None:
-    on_pretended_gpu(measure_on_gpu)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from own_process import on_pretended_gpu
 from PIL import Image
 
 from difix3d_ns.errors import Difix3DError
@@ -20,21 +15,14 @@ from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.evaluation.run import RunSource
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
-from difix3d_ns.images.metrics import ImageMetrics
-from difix3d_ns.videos.flicker import FlickerMeter
 
 NUM_HELD_OUT = 5
-
-
-def halve(fixer: LazyFixer, renders: Sequence[torch.Tensor], *_: object) -> list[torch.Tensor]:
-    """Takes the place of `LazyFixer.clean`, and halves all colours."""
-    return [render / 2 for render in renders]
 
 
 @pytest.fixture(autouse=True)
 def darkening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the network by one that halves all colours."""
-    monkeypatch.setattr(LazyFixer, "clean", halve)
+    monkeypatch.setattr(LazyFixer, "clean", lambda self, renders, *_: [render / 2 for render in renders])
 
 
 @pytest.mark.parametrize("method", ["splatfacto", "nerfacto"])
@@ -57,36 +45,6 @@ def test_a_run_of_another_method_is_measured_raw_and_enhanced(
         assert view["raw"]["psnr"] == pytest.approx(psnr, abs=0.05)
     video = found["flicker"]
     assert video is None or video["num_frames"] == 2
-
-
-def evaluate_on_gpu(run: str, expected: str) -> None:
-    """Runs on the pretended GPU, and compares the figures with those of the CPU in a file."""
-    devices: set[str] = set()
-
-    def watched(measure: Callable[..., Any]) -> Callable[..., Any]:
-        def measure_and_note(self: Any, image: torch.Tensor, *rest: Any) -> Any:
-            devices.update((image.device.type, (getattr(rest[0], "depth", rest[0])).device.type))
-            return measure(self, image, *rest)
-
-        return measure_and_note
-
-    metrics, flicker = watched(ImageMetrics.__call__), watched(FlickerMeter.add)
-    with (
-        patch.object(ImageMetrics, "__call__", metrics),
-        patch.object(FlickerMeter, "add", flicker),
-        patch.object(LazyFixer, "clean", halve),
-        patch("difix3d_ns.methods.pipeline.cuda_fault", lambda *_: None),
-    ):
-        output = Path(run).parent / "on_gpu"
-        evaluate(EvaluateConfig(output, load_config=Path(run), model="embedded", num_frames=2, frame_size=48))
-    assert devices == {"cuda"}
-    found, wanted = (json.loads(file.read_text()) for file in (output / "metrics.json", Path(expected)))
-    assert found["mean"] == wanted["mean"] and found["flicker"] == wanted["flicker"]
-
-
-def test_a_run_is_measured_on_the_device_of_its_model(difix3d_run: Path, alexnet: None, tmp_path: Path) -> None:
-    evaluate(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, model="embedded", num_frames=2, frame_size=48))
-    on_pretended_gpu(evaluate_on_gpu, str(difix3d_run), str(tmp_path / "out" / "metrics.json"))
 
 
 def test_flicker_is_measured_along_a_camera_path(difix3d_run: Path, tmp_path: Path, camera_path) -> None:
