@@ -174,7 +174,7 @@ def test_only_the_plugin_is_hidden_and_only_from_nerfstudio(tmp_path: Path, hidd
     )
     methods, scripts, arguments = json.loads(done.stdout)
     installed = set(importlib.metadata.entry_points(group="nerfstudio.method_configs").names)
-    ours = {"difix3d", "difix3d-mini"}
+    ours = {"difix3d", "difix3d-mini", "difix3d-nerfacto"}
     assert set(methods) == (installed if hidden == "none" else installed - ours)
     assert scripts == sorted(importlib.metadata.entry_points(group="console_scripts").names)
     assert arguments == ["ns-train", "--help"]
