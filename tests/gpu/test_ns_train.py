@@ -30,4 +30,4 @@ def test_200_steps_fix_novel_views_and_fit_the_photos(
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     with capsys.disabled():
         print(f"\n{method}: {lines[-1]}; PSNR {results['psnr']:.2f}, enhanced {results['psnr_enhanced']:.2f}")
-    assert results["psnr"] > 10 and results["psnr_enhanced"] > 10
+    assert results["psnr"] > 8 and results["psnr_enhanced"] > 8

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from nerfstudio.configs.method_configs import method_configs
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.nerfacto import NerfactoModel
-from small_nerfacto import make_nerfacto_pipeline
+from small_nerfacto import make_nerfacto_pipeline, shrink
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.methods.render_outputs import RenderOutputs
@@ -77,6 +80,32 @@ def test_batches_of_photos_alone_are_those_of_nerfacto(pipeline: Difix3DNerfacto
     assert metrics.keys() == nerfacto.keys() and metrics["psnr"] == nerfacto["psnr"]
     losses = model.get_loss_dict(outputs, batch, metrics)
     assert losses == NerfactoModel.get_loss_dict(model, outputs, batch, nerfacto)
+
+
+def test_training_on_photos_alone_is_that_of_nerfacto(pipeline: Difix3DNerfactoPipeline, alexnet: None) -> None:
+    config = deepcopy(method_configs["nerfacto"].pipeline.model)
+    shrink(config)
+    box = pipeline.datamanager.train_dataset.scene_box
+    nerfacto = config.setup(scene_box=box, num_train_data=3, metadata={}, device="cpu", grad_scaler=None)
+    nerfacto.load_state_dict({**nerfacto.state_dict(), **pipeline.model.state_dict()})
+    for model in (pipeline.model, nerfacto):
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-15)
+        callbacks = model.get_training_callbacks(TrainingCallbackAttributes(None, None, None, None))
+        for step in range(25):
+            torch.manual_seed(step)
+            rays, batch = pipeline.datamanager.next_train(step)
+            model.train()
+            for callback in callbacks:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+            outputs = model(rays)
+            losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+            optimizer.zero_grad()
+            sum(losses.values(), torch.zeros(())).backward()
+            optimizer.step()
+            for callback in callbacks:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+    own, expected = pipeline.model.state_dict(), nerfacto.state_dict()
+    assert all(torch.equal(own[name], expected[name]) for name in own)
 
 
 def test_a_render_has_lazy_outputs(pipeline: Difix3DNerfactoPipeline) -> None:

@@ -34,4 +34,4 @@ def test_both_render_the_same(settings: dict[str, Any]) -> None:
     here, there = (rendered({**scene}, device, **settings) for device in ("cpu", "cuda"))
     for name, expected in here.items():
         error = (there[name] - expected).norm() / expected.norm()
-        assert error < 1e-2, f"{name}: relative error {float(error):.1e}"
+        assert error < 0.05, f"{name}: relative error {float(error):.1e}"
