@@ -162,7 +162,11 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         # Differs: splatfacto checks this in training only.
         if camera.shape[0] != 1:
             raise ValueError(f"one camera at a time, got {camera.shape[0]}")
-        camera_to_worlds = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
+        camera_to_worlds = camera.camera_to_worlds
+        if self.training:
+            # Differs: in float32, also with mixed precision, which would round poses to half precision.
+            with torch.autocast(self.device.type, enabled=False):
+                camera_to_worlds = self.camera_optimizer.apply_to_camera(camera)
         # Differs: splatfacto rescales the camera itself and back, and moves the intrinsics to CUDA.
         downscale = self._get_downscale_factor()
         width, height = int(camera.width.item()) // downscale, int(camera.height.item()) // downscale
@@ -176,7 +180,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
             inside = self.crop_box.within(gaussians["means"]).squeeze(-1)
             if not inside.any():
                 empty = self.get_empty_outputs(width, height, self.background_color.to(self.device))
-                return RenderOutputs(empty, self._lazy_outputs(empty["rgb"], camera))  # type: ignore[arg-type]
+                return RenderOutputs(empty, self._lazy_outputs(empty, camera))  # type: ignore[arg-type]
             gaussians = {name: values[inside] for name, values in gaussians.items()}
 
         with_depth = self.config.output_depth_during_training or not self.training
@@ -231,7 +235,13 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
             return values
         values["background"] = background.expand(height, width, 3)
         # Differs: in evaluation the outputs also have entries that are computed when read.
-        return RenderOutputs(values, self._lazy_outputs(rgb, camera))
+        return RenderOutputs(values, self._lazy_outputs(values, camera))
+
+    def step_post_backward(self, step: int) -> None:
+        """As in splatfacto; then frees what only densification needs: up to hundreds of megabytes."""
+        super().step_post_backward(step)
+        # Differs: splatfacto keeps it until the next render, and so while a fix of the novel views needs the memory.
+        self.info = {}
 
     def _dropout_rate(self) -> float:
         """Share of the Gaussians that this training step leaves out."""

@@ -11,6 +11,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
@@ -54,6 +55,9 @@ class Difix3DPipeline(NovelViewPipeline):
 
     def _gaussians(self) -> Gaussians:
         return lambda: means_and_opacities(self.difix3d_model.gauss_params)
+
+    def _splat(self) -> RenderedSplat:
+        return RenderedSplat(self.difix3d_model)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
         """As in `NovelViewPipeline`; if training begins from nothing, the first Gaussians are placed before."""

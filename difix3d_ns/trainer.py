@@ -20,7 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 from difix3d_ns.machine.facts import read_machine
-from difix3d_ns.machine.starting import cpu_remarks
+from difix3d_ns.machine.starting import cpu_remarks, require_one_process
 from difix3d_ns.resuming.checkpoints import (
     checkpoint_file,
     explained_misfit,
@@ -55,7 +55,13 @@ class Difix3DTrainerConfig(TrainerConfig):
         return folder
 
     def save_config(self) -> None:
-        """Writes the run's `config.yml`; if its folder cannot be written, exits with one sentence."""
+        """Writes the run's `config.yml`; if its folder cannot be written, exits with one sentence.
+
+        nerfstudio calls this right before it starts a process per GPU. So this is the place to refuse several: if the
+        processes did it, each would print the sentence, and nerfstudio a traceback.
+        """
+        with exit_with_one_sentence():
+            require_one_process(self.method_name, self.machine.num_devices * self.machine.num_machines)
         try:
             super().save_config()
         except OSError as error:

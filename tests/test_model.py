@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -112,7 +113,7 @@ def test_the_enhanced_output_is_offered_and_computed_only_when_read() -> None:
     model = make_model().eval()
     calls: list[Cameras] = []
 
-    def enhancer(rgb: torch.Tensor, camera: Cameras) -> torch.Tensor:
+    def enhancer(rgb: torch.Tensor, camera: Cameras, outputs: object) -> torch.Tensor:
         calls.append(camera)
         return 1 - rgb
 
@@ -153,7 +154,7 @@ with torch.no_grad():
 def test_the_enhancer_stays_out_of_checkpoints() -> None:
     model = make_model()
     keys = set(model.state_dict())
-    model.enhancer = lambda rgb, camera: rgb
+    model.enhancer = lambda rgb, camera, outputs: rgb
     assert set(model.state_dict()) == keys
     assert not [key for key in keys if "lpips" in key]
 
@@ -298,7 +299,7 @@ def test_an_empty_crop_box_gives_an_empty_image() -> None:
 def test_evaluation_reports_raw_and_enhanced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("difix3d_ns.images.metrics.load_lpips", lambda backbone: None)
     model = make_model().eval()
-    model.enhancer = lambda rgb, camera: rgb * 0.5
+    model.enhancer = lambda rgb, camera, outputs: rgb * 0.5
     outputs = model.get_outputs_for_camera(make_camera())
     batch = {"image": outputs["rgb"].clone()}
     raw, images = model.get_image_metrics_and_images(outputs, batch)
@@ -322,6 +323,30 @@ def test_an_evaluation_render_keeps_nothing_of_the_rasterization() -> None:
     model = make_model().eval()
     model.get_outputs_for_camera(make_camera())
     assert not hasattr(model, "info")
+
+
+def test_a_training_step_keeps_nothing_of_the_rasterization() -> None:
+    model = make_model()
+    train_step(model, make_optimizers(model), 0, {"image": torch.rand(HEIGHT, WIDTH, 3)})
+    assert not model.info
+
+
+def test_corrected_poses_are_exact_in_mixed_precision() -> None:
+    model = make_model(camera_optimizer=CameraOptimizerConfig(mode="SO3xR3")).train()
+    model.optimizers = make_optimizers(model)
+    with torch.no_grad():
+        model.camera_optimizer.pose_adjustment.uniform_(-0.1, 0.1)
+    viewmats: list[torch.Tensor] = []
+    render = model.rasterization
+    model.rasterization = lambda **given: viewmats.append(given["viewmats"].detach()) or render(**given)
+    camera = make_camera()
+    camera.metadata = {"cam_idx": 1}
+    for is_mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            model.get_outputs(camera)
+    exact, mixed = viewmats
+    assert mixed.dtype is torch.float32 and torch.equal(mixed, exact)
+    assert not torch.equal(exact[0, :3, :3].abs(), torch.eye(3))
 
 
 @pytest.mark.parametrize("downscales", [0, 1])

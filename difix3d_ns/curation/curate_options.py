@@ -9,6 +9,7 @@ from typing import Literal
 from difix3d_ns.errors import Difix3DError
 
 StrategyName = Literal["sparse", "cycle", "underfit", "cross-reference"]
+ReferenceKind = Literal["raw", "aligned"]
 
 
 @dataclass
@@ -48,6 +49,11 @@ class CurateConfig:
     """Factor on the size of the photos in training and in the pairs, for photos that are too large to train on."""
     seed: int = 42
     """Seed of all trainings."""
+    references: ReferenceKind = "raw"
+    """What the reference of a pair is.
+    raw: the nearest photo, other than that of the pair itself.
+    aligned: training photos warped into the render by depth, with alpha that says how well they fit there.
+    Pairs that were made earlier stay as they are, so give another --output-dir for other references."""
 
     def check(self) -> None:
         """Raises Difix3DError if an option has an invalid value."""

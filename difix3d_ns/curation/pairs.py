@@ -21,7 +21,7 @@ def pair_entry(image: Path, target: Path, reference: Path, how: Mapping[str, Any
     Args:
         image: the degraded render.
         target: the photo of the same view.
-        reference: a photo of a nearby view.
+        reference: a photo of a nearby view, or an aligned reference with alpha.
         how: scene, strategy, step and so on. Readers and later selections use it; the published training ignores it.
     """
     files = {"image": str(image), "target_image": str(target), "ref_image": str(reference)}

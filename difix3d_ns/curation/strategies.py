@@ -12,11 +12,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import Pairs, pair_entry
+from difix3d_ns.curation.references import ReferencePictures
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.shifted_paths import photographed_from_aside
 from difix3d_ns.curation.splits import Split, split_for
 from difix3d_ns.curation.training import TrainingSettings, train_splat
-from difix3d_ns.curation.views import PhotoView, nearest_other, photo_views, render, save_picture
+from difix3d_ns.curation.views import PhotoView, photo_views, render, save_picture
 
 UNDERFIT_FRACTIONS = (0.25, 0.5, 0.75)
 """Fractions of a complete training after which an underfitted model is rendered."""
@@ -77,7 +78,7 @@ def cycle_reconstruction(task: Task) -> Pairs:
         shifted_scene.update(photographed_from_aside(pipeline, photos, training / "shifted", task.config.cycle_shift))
 
     def render_photos_cameras(pipeline: VanillaPipeline, step: int) -> None:
-        pairs.update(_render_pairs(task, pipeline, photos, photos, step))
+        pairs.update(_render_pairs(task, pipeline, photos, ReferencePictures(task.config.references, photos), step))
 
     transforms = task.scene.split_transforms(split.train, split.held_out)
     points = task.scene.points
@@ -100,12 +101,15 @@ def _reconstruct(task: Task, steps: Sequence[int], with_training_views: bool = F
     split = task.split
     names = task.scene.name_of_photo()
     pairs: Pairs = {}
+    references: list[ReferencePictures] = []
 
     def render_cameras(pipeline: VanillaPipeline, step: int) -> None:
         photos = photo_views(pipeline, "train", names, task.folder / "photos")
         rendered = photo_views(pipeline, "eval", names, task.folder / "photos") if split.held_out else []
         rendered += photos if with_training_views else []
-        pairs.update(_render_pairs(task, pipeline, rendered, photos, step))
+        if not references:  # one for all steps, so that photos are matched once
+            references.append(ReferencePictures(task.config.references, photos))
+        pairs.update(_render_pairs(task, pipeline, rendered, references[0], step))
 
     transforms = task.scene.split_transforms(split.train, split.held_out)
     folder = task.folder / "training" / "run"
@@ -117,17 +121,19 @@ def _render_pairs(
     task: Task,
     pipeline: VanillaPipeline,
     views: Sequence[PhotoView],
-    references: list[PhotoView],
+    references: ReferencePictures,
     step: int,
 ) -> Pairs:
-    """Renders views, and pairs each render with its photo and the nearest other reference photo."""
+    """Renders views, and pairs each render with its photo and a reference that shows nothing of this photo."""
     names, split = task.scene.name_of_photo(), task.split
     pairs: Pairs = {}
     for view in views:
         name = names[str(view.photo)]
         image = task.folder / "renders" / f"{name}-step-{step}.png"
-        save_picture(render(pipeline, view.camera)["rgb"], image)
-        reference, distance = nearest_other(view, references)
+        outputs = render(pipeline, view.camera)
+        save_picture(outputs["rgb"], image)
+        aligned = task.folder / "references" / image.name
+        reference, facts = references.reference_of(view, outputs, pipeline, step, aligned)
         how = {
             "scene": task.scene.name,
             "strategy": task.strategy,
@@ -137,10 +143,8 @@ def _render_pairs(
             "trained_on_this_photo": str(view.photo) in split.train,
             "method": task.config.method,
             "seed": task.config.seed,
-            "reference_distance": round(distance, 4),
+            **facts,
         }
-        pairs[f"{task.scene.name}-{task.strategy}-{name}-{step}"] = pair_entry(
-            image, view.picture, reference.picture, how
-        )
+        pairs[f"{task.scene.name}-{task.strategy}-{name}-{step}"] = pair_entry(image, view.picture, reference, how)
     CONSOLE.print(f"{task.scene.name}, {task.strategy}: rendered {len(pairs)} views at step {step}.")
     return pairs

@@ -45,6 +45,8 @@ class DifixArchitecture:
     """Tokens of the prompt embedding."""
     attention_by_places: bool = False
     """Whether self-attention knows the positions of its tokens in the image, see `difix3d_ns.difix.unet`."""
+    aligned_references: bool = False
+    """Whether the network fuses renders with aligned references, see `difix3d_ns.difix.fusion`."""
 
     @staticmethod
     def sd_turbo() -> DifixArchitecture:
@@ -77,6 +79,26 @@ class DifixArchitecture:
             attention_by_places=True,
         )
 
+    @staticmethod
+    def fusion() -> DifixArchitecture:
+        """Returns the sizes of a small network for aligned references, see `difix3d_ns.difix.fusion`."""
+        return DifixArchitecture(
+            vae_block_out_channels=(24, 32, 48, 48),
+            vae_layers_per_block=1,
+            # A single group keeps the ratios between channels, so contrasts survive the normalisations.
+            vae_norm_num_groups=1,
+            latent_channels=8,
+            latent_scaling=1.0,
+            unet_block_out_channels=(48, 64),
+            unet_attention_levels=(True, False),
+            unet_layers_per_block=1,
+            unet_norm_num_groups=1,
+            unet_num_heads=(2, 2),
+            cross_attention_dim=8,
+            prompt_tokens=1,
+            aligned_references=True,
+        )
+
 
 def build_difix(architecture: DifixArchitecture) -> DifixPipeline:
     """Builds a Difix network with random weights, a zero prompt embedding and no text encoder."""
@@ -100,15 +122,20 @@ def build_difix(architecture: DifixArchitecture) -> DifixPipeline:
         scheduler=scheduler,
         prompt_embedding=embedding,
         attention_by_places=architecture.attention_by_places,
+        trained_with_aligned_references=architecture.aligned_references,
     )
 
 
 def build_vae(architecture: DifixArchitecture) -> SkipAutoencoderKL:
     """Builds the autoencoder with random weights; its skip convolutions have their published start value."""
+    from difix3d_ns.difix.fusion import NUM_INPUTS, NUM_OUTPUTS
     from difix3d_ns.difix.vae import SkipAutoencoderKL
 
     levels = len(architecture.vae_block_out_channels)
+    aligned = architecture.aligned_references
     return SkipAutoencoderKL(
+        in_channels=NUM_INPUTS if aligned else 3,
+        out_channels=NUM_OUTPUTS if aligned else 3,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=architecture.vae_block_out_channels,

@@ -29,6 +29,7 @@ from difix3d_ns.difix.errors import (
     reason_of,
     refuse_full_memory,
 )
+from difix3d_ns.difix.fusion import NUM_INPUTS, NUM_LEVELS, NUM_OUTPUTS
 from difix3d_ns.difix.network_files import WEIGHTS, is_training_checkpoint, require_files
 from difix3d_ns.difix.prompt import prompt_embedding
 from difix3d_ns.difix.settings import read_settings
@@ -60,8 +61,8 @@ def load_components(
         dtype: number format of the loaded weights; LoRA is merged in float32 first.
 
     Returns:
-        The pipeline's arguments `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference` and
-        `attention_by_places`.
+        The pipeline's arguments `vae`, `unet`, `scheduler`, `prompt_embedding`, `trained_with_reference`,
+        `attention_by_places` and `trained_with_aligned_references`.
 
     Raises:
         DifixError: the network does not exist, is incomplete, or is not a Difix network.
@@ -92,13 +93,18 @@ def load_components(
     load_strictly(unet, without_prefix(unet_state), f"{source}, unet", dtype)
     embedding = prompt_embedding(folder, str(source))
     _check_agreement(vae, unet, scheduler, embedding, str(source))
+    index = _read_index(folder)
+    aligned = index.get("trained_with_aligned_references") is True
+    if aligned:
+        _check_fusion(vae, str(source))
     return {
         "vae": vae.eval(),
         "unet": unet.eval(),
         "scheduler": scheduler,
         "prompt_embedding": embedding,
         "trained_with_reference": None if checkpoint is not None else _trained_with_reference(folder),
-        "attention_by_places": _read_index(folder).get("attention_by_places") is True,
+        "attention_by_places": index.get("attention_by_places") is True,
+        "trained_with_aligned_references": aligned,
     }
 
 
@@ -135,6 +141,17 @@ def _check_agreement(
     if scheduler.config["prediction_type"] != "epsilon":
         prediction = scheduler.config["prediction_type"]
         raise DifixError(f"{source} is not a Difix network: it predicts {prediction} instead of noise.")
+
+
+def _check_fusion(vae: SkipAutoencoderKL, source: str) -> None:
+    """Raises DifixError if the autoencoder does not take and return what a network for aligned references does."""
+    levels = len(vae.config["block_out_channels"])
+    channels = (vae.config["in_channels"], vae.config["out_channels"])
+    if channels != (NUM_INPUTS, NUM_OUTPUTS) or levels < NUM_LEVELS - 1:
+        raise DifixError(
+            f"{source} is not a Difix network for aligned references: its autoencoder has {levels} levels, and takes "
+            f"and returns {channels[0]} and {channels[1]} channels, not {NUM_INPUTS} and {NUM_OUTPUTS}."
+        )
 
 
 def _read_weights(folder: Path) -> StateDict:

@@ -19,13 +19,16 @@ ImageInput = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarr
 OutputType = Literal["pt", "np", "pil"]
 
 
-def to_image_list(images: ImageInput, what: str = "image") -> list[Float[Tensor, "3 height width"]]:
+def to_image_list(
+    images: ImageInput, what: str = "image", keep_alpha: bool = False
+) -> list[Float[Tensor, "channels height width"]]:
     """Pictures as float tensors in [0, 1].
 
     Args:
         images: one picture or several. Whole numbers of 8 or 16 bit (PIL, NumPy) are scaled; PIL's alpha is laid
             over black; gray becomes RGB. Floats, and all tensors, are taken as they are.
         what: how an error calls them.
+        keep_alpha: whether pictures may have a fourth channel, which is kept, also PIL's.
 
     Raises:
         DifixError: not a picture, no pixels, other than 3 channels, values outside [0, 1], or NaN.
@@ -34,13 +37,14 @@ def to_image_list(images: ImageInput, what: str = "image") -> list[Float[Tensor,
         images = [images]
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
-    converted = [_to_tensor(image, what) for image in images]
+    converted = [_to_tensor(image, what, keep_alpha) for image in images]
     if not converted:
         raise DifixError(f"no {what} is given: one picture at least is needed.")
     for index, image in enumerate(converted):
         name = what if len(converted) == 1 else f"{what} {index}"
-        if image.dim() != 3 or image.shape[0] != 3:
-            raise DifixError(f"{name} has shape {tuple(image.shape)}: three channels are needed, (3, height, width).")
+        if image.dim() != 3 or image.shape[0] not in ((3, 4) if keep_alpha else (3,)):
+            needed = "three or four channels are" if keep_alpha else "three channels are"
+            raise DifixError(f"{name} has shape {tuple(image.shape)}: {needed} needed, (3, height, width).")
         if 0 in image.shape:
             raise DifixError(f"{name} has no pixels: its shape is {tuple(image.shape)}.")
         if not image.isfinite().all():
@@ -51,11 +55,11 @@ def to_image_list(images: ImageInput, what: str = "image") -> list[Float[Tensor,
     return converted
 
 
-def _to_tensor(image: object, what: str) -> Tensor:
+def _to_tensor(image: object, what: str, keep_alpha: bool) -> Tensor:
     if isinstance(image, Tensor):
         return image.float()
     if isinstance(image, Image.Image):
-        image = _pil_to_array(image)
+        image = np.asarray(image) if keep_alpha and image.mode == "RGBA" else _pil_to_array(image)
     if not isinstance(image, np.ndarray):
         raise DifixError(f"{what} is a {type(image).__name__}: a PIL image, an array or a tensor is needed.")
     scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
@@ -90,6 +94,28 @@ def resize(images: Float[Tensor, "batch 3 _ _"], height: int, width: int) -> Flo
     if images.shape[-2:] == (height, width):
         return images
     return F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def resize_with_alpha(
+    images: Float[Tensor, "batch 4 _ _"], height: int, width: int
+) -> Float[Tensor, "batch 4 height width"]:
+    """Resizes colours and alpha. Each pixel's colour counts as much as its alpha, so none bleeds from where it is 0."""
+    if images.shape[-2:] == (height, width):
+        return images
+    colours, alpha = images[:, :3], images[:, 3:]
+    both = resize(torch.cat([colours * alpha, alpha, colours], dim=1), height, width)
+    weighted, resized_alpha, plain = both[:, :3], both[:, 3:4], both[:, 4:]
+    colours = torch.where(resized_alpha > 1e-4, weighted / resized_alpha.clamp_min(1e-4), plain)
+    return torch.cat([colours, resized_alpha], dim=1)
+
+
+def with_alpha(
+    image: Float[Tensor, "*batch channels height width"], alpha: float
+) -> Float[Tensor, "*batch 4 height width"]:
+    """Adds a constant fourth channel to an image that has none."""
+    if image.shape[-3] == 4:
+        return image
+    return torch.cat([image, torch.full_like(image[..., :1, :, :], alpha)], dim=-3)
 
 
 def to_output(

@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from difix3d_ns.difix.batching import batches_of_one_size
 from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.fusion import STRIDE, comparison, fuse
 from difix3d_ns.difix.images import (
     ImageInput,
     OutputType,
@@ -28,8 +29,10 @@ from difix3d_ns.difix.images import (
     check_result,
     pad_to_multiple,
     resize,
+    resize_with_alpha,
     to_image_list,
     to_output,
+    with_alpha,
 )
 from difix3d_ns.difix.reference_cache import ReferenceCache
 from difix3d_ns.difix.unet import mix_references, predict_noise
@@ -57,6 +60,9 @@ class DifixPipeline(DiffusionPipeline):
     An image is encoded, taken for a noisy image at step 199, denoised in one UNet call and decoded; no noise is
     added. With a reference the self-attention of the UNet sees both images; only the target is decoded.
 
+    A network for aligned references takes references of four channels, see `difix3d_ns.difix.fusion`. It encodes a
+    comparison of both images in place of the image, and decodes factors by which they are fused.
+
     Args:
         vae: the autoencoder with skips.
         unet: a stock UNet.
@@ -64,6 +70,7 @@ class DifixPipeline(DiffusionPipeline):
         prompt_embedding: embedding of the fixed prompt; zeros if None. It is a constant, so no text encoder is kept.
         trained_with_reference: whether the network expects a reference; None where it is not known.
         attention_by_places: whether the UNet's self-attention knows where its tokens are; no published network does.
+        trained_with_aligned_references: whether the network is one for aligned references; no published network is.
 
     Attributes:
         reference_cache: what is kept of references that were seen; `max_entries` bounds it.
@@ -83,10 +90,13 @@ class DifixPipeline(DiffusionPipeline):
         prompt_embedding: Float[Tensor, "1 prompt_tokens width"] | None = None,
         trained_with_reference: bool | None = None,
         attention_by_places: bool = False,
+        trained_with_aligned_references: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=mix_references(unet), scheduler=scheduler)
         self.register_to_config(trained_with_reference=trained_with_reference, attention_by_places=attention_by_places)
+        if trained_with_aligned_references:  # the index of other networks stays as it was
+            self.register_to_config(trained_with_aligned_references=True)
         self.reference_cache = ReferenceCache()
         self._dtype_follows_device = False
         self._told_of_missing_reference = False
@@ -180,7 +190,9 @@ class DifixPipeline(DiffusionPipeline):
 
         Args:
             image: one picture or several, values in [0, 1], any sizes.
-            reference: for each picture a photo of the same place from nearby, of any size; None for none.
+            reference: for each picture a photo of the same place from nearby, of any size; None for none. For a network
+                for aligned references, it has a fourth channel that says how far each pixel is to be trusted; a
+                reference of three channels is then not used, as nothing says that it is aligned.
             output_type: `pt`, `np` or `pil`; tensors come on the pipeline's device.
             strength: blend between the input (0) and the network's result (1).
             height: height at which the network works; the image's own if None.
@@ -199,7 +211,8 @@ class DifixPipeline(DiffusionPipeline):
                 of its range, or the network returns NaN or black images.
         """
         images = to_image_list(image)
-        references = to_image_list(reference, "reference") if reference is not None else None
+        aligned = self.takes_aligned_references
+        references = to_image_list(reference, "reference", keep_alpha=aligned) if reference is not None else None
         if references is not None and len(references) != len(images):
             raise DifixError(f"{len(images)} images but {len(references)} references: give one to each, or none.")
         check_options(strength, height, width, timestep, num_timesteps=len(self.scheduler.alphas_cumprod))
@@ -227,7 +240,7 @@ class DifixPipeline(DiffusionPipeline):
 
     def denoise(
         self,
-        images: Float[Tensor, "batch views 3 height width"],
+        images: Float[Tensor, "batch views channels height width"],
         prompt_embedding: Float[Tensor, "1 prompt_tokens width"] | None = None,
         timestep: int = TIMESTEP,
         sample_posterior: bool = False,
@@ -237,7 +250,8 @@ class DifixPipeline(DiffusionPipeline):
         """The network itself, differentiable.
 
         Args:
-            images: in [-1, 1], target first, then references; sides divisible by the autoencoder's factor.
+            images: in [-1, 1], target first, then references; sides divisible by `size_multiple`. For a network for
+                aligned references with a fourth channel in [0, 1].
             prompt_embedding: in place of the pipeline's own.
             timestep: diffusion step as which the images count.
             sample_posterior: draw the latents at random in place of their mode.
@@ -247,15 +261,28 @@ class DifixPipeline(DiffusionPipeline):
         Returns:
             The cleaned targets in about [-1, 1], not clamped.
         """
-        latents, skips = self.encode(images, sample_posterior, generator, tiled)
+        aligned = self.takes_aligned_references
+        inputs = comparison(images)[:, None].to(self.dtype) if aligned else images
+        latents, skips = self.encode(inputs, sample_posterior, generator, tiled)
         embedding = self.prompt_embedding if prompt_embedding is None else prompt_embedding
         by_places = self.config["attention_by_places"]
         noise = predict_noise(self.unet, latents, timestep, embedding.to(latents), by_places)
-        return self.decode(self.clean_latents(latents[:, 0], noise[:, 0], timestep), skips, tiled)
+        decoded = self.decode(self.clean_latents(latents[:, 0], noise[:, 0], timestep), skips, tiled)
+        return fuse(images, decoded.to(images)) if aligned else decoded
+
+    @property
+    def takes_aligned_references(self) -> bool:
+        """Whether references have a fourth channel that says how far they are to be trusted."""
+        return bool(self.config.get("trained_with_aligned_references", False))
+
+    @property
+    def size_multiple(self) -> int:
+        """The sides of images for `denoise` are divisible by this."""
+        return self.vae.downscale_factor * (STRIDE if self.takes_aligned_references else 1)
 
     def encode(
         self,
-        images: Float[Tensor, "batch views 3 height width"],
+        images: Float[Tensor, "batch views channels height width"],
         sample_posterior: bool = False,
         generator: torch.Generator | None = None,
         tiled: bool = False,
@@ -302,11 +329,16 @@ class DifixPipeline(DiffusionPipeline):
         return self.vae.decode_with_skips(latents / self.vae.config["scaling_factor"], skips, tiled=tiled)
 
     def _prepare(
-        self, picture: Float[Tensor, "3 _ _"], size: tuple[int, int]
-    ) -> Float[Tensor, "1 3 padded_height padded_width"]:
-        """One view as the network takes it: on its device, at its size, padded, in [-1, 1]."""
-        moved = resize(picture[None].to(self._execution_device), *size)
-        return (pad_to_multiple(moved, self.vae.downscale_factor) * 2 - 1).to(self.dtype)
+        self, picture: Float[Tensor, "channels _ _"], size: tuple[int, int]
+    ) -> Float[Tensor, "1 channels padded_height padded_width"]:
+        """One view as `denoise` takes it: on its device, at its size, padded, in [-1, 1]."""
+        moved = picture[None].to(self._execution_device)
+        if not self.takes_aligned_references:
+            return (pad_to_multiple(resize(moved, *size), self.size_multiple) * 2 - 1).to(self.dtype)
+        # A picture without a fourth channel says nothing of where it is right. Colours keep their precision, as the
+        # network in half precision returns only factors on them.
+        padded = pad_to_multiple(resize_with_alpha(with_alpha(moved, 0.0), *size), self.size_multiple)
+        return torch.cat([padded[:, :3] * 2 - 1, padded[:, 3:]], dim=1)
 
     def _tell_of_missing_reference(self) -> None:
         if self.config["trained_with_reference"] and not self._told_of_missing_reference:

@@ -42,6 +42,11 @@ class DifixFixer:
         self._config = config
         self._device = device
 
+    @property
+    def takes_aligned_references(self) -> bool:
+        """Whether the network was trained with aligned references, which have a fourth channel."""
+        return self.network.takes_aligned_references
+
     def clean(
         self,
         renders: Sequence[Float[Tensor, "height width 3"]],
@@ -56,6 +61,8 @@ class DifixFixer:
             RuntimeError: `is_full_memory`: the batch does not fit, or its only image does not fit even tile by tile.
         """
         photos = [photo for photo in references if photo is not None]
+        if not self.takes_aligned_references:
+            photos = [photo[..., :3] for photo in photos]
         images, photo_batch = self._batch(renders), self._batch(photos) if photos else None
         max_pixels = self._config.max_pixels_per_batch
         num_pixels = images.shape[-2] * images.shape[-1]
@@ -106,7 +113,9 @@ class DifixFixer:
         result = self.network(images, photos, output_type="pt", max_pixels_per_batch=max_pixels).images
         return [image.permute(1, 2, 0) for image in result]
 
-    def _batch(self, images: Sequence[Float[Tensor, "height width 3"]]) -> Float[Tensor, "batch 3 height width"]:
+    def _batch(
+        self, images: Sequence[Float[Tensor, "height width channels"]]
+    ) -> Float[Tensor, "batch channels height width"]:
         return torch.stack([image.permute(2, 0, 1) for image in images]).to(self._device)
 
 

@@ -11,8 +11,9 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from difix3d_ns.difix.errors import reason_of, refuse_full_memory
+from difix3d_ns.difix.errors import DifixMemoryError, reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fixing.aligning import Outputs, ReferenceAligner, RenderedSplat
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig, choose_references
 from difix3d_ns.images.photos import READING_ERRORS, read_photo
@@ -31,9 +32,10 @@ class RenderEnhancer:
         unit: returns the length in scene units that counts as much as one radian between poses.
         gaussians: the Gaussians, if the model has any; needed to choose references by `overlap`.
         read_training_photo: returns a training photo in [0, 1]; by default its file is read.
+        splat: renders depths, by which references are aligned; None for other models, whose references are not.
 
     Raises:
-        Difix3DError: references are to be chosen by overlap, but the model has no Gaussians.
+        Difix3DError: references are to be chosen by overlap or to be aligned, but the model has no Gaussians.
     """
 
     def __init__(
@@ -44,24 +46,34 @@ class RenderEnhancer:
         unit: Callable[[], float],
         gaussians: Gaussians | None = None,
         read_training_photo: Callable[[int], Float[Tensor, "height width 3"]] | None = None,
+        splat: RenderedSplat | None = None,
     ) -> None:
         if references.choice == "overlap" and gaussians is None:
             raise Difix3DError("references by overlap need Gaussians, and this model has none: choose them by pose.")
+        if references.align == "depth" and splat is None:
+            raise Difix3DError(
+                "references are aligned by the depth of a splat, and this model is none: leave out align."
+            )
         self.fixer = fixer
         self.train_dataset = train_dataset
         self.references = references
         self._unit = unit
         self._gaussians = gaussians
         self._read_photo = read_training_photo or (lambda index: read_photo(train_dataset, index))
+        self._splat = splat
+        self._aligner: ReferenceAligner | None = None
         self._photos: dict[int, Tensor | None] = {}
         self._has_warned = False
 
-    def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
+    def enhance(
+        self, rgb: Float[Tensor, "height width 3"], camera: Cameras, outputs: Outputs | None = None
+    ) -> Float[Tensor, "height width 3"]:
         """Enhances one render.
 
         Args:
             rgb: the render, in [0, 1].
             camera: its camera, shape (1,).
+            outputs: all outputs of the render; None if they are to be rendered again where they are needed.
 
         Returns:
             The enhanced image in [0, 1], at the render's size and on its device.
@@ -69,24 +81,26 @@ class RenderEnhancer:
         Raises:
             DifixError: there is no usable network, or its result is not a usable image.
         """
-        return self.enhance_all([rgb], [camera])[0]
+        return self.enhance_all([rgb], [camera], outputs=None if outputs is None else [outputs])[0]
 
     def enhance_all(
         self,
         renders: Sequence[Float[Tensor, "height width 3"]],
         cameras: Sequence[Cameras],
         reference: Float[Tensor, "ref_height ref_width 3"] | None = None,
+        outputs: Sequence[Outputs] | None = None,
     ) -> list[Float[Tensor, "height width 3"]]:
         """Enhances several renders, in batches of one size; see `enhance`.
 
         Args:
             renders: in [0, 1].
             cameras: the camera of each render, shape (1,).
-            reference: an image in [0, 1] to use as reference for all; None uses the photo near each camera.
+            reference: an image in [0, 1] to use as reference for all; None uses the photos near each camera.
+            outputs: see `enhance`.
         """
         references: list[Tensor | None] = [reference] * len(cameras)
         if reference is None and self.fixer.config.use_reference:
-            references = self.photos(self.choose_references(cameras))
+            references = self.references_of(renders, cameras, outputs)
         cleaned = self.fixer.clean(renders, references, cameras)
         return [image.to(render) for image, render in zip(cleaned, renders, strict=True)]
 
@@ -96,9 +110,67 @@ class RenderEnhancer:
         means, opacities = self._gaussians() if self._gaussians else (torch.zeros(0, 3), torch.zeros(0))
         return choose_references(cameras, self.train_dataset.cameras, self.references, self._unit(), means, opacities)
 
-    def reference_photo(self, camera: Cameras) -> Float[Tensor, "height width 3"] | None:
-        """The training photo that is a camera's reference; None if no photo qualifies."""
-        return self.photos(self.choose_references([camera]))[0]
+    def references_of(
+        self,
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        cameras: Sequence[Cameras],
+        outputs: Sequence[Outputs] | None = None,
+        fixer: LazyFixer | None = None,
+    ) -> list[Float[Tensor, "ref_height ref_width channels"] | None]:
+        """The reference of each render: a photo, or an aligned reference of four channels; None if none qualifies.
+
+        Args:
+            renders: in [0, 1].
+            cameras: their cameras, shape (1,).
+            outputs: see `enhance`.
+            fixer: gets the references; None for the enhancer's own.
+        """
+        aligned = self.aligned_references(renders, cameras, outputs, fixer=fixer)
+        return self.photos(self.choose_references(cameras)) if aligned is None else aligned
+
+    def aligned_references(
+        self,
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        cameras: Sequence[Cameras],
+        outputs: Sequence[Outputs] | None = None,
+        without: Sequence[int] | None = None,
+        fixer: LazyFixer | None = None,
+    ) -> list[Float[Tensor, "height width 4"] | None] | None:
+        """Training photos warped to where each render shows the same; see `ReferenceAligner`.
+
+        Args:
+            renders: see `references_of`.
+            cameras: see `references_of`.
+            outputs: see `enhance`.
+            without: for each render of a photo's view, the index of the photo, which is left out.
+            fixer: see `references_of`.
+
+        Returns:
+            None if references are not to be aligned, as the settings or the network say. One of them is None if its
+            camera is no perspective camera, or a photo cannot be read.
+        """
+        align = self.references.align
+        if self._splat is None or align == "none":
+            return None
+        if fixer is None and not self.fixer.config.use_reference:
+            return None
+        try:
+            if align == "auto" and not (fixer or self.fixer).takes_aligned_references():
+                return None
+        except DifixMemoryError:  # reported where the network is to clean the renders
+            return None
+        if self._aligner is None:
+            self._aligner = ReferenceAligner(self._splat, self.train_dataset, self._read_photo, self.fixer.device)
+        found: list[Tensor | None] = []
+        for index, (render, camera) in enumerate(zip(renders, cameras, strict=True)):
+            of_render = None if outputs is None else outputs[index]
+            try:
+                own = None if without is None else without[index]
+                found.append(self._aligner.reference(render, camera, of_render, own))
+            except READING_ERRORS as error:
+                self._report_photo("a training photo", error)
+                found.append(None)
+        return found
 
     def photos(self, indices: Sequence[int | None]) -> list[Float[Tensor, "height width 3"] | None]:
         """Training photos in [0, 1]; None for None and for an unreadable photo, of which only the first is reported."""
@@ -112,13 +184,15 @@ class RenderEnhancer:
         try:
             return self._read_photo(index)
         except READING_ERRORS as error:
-            refuse_full_memory(error)
-            if not self._has_warned:
-                file = self.train_dataset.image_filenames[index]
-                CONSOLE.print(
-                    f"Difix: the training photo {file} cannot be read ({reason_of(error)}): frames near it are "
-                    "enhanced without a reference.",
-                    markup=False,
-                )
-            self._has_warned = True
+            self._report_photo(f"the training photo {self.train_dataset.image_filenames[index]}", error)
             return None
+
+    def _report_photo(self, photo: str, error: BaseException) -> None:
+        """Prints that a photo cannot be read, the first time."""
+        refuse_full_memory(error)
+        if not self._has_warned:
+            CONSOLE.print(
+                f"Difix: {photo} cannot be read ({reason_of(error)}): frames near it are enhanced without a reference.",
+                markup=False,
+            )
+        self._has_warned = True

@@ -66,7 +66,10 @@ class Fixer(Protocol):
         Args:
             renders: images in [0, 1], all of one size, on any device. Together they have at most
                 `max_pixels_per_batch` pixels, unless there is only one.
-            references: a photo in [0, 1] for each render. Either all photos have one size, or all are None.
+            references: a photo in [0, 1] for each render. Either all photos have one size, or all are None. Aligned
+                references have a fourth channel that says how far each pixel is to be trusted, in [0, 1]. Only a fixer
+                with a true attribute `takes_aligned_references` gets them, unless the user sets
+                `--pipeline.references.align depth`.
             cameras: the camera of each render, shape (1,); None if it is not known.
 
         Returns:

@@ -46,7 +46,7 @@ class LazyFixer:
         self.after_batch: Callable[[], None] = lambda: None
 
     def with_config(self, config: DifixConfig) -> LazyFixer:
-        """Another fixer on the same device that takes turns with this one, so the two never need memory together."""
+        """Another fixer on the same device that takes turns with this one, so the two never run at the same time."""
         other = LazyFixer(config, self.device)
         other._turn = self._turn
         return other
@@ -66,6 +66,16 @@ class LazyFixer:
             if self._fixer is None:
                 self._fixer = make_fixer(self.config, self.device)
             return self._fixer
+
+    def takes_aligned_references(self) -> bool:
+        """Whether the fixer was made for aligned references, with a fourth channel. The fixer is loaded.
+
+        Raises:
+            DifixError: as `load`.
+        """
+        # Without a turn if it is loaded: the viewer asks while it holds the trainer's lock, which a fix may wait for.
+        fixer = self._fixer if self._fixer is not None else self.load()
+        return bool(getattr(fixer, "takes_aligned_references", False))
 
     def resolve(self) -> ResolvedDifix:
         """Finds the network or fixer that `config.model` names, without loading it."""
@@ -115,7 +125,8 @@ class LazyFixer:
 
         Args:
             renders: images in [0, 1].
-            references: a photo in [0, 1] or None for each render; None for renders without references.
+            references: a photo in [0, 1] or None for each render; None for renders without references. Aligned
+                references have a fourth channel.
             cameras: the camera of each render, shape (1,), or None; None if no camera is known.
             on_progress: called with the number of images of each finished batch.
             keep_broken: whether an image that cannot be cleaned becomes NaN with a warning, instead of an error.

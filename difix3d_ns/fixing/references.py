@@ -38,6 +38,10 @@ class ReferenceConfig:
     max_distance: float = 0.0
     """Photos farther than this from a novel view are never its reference; 0 for no limit.
     The distance is that between the cameras, in the unit of `step_unit`, plus the angle between them in radians."""
+    align: Literal["auto", "none", "depth"] = "auto"
+    """Whether the reference is made of several photos, warped by depth to where the render shows the same.
+    `auto`: if the network was trained with such references. `none`: the reference is a photo as it is. `depth`: always.
+    The settings above do not apply to aligned references."""
 
 
 def choose_references(

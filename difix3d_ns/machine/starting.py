@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difix3d_ns.errors import Difix3DError
 from difix3d_ns.machine.facts import Machine
 
 ON_CPU = "training also runs with --machine.device-type cpu"
@@ -13,6 +14,27 @@ DAYS_ON_CPU = {
     "minutes.",
 }
 """What to know about a method whose usual settings are for a GPU."""
+
+
+def require_one_process(method_name: str | None, world_size: int) -> None:
+    """Makes sure that one process trains the scene.
+
+    Several would write the same files and draw the same views, and densification replaces parameters, which torch's
+    distributed training does not allow.
+
+    Args:
+        method_name: the command that trains.
+        world_size: number of processes, one per GPU.
+
+    Raises:
+        Difix3DError: there are several.
+    """
+    if world_size > 1:
+        raise Difix3DError(
+            f"{method_name} trains a scene on one GPU, and {world_size} are requested: leave --machine.num-devices "
+            "and --machine.num-machines at 1 and train one scene per GPU, each with its own CUDA_VISIBLE_DEVICES. "
+            "Several GPUs work for ns-difix curate, train and enhance, by accelerate launch."
+        )
 
 
 def cuda_fault(machine: Machine, needs_gsplat: bool = True) -> str | None:

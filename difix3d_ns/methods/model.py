@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-Enhancer = Callable[[Float[Tensor, "height width 3"], Cameras], Float[Tensor, "height width 3"]]
+Enhancer = Callable[[Float[Tensor, "height width 3"], Cameras, Mapping[str, Any]], Float[Tensor, "height width 3"]]
+"""Enhances a render of a camera, given also the other outputs of the render."""
 
 
 class EnhancedOutputs:
@@ -22,10 +23,10 @@ class EnhancedOutputs:
 
     enhancer: Enhancer | None
 
-    def _lazy_outputs(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> dict[str, Callable[[], Tensor]]:
-        """The outputs that are computed when read."""
+    def _lazy_outputs(self, outputs: Mapping[str, Any], camera: Cameras) -> dict[str, Callable[[], Tensor]]:
+        """The outputs that are computed when read, from those of a render."""
         enhancer = self.enhancer
-        return {} if enhancer is None else {"rgb_enhanced": lambda: enhancer(rgb, camera)}
+        return {} if enhancer is None else {"rgb_enhanced": lambda: enhancer(outputs["rgb"], camera, outputs)}
 
     def _photo_of(self, outputs: Any, batch: dict[str, Any]) -> Float[Tensor, "height width 3"]:
         """The photo of a batch in [0, 1], composited over the background of the render."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians, RenderEnhancer
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.given_settings import require_valid_difix, require_valid_references
@@ -25,7 +27,7 @@ from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.held_out_metrics import held_out_metrics
 from difix3d_ns.machine.facts import read_machine
-from difix3d_ns.machine.starting import cuda_fault, cuda_remarks
+from difix3d_ns.machine.starting import cuda_fault, cuda_remarks, require_one_process
 from difix3d_ns.methods.datamanager import NovelViewDataManager
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.resuming.checkpoints import explained_misfit
@@ -92,12 +94,7 @@ class NovelViewPipeline(VanillaPipeline):
             require_valid_references(config.references, "--pipeline.references.")
             if torch.device(device).type == "cuda":
                 _require_cuda(self.needs_gsplat)
-            if world_size > 1:
-                raise Difix3DError(
-                    f"{self.method} trains a scene on one GPU, and {world_size} are requested: leave "
-                    "--machine.num-devices at 1 and train one scene per GPU, each with its own CUDA_VISIBLE_DEVICES. "
-                    "Several GPUs work for ns-difix curate, train and enhance, by accelerate launch."
-                )
+            require_one_process(self.method, world_size)
             super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.datamanager.photo_background = lambda: background_color(self.model)
         self.loop: NovelViewLoop | None = None
@@ -110,13 +107,23 @@ class NovelViewPipeline(VanillaPipeline):
                 unit=lambda: config.length_unit(self.datamanager),
                 gaussians=self._gaussians(),
                 read_training_photo=self.datamanager.training_photo,
+                splat=self._splat(),
             )
         self.enhancing_model.enhancer = self.enhance
-        self._enhance_panel = EnhancePanel(self.fixer, self.enhancer.reference_photo)
+        self._enhance_panel = EnhancePanel(self.fixer, self._reference_for_viewer)
         self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the viewer shows this name
         self._training_panel = TrainingPanel(self.enhancing_model.config, self.datamanager.config)
         if test_mode == "val" and config.fix_novel_views:
             self.add_module(TRAINING_PANEL, self._training_panel)
+
+    def _reference_for_viewer(
+        self, fixer: LazyFixer, render: Float[Tensor, "height width 3"], camera: Cameras, outputs: Mapping[str, Any]
+    ) -> Float[Tensor, "ref_height ref_width channels"] | None:
+        return self.enhancer.references_of([render], [camera], [outputs], fixer)[0]
+
+    def _splat(self) -> RenderedSplat | None:
+        """The splat by whose depth references are aligned; None for a representation that is none."""
+        return None
 
     def _new_fixer(self, device: str) -> LazyFixer:
         """What cleans renders in this pipeline; for subclasses to replace."""
@@ -141,20 +148,23 @@ class NovelViewPipeline(VanillaPipeline):
     def _require_fitting(self, checkpoint: dict[str, Any]) -> None:
         """Raises Difix3DError if a checkpoint's parameters, by their names in the pipeline, do not fit this run."""
 
-    def enhance(self, rgb: Float[Tensor, "height width 3"], camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """Enhances one render with a training photo near its camera as reference; in the viewer as its panel is set.
+    def enhance(
+        self, rgb: Float[Tensor, "height width 3"], camera: Cameras, outputs: Mapping[str, Any]
+    ) -> Float[Tensor, "height width 3"]:
+        """Enhances one render with training photos near its camera as reference; in the viewer as its panel is set.
 
         Args:
             rgb: the render, in [0, 1].
             camera: its camera, shape (1,).
+            outputs: all outputs of the render.
 
         Returns:
             The enhanced image in [0, 1], at the render's size and on its device.
         """
         if (viewer := rendering_for_viewer()) is not None:
-            return self._enhance_panel.enhance(rgb, camera, viewer)
+            return self._enhance_panel.enhance(rgb, camera, viewer, outputs)
         with exit_with_one_sentence():
-            return self.enhancer.enhance(rgb, camera)
+            return self.enhancer.enhance(rgb, camera, outputs)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:  # type: ignore[override]
         """The model's callbacks and the fixes. nerfstudio asks once, after it has loaded a checkpoint."""

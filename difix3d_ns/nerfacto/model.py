@@ -191,7 +191,7 @@ class Difix3DNerfactoModel(EnhancedOutputs, NerfactoModel):
         if not self._is_finite():
             # nerfacto renders NaN as black, which would hide that training has diverged.
             values["rgb"] = torch.full_like(values["rgb"], float("nan"))
-        lazy = self._lazy_outputs(values["rgb"], camera)
+        lazy = self._lazy_outputs(values, camera)
         if self.train_cameras is not None:
             lazy["coverage"] = lambda: self._coverage_of(camera, values["accumulation"])
         return RenderOutputs(values, lazy)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.field_components.embedding import Embedding
 from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler
 from torch import Tensor
@@ -78,6 +79,11 @@ def appearance_of(field: Any, photo: int | None) -> Iterator[None]:
 
 class PhotoCameraOptimizer(CameraOptimizer):
     """nerfacto's camera optimizer, which corrects the rays of photos and leaves those of fixed views."""
+
+    def apply_to_raybundle(self, raybundle: RayBundle) -> None:
+        """As in nerfacto, but in float32, also with mixed precision, which would round directions to half precision."""
+        with torch.autocast(raybundle.origins.device.type, enabled=False):
+            super().apply_to_raybundle(raybundle)
 
     def forward(self, indices: Int[Tensor, "num_rays"]) -> Float[Tensor, "num_rays 3 4"]:
         """Corrections of the photos with these indices; the identity for the index after the last photo."""

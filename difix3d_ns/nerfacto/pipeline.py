@@ -22,6 +22,8 @@ class NearestReferenceConfig(ReferenceConfig):
     choice: Suppress[Fixed[Literal["pose", "overlap"]]] = "pose"
     num_candidates: Suppress[Fixed[int]] = 8
     min_overlap: Suppress[Fixed[float]] = 0.1
+    # A render takes too long to render several photos' views with each frame.
+    align: Suppress[Fixed[Literal["auto", "none", "depth"]]] = "none"
 
 
 @dataclass

@@ -70,7 +70,9 @@ class ProgressiveUpdate:
         # As training compares them with photos. The network's output is not corrected again, because corrections are
         # learnt for renders only.
         renders = [self._model.in_colors_of_photo(image, index) for image, index in zip(plain, indices, strict=True)]
-        references = self._datamanager.training_photos(nearest_others(poses, indices, self._unit))
+        references = self._enhancer.aligned_references(renders, cameras, without=indices)
+        if references is None:
+            references = self._datamanager.training_photos(nearest_others(poses, indices, self._unit))
         cleaned = self._enhancer.fixer.clean(renders, references, cameras, keep_broken=True)
         masks = [self._datamanager.training_mask(index) for index in indices]
         return error_removed(renders, cleaned, self._datamanager.training_photos(indices), masks)
@@ -107,7 +109,9 @@ class ProgressiveUpdate:
                     renders, accumulations = render_novel_views(
                         self._model, cameras[chosen], step, lambda: progress.advance(rendering), part.start
                     )
-                references = self._datamanager.training_photos(nearest[chosen])
+                references = self._enhancer.aligned_references(renders, cameras[chosen]) if clean else None
+                if references is None:
+                    references = self._datamanager.training_photos(nearest[chosen])
                 fixed = renders
                 if clean:
                     with timer("cleaning"):
@@ -122,7 +126,7 @@ class ProgressiveUpdate:
                     facts = nearest[chosen], distances[chosen, 0].tolist()
                     of_views = zip(cameras[chosen], renders, accumulations, fixed, *facts, strict=True)
                     fixes = [NovelViewFix(*of_view, cleaned=clean) for of_view in of_views]
-                    vetted = vetting.vet(fixes, step, reliability, part.start)
+                    vetted = vetting.vet(fixes, step, reliability, part.start, fixer.device)
                     shown |= panels(fixes, vetted, references, part.start)
                     add(vetted)
                     del renders, accumulations, references, fixed, fixes, of_views, vetted

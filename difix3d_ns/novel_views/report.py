@@ -67,7 +67,7 @@ def describe(views: PseudoViewSet, num_arrived: int, reliability: float | None =
 def panels(
     fixes: Sequence[NovelViewFix],
     views: PseudoViewSet,
-    references: Sequence[Float[Tensor, "ref_height ref_width 3"] | None],
+    references: Sequence[Float[Tensor, "ref_height ref_width channels"] | None],
     first_target: int = 0,
 ) -> dict[str, Float[Tensor, "logged_height width_of_panels 3"]]:
     """Shows render, fixed view, confidence and, if it has the same size, reference side by side.
@@ -75,7 +75,7 @@ def panels(
     Args:
         fixes: some of the novel views, in the order of their targets.
         views: the pseudo views made of them, with their images in memory. The confidence of a rejected view is black.
-        references: the reference photo of each, or None.
+        references: the reference of each, or None; of an aligned one, its colours are shown.
         first_target: index of the first view's target.
 
     Returns:
@@ -88,8 +88,8 @@ def panels(
         fixed = fix.fixed.nan_to_num(0.0) if view is None else view.image.float() / 255
         confidence = torch.zeros_like(fixed) if view is None else (view.confidence.float() / 255).expand_as(fixed)
         parts = [fix.render, fixed, confidence]
-        if reference is not None and reference.shape == fixed.shape:
-            parts.append(reference)
+        if reference is not None and reference.shape[:2] == fixed.shape[:2]:
+            parts.append(reference[..., :3].to(fixed))
         images[f"Novel Views/{target}: render, fixed, confidence, reference"] = _small(torch.cat(parts, dim=1))
     return images
 

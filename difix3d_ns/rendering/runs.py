@@ -21,6 +21,7 @@ from torch import Tensor
 
 from difix3d_ns.cameras.poses import scene_radius
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
@@ -76,6 +77,7 @@ class Run:
             references,
             unit=lambda: self.unit,
             read_training_photo=lambda index: read_photo(self.train_dataset, index, self.background),
+            splat=RenderedSplat(model) if isinstance(model, SplatfactoModel) else None,
             gaussians=(lambda: means_and_opacities(model.gauss_params)) if isinstance(model, SplatfactoModel) else None,
         )
 
@@ -177,7 +179,7 @@ class Run:
                     f"{self.config.method_name} has no output `rgb`, which Difix enhances: render its own outputs only."
                 )
             with nullcontext() if crop is None else background_of(crop, self.model):
-                cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference)
+                cleaned = self.enhancer.enhance_all([frame["rgb"] for frame in frames], cameras, reference, frames)
             for frame, image in zip(frames, cleaned, strict=True):
                 frame[ENHANCED] = self._matched(image, frame) if self.match_colors else image
         return frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -53,6 +53,11 @@ class NovelViewFix:
     cleaned: bool = True
     """Whether the network was used."""
 
+    def on(self, device: torch.device) -> NovelViewFix:
+        """The view with its images on a device."""
+        images = {name: getattr(self, name).to(device) for name in ("render", "accumulation", "fixed")}
+        return replace(self, **images)
+
 
 @dataclass(frozen=True)
 class Vetting:
@@ -60,21 +65,30 @@ class Vetting:
 
     config: VettingConfig
 
-    def vet(self, fixes: Sequence[NovelViewFix], step: int, reliability: float, first_target: int) -> PseudoViewSet:
-        """Vets some views of one fix, on the device of their images.
+    def vet(
+        self,
+        fixes: Sequence[NovelViewFix],
+        step: int,
+        reliability: float,
+        first_target: int,
+        device: torch.device | None = None,
+    ) -> PseudoViewSet:
+        """Vets some views of one fix.
 
         Args:
             fixes: the novel views, in the order of their targets.
             step: training step before which they were fixed.
             reliability: of the network, in [0, 1]; the higher, the less a view is checked against its render.
             first_target: index of the first view's target.
+            device: where the images are compared, one view at a time; None for the device that they are on.
 
         Returns:
             The views, in CPU memory.
         """
         views: list[PseudoView] = []
         rejected: list[RejectedView] = []
-        for target, fix in enumerate(fixes, first_target):
+        for target, found in enumerate(fixes, first_target):
+            fix = found if device is None else found.on(device)
             reasons = reasons_to_reject(
                 self.config.trust, fix.render, fix.fixed, fix.accumulation, reliability=reliability
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,8 +26,11 @@ ENHANCE_PANEL = "Enhanced output (Difix3D+)"
 """The panel's label."""
 HINT = "Choose the output type **rgb\\_enhanced** above, or as the second output of the split screen."
 
-PhotoOfCamera = Callable[[Cameras], Float[Tensor, "ref_height ref_width 3"] | None]
-"""Returns the reference photo of a camera, in [0, 1], or None."""
+ReferenceOf = Callable[
+    [LazyFixer, Float[Tensor, "height width 3"], Cameras, Mapping[str, Any]],
+    Float[Tensor, "ref_height ref_width channels"] | None,
+]
+"""Returns the reference for a fixer and a render with its camera and outputs, in [0, 1], or None."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ class EnhancePanel(ViewerPanel):
 
     Args:
         fixer: cleans frames until another network is loaded; its settings are the initial values of the controls.
-        reference_of: returns the reference photo of a camera; None if there is none.
+        reference_of: returns the reference of a render; None if there is none.
     """
 
-    def __init__(self, fixer: LazyFixer, reference_of: PhotoOfCamera) -> None:
+    def __init__(self, fixer: LazyFixer, reference_of: ReferenceOf) -> None:
         super().__init__()
         self._fixer = fixer
         self._reference_of = reference_of
@@ -78,7 +82,11 @@ class EnhancePanel(ViewerPanel):
         )
 
     def enhance(
-        self, render: Float[Tensor, "height width 3"], camera: Cameras, machine: RenderStateMachine
+        self,
+        render: Float[Tensor, "height width 3"],
+        camera: Cameras,
+        machine: RenderStateMachine,
+        outputs: Mapping[str, Any],
     ) -> Float[Tensor, "height width 3"]:
         """Returns the enhanced frame if the camera does not move and the network is ready, otherwise the render.
 
@@ -86,12 +94,13 @@ class EnhancePanel(ViewerPanel):
             render: in [0, 1].
             camera: its camera, shape (1,).
             machine: the viewer's render thread, which calls this.
+            outputs: all outputs of the render.
         """
         strength = float(self._strength.value)
         if machine.state != "high" or strength == 0 or not self._is_ready():
             return render
         try:
-            clean = self._clean(render, camera, lambda: frame_is_outdated(machine))
+            clean = self._clean(render, camera, outputs, lambda: frame_is_outdated(machine))
         except FixStopped:
             machine.interrupt_render_flag = False  # otherwise the first frame of the move would be interrupted too
             return render
@@ -104,17 +113,22 @@ class EnhancePanel(ViewerPanel):
         return clean if strength == 1 else render.lerp(clean, strength)
 
     def _clean(
-        self, render: Float[Tensor, "height width 3"], camera: Cameras, stop: Callable[[], bool]
+        self,
+        render: Float[Tensor, "height width 3"],
+        camera: Cameras,
+        outputs: Mapping[str, Any],
+        stop: Callable[[], bool],
     ) -> Float[Tensor, "height width 3"]:
         """Cleans a render at full strength; the last result is reused for an equal render."""
         fixer, use_reference = self._fixer, bool(self._use_reference.value)
-        if self._last is not None and self._last.is_of(fixer, use_reference, render):
-            return self._last.clean
+        last = self._last  # kept here because the thread that loads another network removes it
+        if last is not None and last.is_of(fixer, use_reference, render):
+            return last.clean
         photo = None
         if use_reference:
             # Only here: a fix keeps the fixer while it waits for this lock, so nobody may wait for it the other way.
             with self._training_rests():
-                photo = self._reference_of(camera)
+                photo = self._reference_of(fixer, render, camera, outputs)
         started = time.perf_counter()
         settings = replace(fixer.config, strength=1.0, use_reference=use_reference)
         clean = fixer.clean([render], [photo], [camera], stop=stop, settings=settings)[0].to(render)
@@ -162,7 +176,8 @@ class EnhancePanel(ViewerPanel):
         except (Difix3DError, DifixError) as error:
             self._refuse(fixer, str(error))
         else:
-            self._fixer, self._problem, self._frame = fixer, "", ""
+            # Without the last frame, nothing keeps a network that was loaded here before in memory.
+            self._fixer, self._last, self._problem, self._frame = fixer, None, "", ""
             self._show()
             self._render_again()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -77,12 +78,20 @@ def test_a_broken_result_becomes_nan_on_request_and_spoils_no_other(
     assert "returned NaN in torch.float32: use bfloat16 or float32" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        lambda: RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_a_batch_that_does_not_fit_into_memory_is_halved(
-    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch, error: Callable[[], RuntimeError]
 ) -> None:
     images, photos = renders(*[(16, 24)] * 5), renders(*[(16, 24)] * 5)[::-1]
     expected = make_fixer().clean(images, photos)
-    memory = SmallMemory(monkeypatch, pixels=2 * 16 * 24)
+    memory = SmallMemory(monkeypatch, pixels=2 * 16 * 24, error=error)
     fixed = make_fixer().clean(images, photos)
     assert [size for size, _ in memory.batches] == [5, 2, 3, 1, 2]
     for image, wanted in zip(fixed, expected, strict=True):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gpu.trainings import MEANS, checkpoint, short_training, train
 from scenes_of_photos import scene_of_photos
+from torch import Tensor
 
 from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.vetting.trust import TrustConfig, reasons_to_reject
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("alexnet")]
 
@@ -33,6 +36,7 @@ def with_everything(config: Difix3DTrainerConfig) -> None:
 def in_mixed_precision(config: Difix3DTrainerConfig) -> None:
     """Trains as `--mixed-precision True` does, with a network in half precision."""
     config.mixed_precision = True
+    config.pipeline.model.camera_optimizer.mode = "SO3xR3"
     config.pipeline.difix.dtype = "float16"
 
 
@@ -49,12 +53,21 @@ def test_a_training_moves_gaussians_and_fixes_novel_views(
     tmp_path: Path,
     network: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    vetted_on: list[str] = []
+
+    def watched(config: TrustConfig, render: Tensor, *rest: Any, **given: Any) -> list[str]:
+        vetted_on.append(render.device.type)
+        return reasons_to_reject(config, render, *rest, **given)
+
+    monkeypatch.setattr("difix3d_ns.vetting.vet.reasons_to_reject", watched)
     config = short_training(scene_of_photos(tmp_path / "scene", kind), tmp_path / "runs", network)
     change(config)
     folder = train(config)
     printed = capsys.readouterr().out
     assert re.findall(r"Step (\d+): fixed 5 novel views", printed) == ["3", "6"]
+    assert vetted_on == ["cuda"] * 10
     states = [checkpoint(folder, step) for step in (5, 9)]
     assert all(torch.isfinite(value).all() for state in states for value in state.values())
     assert len(states[1][MEANS]) > 988, "densification added no Gaussians"

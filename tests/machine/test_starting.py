@@ -10,10 +10,29 @@ from machine.machines import BLIND_TORCH, OLD_DRIVER, Computer, complete, machin
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.scripts.train import main
 
 from difix3d_ns.machine.facts import Machine
 from difix3d_ns.machine.starting import DAYS_ON_CPU
 from difix3d_ns.trainer import Difix3DTrainer
+
+
+@pytest.mark.parametrize(("devices", "machines"), [(2, 1), (1, 2)])
+def test_several_gpus_are_refused_before_a_process_starts_or_a_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, machines: int
+) -> None:
+    def starts(*_: object, **__: object) -> None:
+        raise AssertionError("processes are started")
+
+    monkeypatch.setattr("nerfstudio.scripts.train.launch", starts)
+    config = deepcopy(all_methods["difix3d"])
+    config.output_dir, config.experiment_name = tmp_path / "runs", "e"
+    config.machine.num_devices, config.machine.num_machines = devices, machines
+    with pytest.raises(
+        SystemExit, match=r"difix3d trains a scene on one GPU, and 2 are requested: .*accelerate launch"
+    ):
+        main(config)
+    assert not (tmp_path / "runs").exists()
 
 
 def set_up_on_cuda(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

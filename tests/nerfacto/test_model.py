@@ -110,7 +110,7 @@ def test_training_on_photos_alone_is_that_of_nerfacto(pipeline: Difix3DNerfactoP
 
 def test_a_render_has_lazy_outputs(pipeline: Difix3DNerfactoPipeline) -> None:
     calls: list[int] = []
-    pipeline.model.enhancer = lambda rgb, camera: calls.append(int(camera.size)) or rgb + 1
+    pipeline.model.enhancer = lambda rgb, camera, outputs: calls.append(int(camera.size)) or rgb + 1
     pipeline.eval()
     outputs = pipeline.model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[0])
     assert isinstance(outputs, RenderOutputs) and {"rgb", "depth", "rgb_enhanced", "coverage"} <= outputs.keys()

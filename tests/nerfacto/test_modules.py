@@ -61,6 +61,22 @@ def test_only_rays_of_photos_get_their_corrections(mode) -> None:
         assert not optimizer.pose_adjustment.grad.any()
 
 
+def test_rays_are_corrected_exactly_in_mixed_precision() -> None:
+    optimizer = PhotoCameraOptimizer(CameraOptimizerConfig(mode="SO3xR3"), NUM_PHOTOS, "cpu")
+    with torch.no_grad():
+        optimizer.pose_adjustment.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
+
+    def corrected() -> torch.Tensor:
+        directions = torch.nn.functional.normalize(torch.tensor([[0.1, 0.2, -1.0], [-0.3, 0.1, -1.0]]), dim=-1)
+        rays = RayBundle(torch.zeros(2, 3), directions, torch.ones(2, 1), camera_indices=torch.tensor([[0], [1]]))
+        optimizer.apply_to_raybundle(rays)
+        return rays.directions.detach()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = corrected()
+    assert found.dtype is torch.float32 and torch.equal(found, corrected())
+
+
 def schedule(step: int) -> float:
     return min(5.0, max(1.0, 5 * step / 40))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,11 +39,11 @@ def panel(tiny_folder: Path) -> EnhancePanel:
     """A panel with a tiny network that is already loaded."""
     fixer = LazyFixer(DifixConfig(model=str(tiny_folder)), "cpu")
     assert fixer.load().network is not None
-    return EnhancePanel(fixer, lambda camera: PHOTO)
+    return EnhancePanel(fixer, lambda *_: PHOTO)
 
 
 def shown(panel: EnhancePanel, at: SimpleNamespace | None = None, render: torch.Tensor = RENDER) -> torch.Tensor:
-    return panel.enhance(render, None, at or machine())  # type: ignore[arg-type]
+    return panel.enhance(render, None, at or machine(), {})  # type: ignore[arg-type]
 
 
 def finish_loading(panel: EnhancePanel) -> None:
@@ -118,11 +120,11 @@ def test_the_same_frame_is_enhanced_once_and_the_strength_only_blends(
 def test_the_configured_strength_is_not_applied_twice(tiny_folder: Path) -> None:
     fixer = LazyFixer(DifixConfig(model=str(tiny_folder), strength=0.5), "cpu")
     assert fixer.load().network is not None
-    torch.testing.assert_close(shown(EnhancePanel(fixer, lambda camera: PHOTO)), fixer.clean([RENDER], [PHOTO])[0])
+    torch.testing.assert_close(shown(EnhancePanel(fixer, lambda *_: PHOTO)), fixer.clean([RENDER], [PHOTO])[0])
 
 
 def test_the_network_loads_while_frames_are_rendered(tiny_folder: Path) -> None:
-    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tiny_folder)), "cpu"), lambda camera: None)
+    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tiny_folder)), "cpu"), lambda *_: None)
     assert shown(panel) is RENDER
     assert panel._status.text.startswith("Loading")
     finish_loading(panel)
@@ -135,7 +137,7 @@ def test_a_missing_network_is_tried_and_reported_once(
     attempts: list[int] = []
     load = DifixPipeline.from_pretrained
     monkeypatch.setattr(DifixPipeline, "from_pretrained", lambda *a, **k: attempts.append(1) or load(*a, **k))
-    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tmp_path / "missing_network")), "cpu"), lambda camera: None)
+    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tmp_path / "missing_network")), "cpu"), lambda *_: None)
     for _ in range(3):
         assert shown(panel) is RENDER
         finish_loading(panel)
@@ -161,6 +163,17 @@ def test_another_network_replaces_the_first_but_a_missing_one_does_not(
     assert first.config.model != "embedded"
     panel.load(" ")
     assert "name a network" in panel._status.text
+
+
+def test_a_network_that_is_replaced_leaves_the_memory(panel: EnhancePanel, tiny_folder: Path) -> None:
+    panel.load("embedded")
+    finish_loading(panel)
+    shown(panel)
+    replaced = weakref.ref(panel._fixer.load().network)
+    panel.load(str(tiny_folder))
+    finish_loading(panel)
+    gc.collect()
+    assert replaced() is None
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def evaluate(
     for pair in pairs:
         if (views := reader.read(pair)) is None:
             continue
-        render, photo = views[:1], views[1:2]
+        render, photo = views[:1, :3], views[1:2, :3]
         results = {"nothing": render, "without_reference": pipeline(render, output_type="pt").images.cpu().float()}
         if len(views) == 3:
             results["with_reference"] = pipeline(render, views[2:], output_type="pt").images.cpu().float()

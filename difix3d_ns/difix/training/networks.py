@@ -15,7 +15,7 @@ from difix3d_ns.difix.training.lora import add_lora
 from difix3d_ns.difix.training.start_autoencoder import start_autoencoder
 from difix3d_ns.difix.training.start_unet import start_unet
 from difix3d_ns.difix.training.train_options import TrainConfig
-from difix3d_ns.difix.vae import SkipAutoencoderKL
+from difix3d_ns.difix.vae import SkipAutoencoderKL, randomise_skip_convolutions
 
 
 def start_network(config: TrainConfig) -> DifixPipeline:
@@ -32,9 +32,23 @@ def start_network(config: TrainConfig) -> DifixPipeline:
         )
     if config.architecture == "sd-turbo":
         return build_difix(DifixArchitecture.sd_turbo())
+    if config.architecture == "fusion":
+        return _identical_fusion()
     pipeline = build_difix(DifixArchitecture.mini())
     start_unet(pipeline.unet)
     start_autoencoder(pipeline)
+    return pipeline
+
+
+@torch.no_grad()
+def _identical_fusion() -> DifixPipeline:
+    """Builds a network for aligned references that returns the render."""
+    pipeline = build_difix(DifixArchitecture.fusion())
+    last: tuple[Any, ...] = (pipeline.unet.conv_out, pipeline.vae.decoder.conv_out)
+    for layer in last:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    randomise_skip_convolutions(pipeline.vae, scale=1.0)
     return pipeline
 
 

@@ -2,11 +2,14 @@
 
 The layout is `{"train": {id: {"image", "target_image", "ref_image", "prompt"}}, "test": {...}}`. `ref_image` is
 optional, and paths are absolute or relative to the JSON. Difix has only one prompt, so `prompt` is not read.
+
+An aligned reference is a picture with alpha, which says how far each pixel is to be trusted.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -19,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from difix3d_ns.difix.errors import DifixError, reason_of
-from difix3d_ns.difix.images import resize, to_image_list
+from difix3d_ns.difix.images import resize, resize_with_alpha, to_image_list, with_alpha
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,12 @@ def _pair(name: str, entry: dict[str, Any], folder: Path) -> Pair:
     )
 
 
-def load_pair(pair: Pair) -> Float[Tensor, "views 3 height width"]:
+def load_pair(pair: Pair, with_trust: bool = False) -> Float[Tensor, "views channels height width"]:
     """Loads the render, the photo and, if there is one, the reference in [0, 1], all resized to the photo's size.
+
+    Args:
+        pair: the pair.
+        with_trust: whether to load a fourth channel: the reference's alpha, which is 0 if it has none, and 1 elsewhere.
 
     Raises:
         DifixError: a file is missing or not an image.
@@ -83,11 +90,34 @@ def load_pair(pair: Pair) -> Float[Tensor, "views 3 height width"]:
     for file in files:
         try:
             with Image.open(file) as picture:
-                pictures.extend(to_image_list(picture))
+                pictures.extend(to_image_list(picture, keep_alpha=with_trust and file == pair.reference))
         except (OSError, SyntaxError, DifixError) as error:  # PIL raises SyntaxError for a broken PNG
             raise DifixError(f"the image {file} of pair {pair.name} cannot be read: {reason_of(error)}.") from error
     height, width = pictures[1].shape[-2:]
-    return torch.cat([resize(picture[None], height, width) for picture in pictures])
+    if not with_trust:
+        return torch.cat([resize(picture[None], height, width) for picture in pictures])
+    trusted = [with_alpha(picture[None], 0.0 if view == 2 else 1.0) for view, picture in enumerate(pictures)]
+    return torch.cat([resize_with_alpha(each, height, width) for each in trusted])
+
+
+def require_trust(pairs: Sequence[Pair], path: Path) -> None:
+    """Raises DifixError if no reference has alpha, so that a network for aligned references would learn nothing.
+
+    Args:
+        pairs: the pairs to train on.
+        path: the JSON that lists them.
+    """
+    for pair in pairs:
+        try:
+            with Image.open(pair.reference or pair.image) as picture:
+                if pair.reference is not None and picture.mode == "RGBA":
+                    return
+        except (OSError, SyntaxError):  # reported where the pair is read
+            continue
+    raise DifixError(
+        f"{path} has no reference with alpha, which a network for aligned references needs: make the pairs anew with "
+        "ns-difix curate and aligned references, or choose another architecture."
+    )
 
 
 class PairReader:
@@ -95,14 +125,16 @@ class PairReader:
 
     Args:
         skip_bad: whether to skip a pair that cannot be read instead of raising an error.
+        with_trust: see `load_pair`.
     """
 
-    def __init__(self, skip_bad: bool = False) -> None:
+    def __init__(self, skip_bad: bool = False, with_trust: bool = False) -> None:
         self.skip_bad = skip_bad
+        self.with_trust = with_trust
         self.skipped: set[Pair] = set()
         self._lock = Lock()
 
-    def read(self, pair: Pair, min_side: int = 1) -> Float[Tensor, "views 3 height width"] | None:
+    def read(self, pair: Pair, min_side: int = 1) -> Float[Tensor, "views channels height width"] | None:
         """Reads a pair as `load_pair` does; None if the pair is skipped.
 
         Args:
@@ -115,7 +147,7 @@ class PairReader:
         if pair in self.skipped:
             return None
         try:
-            views = load_pair(pair)
+            views = load_pair(pair, self.with_trust)
             if (smallest := min(views.shape[-2:])) < min_side:
                 raise DifixError(
                     f"the image {pair.target} of pair {pair.name} has a side of {smallest} pixels: the network needs "

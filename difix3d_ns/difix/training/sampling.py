@@ -13,16 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
-from difix3d_ns.difix.images import resize
+from difix3d_ns.difix.images import resize, resize_with_alpha
 from difix3d_ns.difix.training.augmentation import damage, move_view
 from difix3d_ns.difix.training.pairs import Pair, PairReader
 
-Batch = tuple[Float[Tensor, "batch views 3 size size"], Float[Tensor, "batch 3 size size"]]
-"""Inputs in [0, 1], with the render as view 0 and the reference, if the step uses one, as view 1; and the photos."""
+Batch = tuple[Float[Tensor, "batch views channels size size"], Float[Tensor, "batch 3 size size"]]
+"""Inputs in [0, 1], with the render as view 0 and the reference, if the step uses one, as view 1; and the photos.
+Inputs have a fourth channel if the reader reads one."""
 
 CACHE_BYTES = 2 * 1024**3
 """Maximum bytes of decoded images that are kept in memory."""
@@ -108,7 +109,7 @@ class PairSampler:
         size = min(self.crop_size, smallest) // self.multiple * self.multiple
         examples = [self._augment(self._crop(views, size, draw), draw) for views, draw in drawn]
         inputs = torch.stack([views[[0, 2]] if with_reference else views[:1] for views in examples])
-        return inputs, torch.stack([views[1] for views in examples])
+        return inputs, torch.stack([views[1, :3] for views in examples])
 
     def batches(
         self,
@@ -176,7 +177,7 @@ class PairSampler:
             raise DifixError(f"none of {sum(map(len, groups))} pairs can be read: see the skipped pairs above.")
         return views, draw
 
-    def _load(self, index: int) -> Float[Tensor, "views 3 height width"] | None:
+    def _load(self, index: int) -> UInt8[Tensor, "views channels height width"] | None:
         if (cached := self._cache.get(index)) is None:
             if (views := self.reader.read(self.pairs[index], min_side=self.multiple)) is None:
                 return None
@@ -184,18 +185,22 @@ class PairSampler:
             if self._cached_bytes + cached.numel() <= CACHE_BYTES:
                 self._cache[index] = cached
                 self._cached_bytes += cached.numel()
-        return cached.float() / 255
+        return cached
 
-    def _crop(self, views: Float[Tensor, "views 3 height width"], size: int, draw: random.Random) -> Tensor:
+    def _crop(self, views: UInt8[Tensor, "views channels height width"], size: int, draw: random.Random) -> Tensor:
         """Crops and flips all views alike, as nearby cameras see about the same thing at the same pixel."""
         scale = draw.uniform(self.min_scale, 1.0)
         window = min(round(size / scale), *views.shape[-2:])
         top, left = (draw.randint(0, side - window) for side in views.shape[-2:])
-        crop = resize(views[..., top : top + window, left : left + window], size, size)
+        resized = resize_with_alpha if views.shape[1] == 4 else resize
+        crop = resized(views[..., top : top + window, left : left + window].float() / 255, size, size)
         return crop.flip(-1) if draw.random() < 0.5 else crop
 
-    def _augment(self, views: Float[Tensor, "views 3 size size"], draw: random.Random) -> Tensor:
+    def _augment(self, views: Float[Tensor, "views channels size size"], draw: random.Random) -> Tensor:
         """Applies the random augmentations. The change of colours is the same for all views."""
+        return torch.cat([self._augment_colours(views[:, :3], draw), views[:, 3:]], dim=1)
+
+    def _augment_colours(self, views: Float[Tensor, "views 3 size size"], draw: random.Random) -> Tensor:
         if draw.random() < self.clean_probability:
             views = torch.cat([views[1:2], views[1:]])
         if draw.random() < self.damage_probability:

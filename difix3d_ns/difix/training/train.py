@@ -24,7 +24,7 @@ from difix3d_ns.difix.training.evaluation import Evaluation, evaluate, mean_metr
 from difix3d_ns.difix.training.lora import fold_lora
 from difix3d_ns.difix.training.losses import DifixLoss
 from difix3d_ns.difix.training.networks import start_network, trainable_parameters
-from difix3d_ns.difix.training.pairs import Pair, PairReader, read_pairs
+from difix3d_ns.difix.training.pairs import Pair, PairReader, read_pairs, require_trust
 from difix3d_ns.difix.training.published_checkpoint import (
     PUBLISHED_CHECKPOINT,
     check_published_checkpoint,
@@ -90,7 +90,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     _require_equal([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk that they share")
     _require_equal([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone that all have")
 
-    reader = PairReader(config.skip_bad)
+    if pipeline.takes_aligned_references and config.reference_probability > 0:
+        require_trust(train_pairs, config.pairs)
+    reader = PairReader(config.skip_bad, with_trust=pipeline.takes_aligned_references)
     sampler = PairSampler(
         train_pairs,
         config.crop_size,
@@ -103,7 +105,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         balance_seen=config.balance_seen,
         damage_probability=config.damage_probability,
         moved_photo_probability=config.moved_photo_probability,
-        multiple=pipeline.vae.downscale_factor,
+        multiple=pipeline.size_multiple,
         reader=reader,
     )
     batches = sampler.batches(
@@ -224,7 +226,7 @@ def _backward(
     """Accumulates the gradients of a step's batches; returns the mean losses of this process."""
     means: dict[str, Tensor] = {}
     for number in range(num_batches):
-        inputs, photos = (tensor.to(accelerator.device) * 2 - 1 for tensor in next(batches))
+        inputs, photos = (_in_range(tensor.to(accelerator.device)) for tensor in next(batches))
         # The processes exchange gradients only with the last batch of the step.
         with accelerator.no_sync(network) if number < num_batches - 1 else nullcontext():
             with accelerator.autocast():
@@ -236,6 +238,11 @@ def _backward(
         for name, each in losses.items():
             means[name] = means.get(name, torch.zeros_like(each)) + each.detach()
     return means
+
+
+def _in_range(images: Float[Tensor, "*batch channels size size"]) -> Float[Tensor, "*batch channels size size"]:
+    """Colours in [-1, 1], from [0, 1]; a fourth channel as it is."""
+    return torch.cat([images[..., :3, :, :] * 2 - 1, images[..., 3:, :, :]], dim=-3)
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -261,7 +268,7 @@ class _DenoiseModule(nn.Module):
         self.vae, self.unet = pipeline.vae, pipeline.unet
         self._denoise = pipeline.denoise
 
-    def forward(self, images: Float[Tensor, "batch views 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
+    def forward(self, images: Float[Tensor, "batch views channels size size"]) -> Float[Tensor, "batch 3 size size"]:
         return self._denoise(images)
 
 

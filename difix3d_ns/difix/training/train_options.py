@@ -52,8 +52,11 @@ class TrainConfig:
     Several machines need this folder on a disk that they share."""
     base: str | None = None
     """Network to start from: a folder or hub id of a Difix network or of SD-Turbo."""
-    architecture: Literal["mini", "sd-turbo"] = "mini"
-    """Sizes of the new network that is trained if no `base` is given."""
+    architecture: Literal["mini", "fusion", "sd-turbo"] = "mini"
+    """Kind and sizes of the new network that is trained if no `base` is given.
+    `fusion`: small; fuses renders with aligned references, which are pictures with alpha.
+    `mini`: small; takes photos from nearby as references.
+    `sd-turbo`: the sizes of the published network."""
     train_parts: Literal["published", "unet", "unet-decoder", "decoder", "all"] | None = None
     """Parts of the network that are trained.
     `published`: the UNet, a LoRA on the decoder, and the skip convolutions.
@@ -61,7 +64,7 @@ class TrainConfig:
     `unet-decoder`: the UNet and the whole decoder with its skip convolutions.
     `decoder`: only the decoder with its skip convolutions.
     `all`: everything.
-    If not given: `published` with a `base`; without one, `all` for `sd-turbo` and `unet-decoder` for `mini`.
+    If not given: `published` with a `base`; without one, `unet-decoder` for `mini` and `all` for the others.
     The encoder of `mini` is set by hand and need not be trained."""
     lora_rank: int = 4
     """Rank of the decoder's LoRA."""

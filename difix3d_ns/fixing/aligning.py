@@ -1,0 +1,91 @@
+"""Aligned references of a splat's renders, from the training photos of its scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from difix3d_ns.alignment.scene_photos import ScenePhotos
+
+Outputs = Mapping[str, Any]
+"""Outputs of a render, with `depth` along the optical axis and `accumulation`, (height, width, 1) each."""
+
+
+@dataclass(frozen=True)
+class RenderedSplat:
+    """A splat from which photos get their depths."""
+
+    model: Any
+    """The splat, a `SplatfactoModel`."""
+
+    def render(self, camera: Cameras) -> Outputs:
+        """Renders a camera of shape (1,) in evaluation mode; the model's own mode is restored."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self.model.get_outputs_for_camera(camera.to(self.model.device))
+        finally:
+            self.model.train(was_training)
+
+    def state(self) -> object:
+        """What changes with the model in training."""
+        # A tensor's version counts its changes in place, such as those of an optimizer.
+        means = self.model.gauss_params["means"]
+        return int(self.model.step), id(means), means._version
+
+
+class ReferenceAligner:
+    """Warps training photos to where renders show the same.
+
+    Args:
+        splat: renders the depths.
+        dataset: the photos and their cameras.
+        read_photo: returns a photo in [0, 1].
+        device: where photos are warped.
+    """
+
+    def __init__(
+        self,
+        splat: RenderedSplat,
+        dataset: InputDataset,
+        read_photo: Callable[[int], Float[Tensor, "height width 3"]],
+        device: torch.device | str,
+    ) -> None:
+        self._splat = splat
+        cameras = [dataset.cameras[index : index + 1].to("cpu") for index in range(len(dataset.cameras))]
+        read_mask = getattr(dataset, "mask", lambda index: None)
+        self._photos = ScenePhotos(cameras, read_photo, splat.render, device, read_mask)
+
+    def reference(
+        self,
+        render: Float[Tensor, "height width 3"],
+        camera: Cameras,
+        outputs: Outputs | None = None,
+        without: int | None = None,
+    ) -> Float[Tensor, "height width 4"] | None:
+        """The aligned reference of a render, with a fourth channel that says how far each pixel is to be trusted.
+
+        Args:
+            render: in [0, 1].
+            camera: its camera, shape (1,).
+            outputs: all outputs of the render; None renders them again.
+            without: index of a photo to leave out, because the render is of its view.
+
+        Returns:
+            The reference on the render's device; None if the camera is no perspective camera.
+
+        Raises:
+            READING_ERRORS: a photo cannot be read.
+        """
+        if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
+            return None
+        outputs = self._splat.render(camera) if outputs is None else outputs
+        return self._photos.reference(render, camera, outputs, self._splat.state(), without).rgba().to(render)

@@ -1,0 +1,62 @@
+"""The training photos of a model, as alignment keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+
+from difix3d_ns.alignment import scene_photos
+from difix3d_ns.alignment.scene_photos import ScenePhotos
+
+HEIGHT, WIDTH = 24, 32
+WALL = torch.ones(HEIGHT, WIDTH, 1)
+OUTPUTS = {"depth": 4 * WALL, "accumulation": WALL}
+RENDER = torch.full((HEIGHT, WIDTH, 3), 0.5)
+
+
+def camera(place: float) -> Cameras:
+    pose = torch.eye(4)[None, :3].clone()
+    pose[0, 0, 3] = place
+    return Cameras(pose, 30.0, 30.0, WIDTH / 2, HEIGHT / 2, WIDTH, HEIGHT)
+
+
+class Photos:
+    """Photos along a line in front of a wall; counts how often each is rendered."""
+
+    def __init__(self, count: int) -> None:
+        self.rendered: Counter[float] = Counter()
+        cameras = [camera(0.1 * index) for index in range(count)]
+        self.photos = ScenePhotos(cameras, lambda index: RENDER, self.render, "cpu")
+
+    def render(self, camera: Cameras) -> dict[str, torch.Tensor]:
+        self.rendered[round(float(camera.camera_to_worlds[0, 0, 3]), 3)] += 1
+        return OUTPUTS
+
+
+def test_a_render_far_along_the_line_gets_the_photos_near_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_photos, "MAX_CANDIDATES", 6)
+    monkeypatch.setattr(scene_photos, "MAX_MATCHED", 0)
+    made = Photos(20)
+    made.photos.reference(RENDER, camera(1.72), OUTPUTS, state=0)
+    assert set(made.rendered) <= {1.4, 1.5, 1.6, 1.7, 1.8, 1.9} and made.rendered[1.7] == 1
+
+
+def test_photos_are_matched_once_and_rendered_once_for_each_state() -> None:
+    made = Photos(3)
+    made.photos.reference(RENDER, camera(0.05), OUTPUTS, state=0)
+    matched_and_warped = made.rendered.total()
+    made.photos.reference(RENDER, camera(0.15), OUTPUTS, state=0)
+    assert made.rendered.total() == matched_and_warped == 6
+    made.photos.reference(RENDER, camera(0.15), OUTPUTS, state=1)
+    assert made.rendered.total() == 9
+
+
+def test_the_memory_of_photos_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_photos, "MAX_PIXELS", 5 * HEIGHT * WIDTH)
+    made = Photos(20)
+    for place in (0.0, 1.0, 1.9):
+        made.photos.reference(RENDER, camera(place), OUTPUTS, state=0)
+    assert len(made.photos._views) == 5

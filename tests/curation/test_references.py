@@ -1,0 +1,61 @@
+"""The references of pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scenes_of_photos import scene_of_photos
+from training_runs import make_pipeline
+
+from difix3d_ns.curation.references import ReferencePictures
+from difix3d_ns.curation.views import PhotoView, nearest_other, photo_views, render
+from difix3d_ns.pipeline import Difix3DPipeline
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Difix3DPipeline:
+    pipeline = make_pipeline(scene_of_photos(tmp_path / "scene"))
+    pipeline.config.datamanager.camera_res_scale_factor = 1.0
+    return pipeline.config.setup(device="cpu").eval()
+
+
+def training_photos(pipeline: Difix3DPipeline, folder: Path) -> list[PhotoView]:
+    files = [str(file) for file in pipeline.datamanager.train_dataset.image_filenames]
+    return photo_views(pipeline, "train", {file: Path(file).stem for file in files}, folder / "photos")
+
+
+def test_an_aligned_reference_has_the_size_of_the_render_and_alpha(pipeline: Difix3DPipeline, tmp_path: Path) -> None:
+    photos = training_photos(pipeline, tmp_path)
+    references = ReferencePictures("aligned", photos)
+    outputs = render(pipeline, photos[0].camera)
+    file, facts = references.reference_of(photos[0], outputs, pipeline, 1, tmp_path / "out" / "reference.png")
+    with Image.open(file) as opened:
+        assert opened.mode == "RGBA"
+        rgba = np.asarray(opened)
+    assert rgba.shape[:2] == outputs["rgb"].shape[:2]
+    assert facts["reference"] == "aligned" and facts["reference_distance"] > 0
+    assert facts["reference_share"] == pytest.approx(float((rgba[..., 3] > 0).mean()), abs=0.05)
+
+
+def test_a_photo_is_not_in_the_reference_of_its_own_view(
+    pipeline: Difix3DPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = training_photos(pipeline, tmp_path)
+    read: list[int] = []
+    read_photo = ReferencePictures._read
+    monkeypatch.setattr(ReferencePictures, "_read", lambda self, index: read.append(index) or read_photo(self, index))
+    outputs = render(pipeline, photos[0].camera)
+    ReferencePictures("aligned", photos).reference_of(photos[0], outputs, pipeline, 1, tmp_path / "reference.png")
+    # The own photo is read once, to be matched with the others, which are read again to be warped.
+    assert read.count(0) == 1 and all(read.count(other) == 2 for other in (1, 2))
+
+
+def test_a_raw_reference_is_the_nearest_other_photo(pipeline: Difix3DPipeline, tmp_path: Path) -> None:
+    photos = training_photos(pipeline, tmp_path)
+    file, facts = ReferencePictures("raw", photos).reference_of(photos[0], {}, pipeline, 1, tmp_path / "none.png")
+    nearest, distance = nearest_other(photos[0], photos)
+    assert file == nearest.picture and facts == {"reference": "raw", "reference_distance": round(distance, 4)}
+    assert not (tmp_path / "none.png").exists()
