@@ -53,6 +53,14 @@ class Difix3DDataManager(NovelViewDataManager, FullImageDatamanager[PhotoDataset
         """A training photo as it is cached, with its mask; None if the photos are not in memory."""
         return self.cached_train[index] if "cached_train" in self.__dict__ else None
 
+    @property
+    def has_transparent_photos(self) -> bool:
+        """Whether a training photo has pixels that are not opaque. All photos are read, if they are not in memory."""
+        images = [photo["image"] for photo in self.cached_train]
+        opaque = [255 if image.dtype == torch.uint8 else 1.0 for image in images]
+        # A photo without alpha has nothing to compare here.
+        return any(bool((image[..., 3:] < value).any()) for image, value in zip(images, opaque, strict=True))
+
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list[dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """The model: splatfacto that renders without CUDA, learns from pseudo views and has an enhanced output."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +23,13 @@ from difix3d_ns.methods.model import EnhancedOutputs, Enhancer, pseudo_view_weig
 from difix3d_ns.methods.render_outputs import RenderOutputs
 from difix3d_ns.splats.densification import CappedStrategy
 from difix3d_ns.splats.dropout import drop_out, without_dropped
+from difix3d_ns.splats.floaters import find_floaters
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """Colour behind the Gaussians in evaluation if training uses random backgrounds, the same as in splatfacto."""
+INVISIBLE = -6.0
+"""Logit of the opacity of a Gaussian that is removed."""
 
 
 @dataclass
@@ -41,6 +45,10 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """Share of the Gaussians, in [0, 1), that the last training step leaves out at random; the share grows evenly from
     0 at the first step. Only in scenes with few photos (see the pipeline's `few_photos`), where it keeps single
     Gaussians from explaining single photos. 0 leaves out none."""
+    floater_ratio: float = 3.0
+    """A Gaussian that covers more than this many times the share of a novel view that it covers of any photo is removed
+    in the first half of training, unless it is small. Such Gaussians lie over novel views like fog. Only in scenes with
+    few photos. 0 removes none."""
     min_initial_gaussians: int = 0
     """If a scene has fewer start points than this, more are placed between neighbouring ones; 0 adds none."""
 
@@ -248,6 +256,24 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         if self.dropout_until <= 0:
             return 0.0
         return self.config.gaussian_dropout * min(1.0, self.step / self.dropout_until)
+
+    @torch.no_grad()
+    def remove_floaters(self, novel_views: Sequence[Cameras], photos: Sequence[Cameras]) -> int:
+        """Makes the Gaussians invisible that cover a novel view although hardly any photo shows them.
+
+        Densification deletes them when it next prunes.
+
+        Args:
+            novel_views: cameras of novel views, shape (1,) each.
+            photos: cameras of the training photos, shape (1,) each.
+
+        Returns:
+            How many they are.
+        """
+        ratio = self.config.floater_ratio
+        floaters = find_floaters(dict(self.gauss_params.items()), novel_views, photos, self.rasterization, ratio)
+        self.gauss_params["opacities"][floaters] = INVISIBLE
+        return int(floaters.sum())
 
     def camera_of_photo(self, camera: Cameras, index: int) -> Cameras:
         """The camera of a training photo with the correction that the camera optimizer has learnt.

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
@@ -15,12 +18,19 @@ from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
-from difix3d_ns.novel_views.few_photos import are_few
+from difix3d_ns.novel_views.few_photos import are_few, mean_color
 from difix3d_ns.resuming.optimizers import reattach_optimizers
 from difix3d_ns.resuming.starts import Start, require_same_modules
 from difix3d_ns.splats.gaussians import initial_gaussians, means_and_opacities
 from difix3d_ns.stereo.config import StartPointsConfig
 from difix3d_ns.stereo.scene import place_start_points
+
+NUM_REMOVALS = 10
+"""How many times floaters are removed before the first certain fix."""
+MAX_VIEWS_FOR_REMOVAL = 24
+"""Floaters are sought in at most this many novel views and photos."""
+TRUSTED_RELIABILITY = 0.5
+"""From this reliability on, a network may fill what no photo shows, and nothing is removed."""
 
 
 @dataclass
@@ -69,6 +79,48 @@ class Difix3DPipeline(NovelViewPipeline):
             self._adapt_to_few_photos(trainer._start_step + trainer.config.max_num_iterations)
         return super().get_training_callbacks(attributes)
 
+    def _start_loop(self, trainer: Any, start: Start) -> list[TrainingCallback]:
+        """As in `NovelViewPipeline`; with few photos, floaters are removed until the first certain fix."""
+        callbacks = super()._start_loop(trainer, start)
+        loop = self.loop
+        assert loop is not None
+        ratio = self.difix3d_model.config.floater_ratio
+        if ratio < 0:
+            raise Difix3DError(f"--pipeline.model.floater-ratio must be 0 or more, not {ratio}.")
+        if ratio == 0 or not loop.few_photos or not loop.schedule.certain:
+            return callbacks
+        first_fix = loop.schedule.certain[0] - start.origin
+        steps = {start.origin + round(first_fix * part / NUM_REMOVALS) for part in range(1, NUM_REMOVALS + 1)}
+        remaining = tuple(sorted(step for step in steps if step >= start.step))
+
+        def remove(step: int) -> None:
+            # A network that is right about photos it has not seen may also show what no photo shows.
+            if loop.reliability < TRUSTED_RELIABILITY:
+                self.difix3d_model.remove_floaters(*self._views_for_removal())
+
+        removal = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], remove, iters=remaining)
+        return [removal, *callbacks] if remaining else callbacks
+
+    def _novel_view_background(self) -> Float[Tensor, "3"] | None:
+        """With few photos their mean colour: a hole would otherwise teach the model's own background, which is dark.
+
+        Photos with transparent pixels, and a background that the user has chosen, keep the model's.
+        """
+        if not are_few(self.config.few_photos, len(self.datamanager.train_dataset)):
+            return None
+        chosen = self.difix3d_model.config.background_color != "random"
+        return None if chosen or self.datamanager.has_transparent_photos else mean_color(self.datamanager)
+
+    def _views_for_removal(self) -> tuple[list[Cameras], list[Cameras]]:
+        """Cameras of targets and of photos, at most `MAX_VIEWS_FOR_REMOVAL` of each, spread evenly."""
+        assert self.loop is not None
+        both = []
+        for cameras in (self.loop.walk.targets, self.datamanager.train_dataset.cameras):
+            count = min(len(cameras), MAX_VIEWS_FOR_REMOVAL)
+            chosen = [index * len(cameras) // count for index in range(count)]
+            both.append([cameras[index : index + 1].to(self.device) for index in chosen])
+        return both[0], both[1]
+
     def _adapt_to_few_photos(self, last_step: int) -> None:
         """Lets training leave Gaussians out, and says so, if there are few photos."""
         model, num_photos = self.difix3d_model, len(self.datamanager.train_dataset)
@@ -79,7 +131,8 @@ class Difix3DPipeline(NovelViewPipeline):
             model.dropout_until = last_step
             CONSOLE.print(
                 f"{num_photos} training photos are few: each step leaves out some Gaussians, up to {share:.0%} at the "
-                "end. --pipeline.few-photos no trains with all of them."
+                "end, and Gaussians that lie over novel views like fog are removed. --pipeline.few-photos no trains "
+                "without both."
             )
 
     def _place_gaussians(self, run_folder: Path) -> None:

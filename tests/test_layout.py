@@ -9,10 +9,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "difix3d_ns"
 
 FLOORS = (
-    {"difix", "options", "progress", "rasterization", "splats"},
+    {"difix", "options", "progress", "rasterization"},
     {"errors"},
     {"cameras", "files", "machine", "pseudo_views"},
-    {"images", "resuming", "vetting", "videos"},
+    {"images", "resuming", "splats", "vetting", "videos"},
     {"stereo", "trainer"},
     {"alignment"},
     {"fixing"},

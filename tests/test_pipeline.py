@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
 from scenes_of_photos import scene_of_photos
-from training_runs import StubFixer, fix_steps, make_pipeline, start_loop, training_callbacks
+from training_runs import StubFixer, before_step, fix_steps, make_pipeline, start_loop, training_callbacks
 
 from difix3d_ns.difix.resolve import ResolvedDifix
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -148,6 +149,61 @@ def test_gaussians_are_left_out_only_if_there_are_few_photos(
         assert pipeline.difix3d_model.dropout_until == until
         printed = " ".join(capsys.readouterr().out.split())
         assert ("3 training photos are few: each step leaves out some Gaussians" in printed) == (until > 0)
+
+
+@pytest.mark.parametrize(("few_photos", "reliability"), [("auto", 0.0), ("auto", 0.6), ("no", 0.0)])
+def test_floaters_are_removed_if_photos_are_few_and_the_network_is_not_trusted(
+    banana: Path, tmp_path: Path, few_photos: str, reliability: float
+) -> None:
+    pipeline = make_pipeline(banana, few_photos=few_photos, fix_steps=(50,), planned_num_iterations=0)
+    callbacks = training_callbacks(pipeline, tmp_path)
+    assert pipeline.loop is not None
+    pipeline.loop.reliability = reliability
+    model = pipeline.difix3d_model
+    target = pipeline.loop.walk.target_poses[0]
+    with torch.no_grad():
+        # Before the first target, where no photo shows it.
+        model.gauss_params["means"][0] = target[:, 3] - 0.02 * target[:, 2]
+        model.gauss_params["scales"][0] = math.log(0.02)
+        model.gauss_params["opacities"][0] = 3.0
+    before = model.gauss_params["opacities"].detach().clone()
+    before_step(callbacks, 4)
+    assert torch.equal(model.gauss_params["opacities"], before)
+    before_step(callbacks, 5)
+    removed = (model.gauss_params["opacities"] < before).flatten()
+    assert bool(removed[0]) == (few_photos == "auto" and reliability < 0.5)
+    assert float(removed.float().mean()) < 0.1
+
+
+def test_holes_in_novel_views_of_few_photos_have_the_mean_colour_of_the_photos(
+    banana: Path, tmp_path: Path, stub: StubFixer
+) -> None:
+    pipeline = make_pipeline(banana, few_photos="auto", fix_steps=(50,), planned_num_iterations=0)
+    loop = start_loop(pipeline, tmp_path)
+    pipeline.difix3d_model.gauss_params["opacities"].data.fill_(-20.0)
+    pipeline.config.min_accumulation = 0.0
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+    mean = torch.stack([photo.mean(dim=(0, 1)) for photo in photos]).mean(dim=0)
+    seen: list[torch.Tensor] = []
+    stub.clean = lambda renders, references, cameras: (seen.extend(renders), renders)[1]
+    loop.fix(50)
+    assert seen and all((render - mean).abs().max() < 0.01 for render in seen)
+
+
+@pytest.mark.parametrize(("kind", "background"), [("transparent", "random"), ("plain", "white")])
+def test_transparent_photos_and_a_chosen_background_keep_the_background_of_the_model(
+    tmp_path: Path, kind: str, background: str
+) -> None:
+    pipeline = make_pipeline(scene_of_photos(tmp_path, kind), few_photos="auto")
+    pipeline.difix3d_model.config.background_color = background
+    assert pipeline._novel_view_background() is None
+
+
+def test_a_negative_floater_ratio_is_refused(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana)
+    pipeline.config.model.floater_ratio = -1.0
+    with pytest.raises(SystemExit, match="floater-ratio must be 0 or more, not -1"):
+        training_callbacks(pipeline, tmp_path)
 
 
 def test_an_impossible_dropout_is_refused(banana: Path, tmp_path: Path) -> None:

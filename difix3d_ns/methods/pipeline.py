@@ -125,6 +125,10 @@ class NovelViewPipeline(VanillaPipeline):
         """The splat by whose depth references are aligned; None for a representation that is none."""
         return None
 
+    def _novel_view_background(self) -> Float[Tensor, "3"] | None:
+        """Colour in [0, 1] behind the novel views that training learns from; None for that of the model."""
+        return None
+
     def _new_fixer(self, device: str) -> LazyFixer:
         """What cleans renders in this pipeline; for subclasses to replace."""
         return LazyFixer(self.config.difix, device)
@@ -200,6 +204,7 @@ class NovelViewPipeline(VanillaPipeline):
             start,
             Path(trainer.base_dir),
             observers=[self._training_panel],
+            background=self._novel_view_background(),
         )
         if loop.schedule.steps:
             self._settle_on_network(trainer, start)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.few_photos import are_few
@@ -43,7 +45,8 @@ class NovelViewLoopConfig(VettingConfig):
     """Whether training is held back from overfitting, as a scene with few photos needs.
     At the early fix steps, novel views become training views even if the network has not proved reliable: then the
     renders themselves. They are still coarse, and hold the later splat to what the photos agree on. A splat also leaves
-    out some Gaussians at each step (see the model's `gaussian_dropout`).
+    out some Gaussians at each step (see the model's `gaussian_dropout`), and loses those that lie over novel views
+    (see `floater_ratio`).
     `auto`: up to 12 training photos are few."""
     planned_num_iterations: int = 30_000
     """Length of the run that these steps are planned for. In a shorter run they shrink in proportion; 0 never scales
@@ -94,10 +97,13 @@ class NovelViewLoop:
         start: where the run begins.
         run_folder: where fixed views are saved.
         observers: informed about each fix.
+        background: colour in [0, 1] behind novel views; None for that of the model.
 
     Attributes:
         walk: the novel views' poses.
         schedule: when they are fixed.
+        few_photos: whether training treats its photos as few.
+        reliability: of the fixer at the last test, in [0, 1].
 
     Raises:
         Difix3DError: there are no target cameras, or the pseudo views of the earlier run cannot be copied.
@@ -112,16 +118,18 @@ class NovelViewLoop:
         start: Start,
         run_folder: Path,
         observers: Sequence[LoopObserver] = (),
+        background: Float[Tensor, "3"] | None = None,
     ) -> None:
         photos, unit = datamanager.train_dataset.cameras, config.length_unit(datamanager)
         targets = target_cameras(config.targets, photos, datamanager.eval_cameras)
         self.walk = NovelViewWalk(targets, datamanager.train_camera_to_worlds, config.step_length, unit)
-        self._few_photos = are_few(config.few_photos, len(photos))
-        self.schedule = _schedule(config, start, self._few_photos)
+        self.few_photos = are_few(config.few_photos, len(photos))
+        self.schedule = _schedule(config, start, self.few_photos)
+        self.reliability = 0.0
         self._config = config
         self._bank = datamanager.pseudo_views
         self._observers = observers
-        self._update = ProgressiveUpdate(config, model, datamanager, enhancer, self.walk, unit, run_folder)
+        self._update = ProgressiveUpdate(config, model, datamanager, enhancer, self.walk, unit, run_folder, background)
         self._resume(start, run_folder)
 
     def describe(self) -> str:
@@ -129,7 +137,7 @@ class NovelViewLoop:
         num_fixes = len([step for step in self.schedule.steps if step not in self.schedule.early])
         length = self.walk.step_length_to_arrive(num_fixes)
         fixes_to_arrive = self.walk.num_fixes_to_arrive
-        return describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self._few_photos)
+        return describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self.few_photos)
 
     def fix(self, step: int, on_request: bool = False) -> None:
         """Fixes the novel views. At an early step, an unreliable fixer changes nothing.
@@ -158,8 +166,9 @@ class NovelViewLoop:
             with timer("testing"):
                 tested = self._update.test_fixer(step)
         reliability = tested or 0.0
+        self.reliability = reliability
         clean = on_request or self._may_clean(step, reliability)
-        if not clean and not self._few_photos:
+        if not clean and not self.few_photos:
             CONSOLE.print(f"Step {step}: no early fix, as {self._doubt(tested)}.")
             return
         for observer in self._observers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jaxtyping import Float
 from nerfstudio.utils import writer
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class ProgressiveUpdate:
         walk: the novel views' poses.
         unit: length in scene units that counts as much as one radian.
         run_folder: where fixed views are saved for a resume.
+        background: colour in [0, 1] behind novel views; None for that of the model.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ProgressiveUpdate:
         walk: NovelViewWalk,
         unit: float,
         run_folder: Path,
+        background: Float[Tensor, "3"] | None = None,
     ) -> None:
         self._config = config
         self._model = model
@@ -50,6 +53,7 @@ class ProgressiveUpdate:
         self._walk = walk
         self._unit = unit
         self._folder = run_folder / PSEUDO_VIEW_FOLDER
+        self._background = background
 
     def test_fixer(self, step: int) -> float:
         """Measures the fixer's reliability in [0, 1]: the share of the renders' error at some photos that it removes.
@@ -107,7 +111,12 @@ class ProgressiveUpdate:
                 chosen = slice(part.start, part.stop)
                 with timer("rendering"):
                     renders, accumulations = render_novel_views(
-                        self._model, cameras[chosen], step, lambda: progress.advance(rendering), part.start
+                        self._model,
+                        cameras[chosen],
+                        step,
+                        lambda: progress.advance(rendering),
+                        part.start,
+                        self._background,
                     )
                 references = self._enhancer.aligned_references(renders, cameras[chosen]) if clean else None
                 if references is None:

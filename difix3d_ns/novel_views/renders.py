@@ -74,6 +74,7 @@ def render_novel_views(
     step: int,
     on_progress: Callable[[], None] = lambda: None,
     first: int = 0,
+    background: Float[Tensor, "3"] | None = None,
 ) -> tuple[list[Float[Tensor, "height width 3"]], list[Float[Tensor, "height width 1"]]]:
     """Renders novel views in evaluation mode, at full size.
 
@@ -83,6 +84,7 @@ def render_novel_views(
         step: the next training step, for the error message.
         on_progress: called after each render.
         first: index of the first camera among all novel views, for the error message.
+        background: colour in [0, 1] behind what is rendered; None for that of the model.
 
     Returns:
         Images and accumulated opacities, or what the model has in their place, both in [0, 1] and on the CPU.
@@ -96,7 +98,10 @@ def render_novel_views(
     try:
         for index, camera in enumerate(cameras, first):
             outputs = model.get_outputs_for_camera(camera)
-            rgb = outputs["rgb"].cpu()
+            rgb = outputs["rgb"]
+            if background is not None and "background" in outputs:
+                rgb = rgb + (1 - outputs["accumulation"]) * (background.to(rgb) - outputs["background"])
+            rgb = rgb.cpu()
             if not rgb.isfinite().all():
                 raise Difix3DError(
                     f"the render of novel view {index} at step {step} contains NaN: training has diverged; lower "
