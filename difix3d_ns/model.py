@@ -46,9 +46,9 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     0 at the first step. Only in scenes with few photos (see the pipeline's `few_photos`), where it keeps single
     Gaussians from explaining single photos. 0 leaves out none."""
     floater_ratio: float = 3.0
-    """A Gaussian that covers more than this many times the share of a novel view that it covers of any photo is removed
-    in the first half of training, unless it is small. Such Gaussians lie over novel views like fog. Only in scenes with
-    few photos. 0 removes none."""
+    """A Gaussian of which a novel view shows more than this many times the area that any photo shows is removed in the
+    first half of training, unless it is small; so is one that covers a large part of a novel view, and this many times
+    less of each photo. Such Gaussians lie over novel views like fog. Only in scenes with few photos. 0 removes none."""
     min_initial_gaussians: int = 0
     """If a scene has fewer start points than this, more are placed between neighbouring ones; 0 adds none."""
 

@@ -16,6 +16,9 @@ REDUCTION = 2
 """Views are measured at their size divided by this."""
 MIN_SHARE = 0.003
 """A floater covers more than this share of a novel view. Smaller Gaussians are left to the training."""
+LARGE_SHARE = 0.03
+"""A Gaussian that covers more than this share of a novel view, and far less of each photo, is a floater even if photos
+show the whole of it from farther away: it may belong to their background, and was placed too near."""
 
 Rasterization = Callable[..., tuple[Tensor, Tensor, dict[str, Any]]]
 """A function with the signature of gsplat's `rasterization`."""
@@ -28,64 +31,85 @@ def find_floaters(
     rasterization: Rasterization,
     ratio: float,
 ) -> Bool[Tensor, "num_gaussians"]:
-    """Finds Gaussians that cover far more of a novel view than of any photo.
+    """Finds Gaussians of which a novel view shows far more than any photo does, or which come far too near to it.
 
-    Photos say little about such a Gaussian: they see its rim, or see it from afar. From a novel view that is nearer to
-    it, a single one can lie over the picture like fog.
+    Photos say little about such a Gaussian: they see its rim or nothing of it. From a novel view, a single one can lie
+    over the picture like fog.
 
     Args:
         gauss_params: splatfacto's parameters by name, scales as logarithms and opacities as logits.
         novel_views: cameras of novel views, shape (1,) each.
         photos: cameras of the training photos, shape (1,) each.
         rasterization: renders the Gaussians.
-        ratio: a floater covers more than this many times the share of a novel view that it covers of any photo.
+        ratio: a novel view shows more than this many times the area of a floater that any photo shows, or is covered
+            by it this many times as much.
     """
-    covered = covered_shares(gauss_params, novel_views, rasterization)
-    shown = covered_shares(gauss_params, photos, rasterization)
-    return (covered > MIN_SHARE) & (covered > ratio * shown)
+    means = gauss_params["means"].detach()
+    photo_shares, photo_areas = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
+    for camera in photos:
+        shares = covered_shares(gauss_params, camera, rasterization)
+        photo_shares = torch.maximum(photo_shares, shares)
+        photo_areas = torch.maximum(photo_areas, visible_areas(means, shares, camera))
+    floaters = torch.zeros_like(photo_shares, dtype=torch.bool)
+    for camera in novel_views:
+        shares = covered_shares(gauss_params, camera, rasterization)
+        not_shown = (shares > MIN_SHARE) & (visible_areas(means, shares, camera) > ratio * photo_areas)
+        too_near = (shares > LARGE_SHARE) & (shares > ratio * photo_shares)
+        floaters |= not_shown | too_near
+    return floaters
+
+
+def visible_areas(
+    means: Float[Tensor, "num_gaussians 3"], shares: Float[Tensor, "num_gaussians"], camera: Cameras
+) -> Float[Tensor, "num_gaussians"]:
+    """The area that a view shows of each Gaussian, in square scene units, which does not depend on how near it is.
+
+    Args:
+        means: centres of the Gaussians.
+        shares: the share of the view that each covers.
+        camera: shape (1,).
+    """
+    distances = (means - camera.camera_to_worlds[0, :, 3].to(means)).norm(dim=-1)
+    picture = float(camera.width * camera.height / (camera.fx * camera.fy))  # at distance 1
+    return shares * picture * distances**2
 
 
 def covered_shares(
-    gauss_params: Mapping[str, Tensor], cameras: Sequence[Cameras], rasterization: Rasterization
+    gauss_params: Mapping[str, Tensor], camera: Cameras, rasterization: Rasterization
 ) -> Float[Tensor, "num_gaussians"]:
-    """The largest share of a view, in [0, 1], that each Gaussian contributes among some views.
-
-    The shares of all Gaussians in one view add up to its mean accumulation.
+    """The share of a view, in [0, 1], that each Gaussian contributes. They add up to the view's mean accumulation.
 
     Args:
         gauss_params: see `find_floaters`.
-        cameras: shape (1,) each.
+        camera: shape (1,).
         rasterization: renders the Gaussians.
     """
     values = {name: values.detach() for name, values in gauss_params.items()}
-    largest = torch.zeros_like(values["opacities"][:, 0])
-    for camera in cameras:
-        width, height = (max(1, int(size.item()) // REDUCTION) for size in (camera.width, camera.height))
-        intrinsics = camera.get_intrinsics_matrices().to(largest)
-        intrinsics[:, :2] /= REDUCTION
-        # A pixel's colour is the sum of the Gaussians' colours by their weights in it, so the gradient of a sum over
-        # pixels with regard to a Gaussian's colour is the sum of its weights.
-        colors = torch.zeros_like(values["means"]).requires_grad_()
-        with torch.enable_grad():
-            image, _, _ = rasterization(
-                means=values["means"],
-                quats=values["quats"],
-                scales=values["scales"].exp(),
-                opacities=torch.sigmoid(values["opacities"]).squeeze(-1),
-                colors=colors,
-                viewmats=viewmats_from_camera_to_worlds(camera.camera_to_worlds.to(largest)),
-                Ks=intrinsics,
-                width=width,
-                height=height,
-                packed=False,
-                near_plane=0.01,
-                far_plane=1e10,
-                render_mode="RGB",
-                sh_degree=None,
-                sparse_grad=False,
-                absgrad=False,
-                rasterize_mode="classic",
-            )
-            (gradient,) = torch.autograd.grad(image[..., 0].sum(), colors)
-        largest = torch.maximum(largest, gradient[:, 0] / (width * height))
-    return largest
+    width, height = (max(1, int(size.item()) // REDUCTION) for size in (camera.width, camera.height))
+    intrinsics = camera.get_intrinsics_matrices().to(values["means"])
+    intrinsics[:, :2] /= REDUCTION
+    # A pixel's colour is the sum of the Gaussians' colours by their weights in it, so the gradient of a sum over pixels
+    # with regard to a Gaussian's colour is the sum of its weights.
+    colors = torch.zeros_like(values["means"]).requires_grad_()
+    with torch.enable_grad():
+        image, _, _ = rasterization(
+            means=values["means"],
+            quats=values["quats"],
+            scales=values["scales"].exp(),
+            opacities=torch.sigmoid(values["opacities"]).squeeze(-1),
+            colors=colors,
+            viewmats=viewmats_from_camera_to_worlds(camera.camera_to_worlds.to(values["means"])),
+            Ks=intrinsics,
+            width=width,
+            height=height,
+            packed=False,
+            near_plane=0.01,
+            far_plane=1e10,
+            render_mode="RGB",
+            sh_degree=None,
+            sparse_grad=False,
+            absgrad=False,
+            rasterize_mode="classic",
+        )
+        (gradient,) = torch.autograd.grad(image[..., 0].sum(), colors)
+    return gradient[:, 0] / (width * height)

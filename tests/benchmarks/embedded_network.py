@@ -52,6 +52,8 @@ class Options:
     """The same pairs with raw references."""
     vgg_weights: Path | None = None
     """VGG-16 for the perceptual distance, see `ns-difix train --help`."""
+    every: int = 1
+    """Measures every n-th pair only."""
     pictures: Path | None = None
     """Folder for a picture of each pair: render, reference, the networks' results and photo, side by side."""
 
@@ -65,7 +67,7 @@ def main(options: Options) -> None:
     scenes = scenes_of(options.pairs)
     found: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     networks = {name: DifixPipeline.from_pretrained(folder) for name, _, folder in map(partition, options.networks)}
-    for pair in pairs:
+    for pair in pairs[:: options.every]:
         render, photo, reference = split_views(load_pair(pair, with_trust=True))
         results = {name: method(render, reference) for name, method in methods.items()}
         for name, network in networks.items():

@@ -44,7 +44,7 @@ def test_the_shares_of_all_gaussians_add_up_to_the_accumulation() -> None:
         width=100,
         height=100,
     )
-    shares = covered_shares(parameters, [view], rasterization)
+    shares = covered_shares(parameters, view, rasterization)
     assert float(shares.sum()) == pytest.approx(float(accumulation.mean()), rel=1e-3)
     assert float(accumulation.mean()) > 0.1
 
@@ -60,6 +60,23 @@ def test_a_gaussian_beside_the_photos_that_lies_over_a_novel_view_is_a_floater()
     assert not find_floaters(parameters, [novel_view], [photo, camera(5, 0.1)], rasterization, ratio=3.0).any()
 
 
+def test_a_novel_view_that_comes_nearer_to_what_photos_show_has_no_floaters() -> None:
+    wall = [[x / 5, y / 5, -5.0] for x in range(-15, 16) for y in range(-15, 16)]
+    parameters = gaussians(wall, [0.1] * len(wall))
+    near = camera(0, -3)
+    assert float(covered_shares(parameters, near, rasterization).max()) > 5 * float(
+        covered_shares(parameters, camera(0, 0), rasterization).max()
+    )
+    assert not find_floaters(parameters, [near], [camera(0, 0)], rasterization, ratio=3.0).any()
+
+
+def test_a_gaussian_that_photos_show_as_small_and_that_fills_a_novel_view_is_a_floater() -> None:
+    parameters = gaussians([[0.0, 0.0, -5.0]], [0.3])
+    far, near = camera(0, 0), camera(0, -4)
+    assert find_floaters(parameters, [near], [far], rasterization, ratio=3.0).all()
+    assert not find_floaters(parameters, [near], [far, camera(0, -3.9)], rasterization, ratio=3.0).any()
+
+
 def test_small_gaussians_are_no_floaters() -> None:
     parameters = gaussians([[5.0, 0.0, -5.0]], [0.05])
     assert not find_floaters(parameters, [camera(5, 0)], [camera(0, 0)], rasterization, ratio=3.0).any()
@@ -68,5 +85,5 @@ def test_small_gaussians_are_no_floaters() -> None:
 def test_parameters_keep_their_gradients() -> None:
     parameters = {name: torch.nn.Parameter(value) for name, value in gaussians([[0, 0, -4]], [0.5]).items()}
     with torch.no_grad():
-        covered_shares(parameters, [camera(0, 0)], rasterization)
+        covered_shares(parameters, camera(0, 0), rasterization)
     assert all(parameter.grad is None for parameter in parameters.values())
