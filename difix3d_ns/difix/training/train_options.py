@@ -93,7 +93,8 @@ class TrainConfig:
     reference_probability: float = 0.7
     """Fraction of the steps that use references, so that the network works with and without one."""
     clean_probability: float = 0.0
-    """Fraction of the examples whose input is the photo itself, so that the network leaves good renders unchanged."""
+    """Fraction of the examples whose input is the photo itself, so that the network leaves good renders unchanged.
+    With `loss.psnr` it must be 0 for a network that starts as the identity: these examples outweigh all others."""
     color_jitter: float = 0.0
     """Largest random change of the gain and offset of each colour channel; above 0, channels are also permuted.
     With few scenes, the network would otherwise memorise their colours."""
