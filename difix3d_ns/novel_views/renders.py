@@ -101,6 +101,7 @@ def render_novel_views(
             rgb = outputs["rgb"]
             if background is not None and "background" in outputs:
                 rgb = rgb + (1 - outputs["accumulation"]) * (background.to(rgb) - outputs["background"])
+                rgb = rgb.clamp(0.0, 1.0)  # the model has clamped colours before
             rgb = rgb.cpu()
             if not rgb.isfinite().all():
                 raise Difix3DError(
