@@ -79,8 +79,9 @@ def read_scene(path: Path) -> Scene:
     if not photos:
         raise Difix3DError(f"the scene {path} has no photos: its `frames` are empty.")
     if unknown := listed.difference(photos):
+        name = " ".join(min(unknown).splitlines())  # any text may be listed
         raise Difix3DError(
-            f"the scene {path} lists {min(unknown)} in `train_filenames`, but has no frame for it: write the photo's "
+            f"the scene {path} lists {name} in `train_filenames`, but has no frame for it: write the photo's "
             "`file_path`, or remove it from the list."
         )
     without_split = {key: value for key, value in transforms.items() if key not in SPLIT_KEYS}

@@ -111,7 +111,7 @@ class VideoOptions(DifixOptions):
     It needs perspective cameras and a splat or a ray-based method. Memory does not grow with the video's length."""
     previous_frame_as_reference: bool = False
     """Whether the network's reference is the previous enhanced frame; the first frame still gets a photo.
-    Frames are then enhanced one by one. References matter little to the small embedded network."""
+    Frames are then enhanced one by one. The embedded network, which takes aligned references, makes no use of it."""
 
 
 @dataclass

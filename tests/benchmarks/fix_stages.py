@@ -90,6 +90,7 @@ def stages(pipeline: Any) -> list[tuple[Any, str, str]]:
         (ProgressiveUpdate, "test_fixer", TEST),
         (pipeline.enhancer, "choose_references", "reference search"),
         (difix3d_ns.novel_views.progressive_update, "render_novel_views", "rendering"),
+        (pipeline.enhancer, "aligned_references", "aligned references"),
         (pipeline.datamanager, "training_photos", "reference photos"),
         (pipeline.fixer, "clean", "images in and out"),
         (network, "encode", "encoder, renders"),

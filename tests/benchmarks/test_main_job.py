@@ -137,7 +137,8 @@ def test_a_real_fix_runs_every_stage(banana: Path, tmp_path: Path) -> None:
     fixes = measure_fixes(config, num_steps=1, num_fixes=1)
     assert fixes["num_views"] == 5
     named = {stage for *_, stage in fix_stages.stages(_NamesAlone())}
-    assert set(fixes["first"]) == named | {REST}
+    # The embedded network gets aligned references, as part of its renders.
+    assert set(fixes["first"]) == named - {"reference photos", "encoder, references"} | {REST}
     assert all(seconds > 0 for seconds in fixes["first"].values())
 
 
@@ -194,7 +195,7 @@ def test_startup_is_compared_by_processor_time() -> None:
 
 def test_memory_added_by_fixes_is_reported_without_the_weights() -> None:
     assert added({"rss": 100, "cuda": 50}, {"rss": 180, "cuda": 90}, 17) == {"weights": 17, "rss": 63, "cuda": 23}
-    assert 5e6 < weight_bytes() < 6e6
+    assert 3e6 < weight_bytes() < 4e6
 
 
 def report(low: float = -0.01, more: float = 0.01) -> dict:

@@ -116,8 +116,9 @@ def test_references_are_over_the_background_of_the_renders(
         crop = {"crop_center": [0, 0, 0], "crop_scale": [9, 9, 9], "crop_bg_color": numbers}
     main([
         "camera-path", "--load-config", str(difix3d_run), "--camera-path-filename", str(camera_path(crop=crop)),
-        "--output-path", str(tmp_path / "out"), "--output-format", "images",
+        "--output-path", str(tmp_path / "out"), "--output-format", "images", "--references.align", "none",
     ])  # fmt: skip
+    assert references
     expected = VIEWER_BACKGROUND if color is None else color
     for reference in references:
         # The left border of the photos is transparent.

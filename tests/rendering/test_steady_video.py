@@ -85,10 +85,14 @@ def test_frames_of_a_ray_based_run_are_steadied_too(nerfacto_run: Path, tmp_path
     assert np.abs(steady[1] - steady[0]).mean() < 0.75 * np.abs(plain[1] - plain[0]).mean()
 
 
+PREVIOUS = ("--previous-frame-as-reference", "True", "--references.align", "none")
+"""The embedded network takes aligned references; these are what a published one gets."""
+
+
 def test_the_previous_enhanced_frame_is_the_reference_of_the_next(
     splatfacto_run: Path, tmp_path: Path, camera_path, calls: Calls
 ) -> None:
-    shown = frames_of(splatfacto_run, tmp_path / "out", camera_path(), "--previous-frame-as-reference", "True")
+    shown = frames_of(splatfacto_run, tmp_path / "out", camera_path(), *PREVIOUS)
     assert [len(renders) for renders, _ in calls] == [1, 1, 1]
     first, *others = [references[0] for _, references in calls]
     assert first is not None and first.shape[:2] == (31, 48)  # a photo of the scene
