@@ -134,6 +134,10 @@ def load_network(config: DifixConfig, device: torch.device) -> DifixPipeline:
     network = DifixPipeline.from_pretrained(
         choice.source, revision=choice.revision, base=config.base, torch_dtype=dtype
     )
+    if network.takes_aligned_references and dtype is torch.float16:
+        # Its activations exceed the range of float16. It is small, so float32 costs little.
+        dtype = torch.float32
+        network = network.to(dtype)
     try:
         network = network.to(device)
     except RuntimeError as error:

@@ -8,6 +8,8 @@ from fixing.fixer_cases import MakeFixer, SmallMemory, renders
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
+from difix3d_ns.fixing.fixer import DifixConfig
+from difix3d_ns.fixing.lazy_fixer import LazyFixer
 
 
 def test_an_image_above_the_pixel_limit_gives_the_same_result_tile_by_tile(make_fixer: MakeFixer) -> None:
@@ -85,3 +87,14 @@ def test_without_memory_for_the_network_nothing_is_fixed_and_training_goes_on(
         with pytest.raises(DifixError, match="too full for the network"):
             fixer.clean(renders((16, 24)))
     assert fixer.clean(renders((16, 24)), keep_broken=True)[0].isfinite().all()
+
+
+def test_the_embedded_network_works_in_float32_where_float16_is_asked_for() -> None:
+    # Its activations exceed the range of float16, which ends in NaN.
+    images = renders((32, 48))
+    references = [torch.cat([1 - images[0], torch.ones(32, 48, 1)], dim=-1)]
+    fixed = [
+        LazyFixer(DifixConfig(model="embedded", dtype=dtype), "cpu").clean(images, references)[0]
+        for dtype in ("float16", "float32")
+    ]
+    assert fixed[0].isfinite().all() and torch.equal(*fixed)
