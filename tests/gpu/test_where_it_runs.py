@@ -18,6 +18,8 @@ from rendering.conftest import save_run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from difix3d_ns.alignment.reference import aligned_reference
+from difix3d_ns.alignment.views import alignment_view
 from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -180,3 +182,24 @@ def test_cleaned_images_are_on_the_devices_of_the_renders(strength: float) -> No
     kept = LazyFixer(DifixConfig(), "cuda", Broken()).clean(renders, keep_broken=True)
     assert [image.device for image in kept] == [render.device for render in renders]
     assert all(image.isnan().all() for image in kept)
+
+
+def test_references_are_aligned_on_the_gpu_as_on_the_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    size = (24, 36)
+
+    def reference(device: str) -> Tensor:
+        generator.manual_seed(0)
+        views = []
+        for x in (0.0, 0.1, -0.1):
+            pose = torch.eye(4)[:3]
+            pose[0, 3] = x
+            camera = Cameras(pose[None], fx=40.0, fy=40.0, cx=18.0, cy=12.0, width=size[1], height=size[0])
+            colors = torch.rand(*size, 3, generator=generator)
+            depth, opaque = torch.full((*size, 1), 2.0), torch.ones(*size, 1)
+            views.append(alignment_view(*(part.to(device) for part in (colors, camera, depth, opaque))))
+        return aligned_reference(views[0], views[1:]).rgba()
+
+    found = reference("cuda")
+    assert found.is_cuda and found.shape == (*size, 4)
+    assert (found.cpu() - reference("cpu")).abs().mean() < 1e-3
