@@ -99,7 +99,10 @@ class Difix3DPipeline(NovelViewPipeline):
                 self.difix3d_model.remove_floaters(*self._views_for_removal())
 
         removal = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], remove, iters=remaining)
-        return [removal, *callbacks] if remaining else callbacks
+        if not remaining:
+            return callbacks
+        CONSOLE.print(f"Until step {max(steps)}, Gaussians that lie over novel views like fog are removed.")
+        return [removal, *callbacks]
 
     def _novel_view_background(self) -> Float[Tensor, "3"] | None:
         """With few photos their mean colour: a hole would otherwise teach the model's own background, which is dark.
@@ -131,8 +134,7 @@ class Difix3DPipeline(NovelViewPipeline):
             model.dropout_until = last_step
             CONSOLE.print(
                 f"{num_photos} training photos are few: each step leaves out some Gaussians, up to {share:.0%} at the "
-                "end, and Gaussians that lie over novel views like fog are removed. --pipeline.few-photos no trains "
-                "without both."
+                "end. --pipeline.few-photos no trains with all of them."
             )
 
     def _place_gaussians(self, run_folder: Path) -> None:

@@ -175,6 +175,16 @@ def test_floaters_are_removed_if_photos_are_few_and_the_network_is_not_trusted(
     assert float(removed.float().mean()) < 0.1
 
 
+@pytest.mark.parametrize(("settings", "removed"), [({}, True), ({"fix_novel_views": False}, False)])
+def test_the_removal_of_floaters_is_announced_only_where_it_happens(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict, removed: bool
+) -> None:
+    pipeline = make_pipeline(banana, few_photos="auto", fix_steps=(50,), planned_num_iterations=0, **settings)
+    training_callbacks(pipeline, tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("Until step 50, Gaussians that lie over novel views like fog are removed." in printed) == removed
+
+
 def test_holes_in_novel_views_of_few_photos_have_the_mean_colour_of_the_photos(
     banana: Path, tmp_path: Path, stub: StubFixer
 ) -> None:
