@@ -12,6 +12,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from difix3d_ns.cameras.poses import spread_indices
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fixing.aligning import RenderedSplat
@@ -117,12 +118,14 @@ class Difix3DPipeline(NovelViewPipeline):
     def _views_for_removal(self) -> tuple[list[Cameras], list[Cameras]]:
         """Cameras of targets and of photos, at most `MAX_VIEWS_FOR_REMOVAL` of each, spread evenly."""
         assert self.loop is not None
-        both = []
-        for cameras in (self.loop.walk.targets, self.datamanager.train_dataset.cameras):
-            count = min(len(cameras), MAX_VIEWS_FOR_REMOVAL)
-            chosen = [index * len(cameras) // count for index in range(count)]
-            both.append([cameras[index : index + 1].to(self.device) for index in chosen])
-        return both[0], both[1]
+        novel_views, photos = (
+            [
+                cameras[index : index + 1].to(self.device)
+                for index in spread_indices(len(cameras), MAX_VIEWS_FOR_REMOVAL)
+            ]
+            for cameras in (self.loop.walk.targets, self.datamanager.train_dataset.cameras)
+        )
+        return novel_views, photos
 
     def _adapt_to_few_photos(self, last_step: int) -> None:
         """Lets training leave Gaussians out, and says so, if there are few photos."""

@@ -19,6 +19,12 @@ ARRIVAL_TOLERANCE = 1e-4
 """A step reaches a target that is farther away than `step_length` by at most this fraction of it."""
 
 
+def spread_indices(num_cameras: int, wanted: int) -> list[int]:
+    """Indices of `wanted` cameras, spread evenly over all; all indices if there are no more cameras than that."""
+    count = min(num_cameras, max(0, wanted))
+    return [index * num_cameras // count for index in range(count)]
+
+
 def scene_radius(poses: Float[Tensor, "num_poses 3 4"]) -> float:
     """Largest distance of a camera from the centroid of all cameras: the unit for lengths relative to the scene.
 

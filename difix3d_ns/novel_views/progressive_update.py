@@ -8,7 +8,7 @@ from jaxtyping import Float
 from nerfstudio.utils import writer
 from torch import Tensor
 
-from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses
+from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses, spread_indices
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Renderer, in_parts, render_novel_views
 from difix3d_ns.novel_views.report import PartTimer, panels
@@ -17,7 +17,7 @@ from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.pseudo_views.memory import give_back_freed_memory
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
-from difix3d_ns.vetting.reliability import error_removed, nearest_others, photos_to_test_on
+from difix3d_ns.vetting.reliability import error_removed, nearest_others
 from difix3d_ns.vetting.vet import NovelViewFix, Vetting, VettingConfig
 
 
@@ -65,7 +65,7 @@ class ProgressiveUpdate:
             Difix3DError: a render contains NaN, so training has diverged.
         """
         photos, poses = self._datamanager.train_dataset.cameras, self._datamanager.train_camera_to_worlds
-        indices = photos_to_test_on(len(poses), self._config.reliability.num_photos)
+        indices = spread_indices(len(poses), self._config.reliability.num_photos)
         cameras = [
             self._model.camera_of_photo(camera_with_pose(photos[index : index + 1], poses[index]), index)
             for index in indices

@@ -30,12 +30,6 @@ class ReliabilityConfig:
     network that does not remove their error harms the scene."""
 
 
-def photos_to_test_on(num_photos: int, wanted: int) -> list[int]:
-    """Indices of `wanted` photos, spread evenly over all; all indices if there are no more photos than that."""
-    count = min(num_photos, max(0, wanted))
-    return [index * num_photos // count for index in range(count)]
-
-
 def nearest_others(
     camera_to_worlds: Float[Tensor, "num_photos 3 4"], indices: Sequence[int], unit: float = 1.0
 ) -> list[int | None]:

@@ -10,7 +10,8 @@ from cameras.scenes_of_poses import cameras_at, ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difix3d_ns.vetting.reliability import error_removed, nearest_others, photos_to_test_on
+from difix3d_ns.cameras.poses import spread_indices
+from difix3d_ns.vetting.reliability import error_removed, nearest_others
 from difix3d_ns.vetting.trust import TrustConfig, reasons_to_reject
 from difix3d_ns.vetting.vet import NovelViewFix, Vetting, VettingConfig
 
@@ -52,7 +53,7 @@ def test_a_network_that_adds_error_or_returns_nan_is_not_reliable() -> None:
 @given(st.integers(1, 60), st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
 def test_the_photos_to_test_on_are_spread_over_all(num_photos: int, wanted: int) -> None:
-    indices = photos_to_test_on(num_photos, wanted)
+    indices = spread_indices(num_photos, wanted)
     assert len(indices) == min(num_photos, wanted) and indices == sorted(set(indices))
     gaps = [after - before for before, after in pairwise([*indices, num_photos])]
     assert not gaps or (max(gaps) - min(gaps) <= 1 and indices[0] >= 0 and indices[-1] < num_photos)
