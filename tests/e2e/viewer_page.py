@@ -30,9 +30,10 @@ class ViewerPage(Page):
     """An open page of the viewer."""
 
     def zoom_out(self, x: float, y: float, notches: int = 1) -> None:
-        """Zooms out by turning the mouse wheel at a point."""
-        for _ in range(notches):
-            self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=1000)
+        """Zooms out by turning the mouse wheel at a point; in with a negative number of notches."""
+        for _ in range(abs(notches)):
+            turn = 1000 if notches > 0 else -1000
+            self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=turn)
             time.sleep(0.05)
 
     def write(self, label: str, text: str) -> None:
