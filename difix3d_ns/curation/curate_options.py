@@ -36,7 +36,10 @@ class CurateConfig:
     """Scenes whose pairs go into the `test` part of `pairs.json`."""
     method: str = "difix3d-mini"
     """Registered nerfstudio method that trains the scenes: difix3d-mini, difix3d, or another one based on splatfacto.
-    It does not fix novel views while making pairs."""
+    It has no novel views while making pairs, except with --fixer."""
+    fixer: str | None = None
+    """Fixer of novel views in the trainings, as in --pipeline.difix.model; by default, they have no novel views.
+    identity: novel views are kept as rendered, so that renders have the artifacts of runs with novel views."""
     num_iterations: int | None = None
     """Steps of a complete training; by default, those of the method."""
     every: int = 8

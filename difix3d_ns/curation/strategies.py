@@ -43,7 +43,7 @@ class Task:
     def settings(self) -> TrainingSettings:
         """Settings of its trainings."""
         config = self.config
-        return TrainingSettings(config.method, config.num_iterations, config.image_scale, config.seed)
+        return TrainingSettings(config.method, config.num_iterations, config.image_scale, config.seed, config.fixer)
 
 
 def sparse_reconstruction(task: Task) -> Pairs:
@@ -142,6 +142,7 @@ def _render_pairs(
             "training_photos": len(split.train),
             "trained_on_this_photo": str(view.photo) in split.train,
             "method": task.config.method,
+            "fixer": task.config.fixer,
             "seed": task.config.seed,
             **facts,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,8 @@ class TrainingSettings:
     """Factor on the size of the photos."""
     seed: int
     """Seed of the start colours and of the order of the photos."""
+    fixer: str | None = None
+    """Fixer of novel views; None for trainings without novel views."""
 
     def whole_training(self) -> int:
         """Steps of a complete training."""
@@ -137,5 +139,7 @@ def _training_config(settings: TrainingSettings, transforms_file: Path, poses_as
     datamanager.camera_res_scale_factor = 1.0 if poses_as_given else settings.image_scale
     datamanager.train_cameras_sampling_seed = settings.seed
     if isinstance(config.pipeline, Difix3DPipelineConfig):
-        config.pipeline.fix_novel_views = False
+        config.pipeline.fix_novel_views = settings.fixer is not None
+        if settings.fixer is not None:
+            config.pipeline.difix = replace(config.pipeline.difix, model=settings.fixer)
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -90,3 +91,13 @@ def test_only_what_is_missing_is_made_again_and_a_missing_scene_loses_no_pairs(
     assert printed.count("difix3d: 1 of 5 failed") == 1 and "nowhere is missing" in printed
     pairs = json.loads((output_dir / "pairs.json").read_text())["train"]
     assert Counter(entry["how"]["strategy"] for entry in pairs.values()) == PAIRS_OF
+
+
+def test_a_fixer_keeps_novel_views_in_the_trainings(rig: Path, tmp_path: Path) -> None:
+    sizes = ["--num-iterations", 40, "--image-scale", 0.25, "--every", 3]
+    arguments = ["--scenes", rig, "--output-dir", tmp_path / "pairs", *sizes, "--strategies", "sparse"]
+    printed = run("ns-difix", "curate", *arguments, "--fixer", "identity")
+    assert re.search(r"Step \d+: (fixed|kept) [1-9]\d* novel views", printed)
+    pairs = json.loads((tmp_path / "pairs" / "pairs.json").read_text())["train"]
+    assert len(pairs) == PAIRS_OF["sparse"] and {entry["how"]["fixer"] for entry in pairs.values()} == {"identity"}
+    assert not re.search("novel views", run("ns-difix", "curate", *arguments[:3], tmp_path / "plain", *arguments[4:]))

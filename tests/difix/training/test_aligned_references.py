@@ -73,10 +73,13 @@ def test_augmentation_changes_colours_but_not_trust(pair: Pair) -> None:
     torch.testing.assert_close(inputs[:, 1, :3][trusted], photos[trusted], atol=0.01, rtol=0)
 
 
-def test_the_new_network_returns_the_render(make_config: MakeConfig) -> None:
+def test_the_new_network_adds_a_quarter_of_the_difference_to_the_reference(make_config: MakeConfig) -> None:
     network = start_network(make_config(base=None, architecture="fusion"))
     image, reference = torch.rand(1, 3, 48, 64), torch.rand(1, 4, 48, 64)
-    torch.testing.assert_close(network(image, reference, output_type="pt").images, image, atol=1e-6, rtol=0)
+    reference[:, 3] = 1
+    expected = image.lerp(reference[:, :3], 0.25)
+    torch.testing.assert_close(network(image, reference, output_type="pt").images, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(network(image, output_type="pt").images, image, atol=1e-6, rtol=0)
 
 
 def test_training_teaches_it_to_take_details_from_the_trusted_part(make_config: MakeConfig, pair: Pair) -> None:
