@@ -82,7 +82,7 @@ difix3d = MethodSpecification(
     description="Difix3D+: splatfacto whose novel views are fixed by a one-step diffusion model and used for training.",
 )
 
-MINI_NUM_ITERATIONS = 800
+MINI_NUM_ITERATIONS = 1600
 
 difix3d_mini = MethodSpecification(
     config=Difix3DTrainerConfig(
@@ -99,21 +99,21 @@ difix3d_mini = MethodSpecification(
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
             ),
             model=Difix3DModelConfig(
-                warmup_length=50,
-                refine_every=50,
+                warmup_length=100,
+                refine_every=100,
                 reset_alpha_every=1000,
-                stop_split_at=400,
+                stop_split_at=800,
                 num_downscales=1,
-                resolution_schedule=300,
+                resolution_schedule=600,
                 sh_degree=1,
-                sh_degree_interval=200,
+                sh_degree_interval=400,
                 cull_alpha_thresh=0.02,
-                max_gaussians=15_000,
+                max_gaussians=30_000,
                 min_initial_gaussians=5_000,
             ),
             difix=DifixConfig(model="embedded"),
-            fix_steps=(400, 550, 700),
-            early_fix_steps=(80, 160, 240, 320),
+            fix_steps=(800, 1100, 1400),
+            early_fix_steps=(160, 320, 480, 640),
             planned_num_iterations=MINI_NUM_ITERATIONS,
         ),
         optimizers=_optimizers(MINI_NUM_ITERATIONS, speed=4.0),

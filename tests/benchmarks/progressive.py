@@ -76,7 +76,7 @@ class BenchmarkConfig:
     """Other settings to measure, each as a column of its own: a name, `=` and options that are added to `ns-train
     difix3d-mini`, for example "weaker=--pipeline.difix.strength 0.5". The options may begin with another method, such
     as `difix3d-mini-oracle`."""
-    steps: int = 800
+    steps: int = 1600
     """Length of every run."""
     seeds: tuple[int, ...] = (42,)
     """Every run is made with each seed, and the table has means: short runs on few photos depend much on the seed."""

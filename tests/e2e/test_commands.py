@@ -162,7 +162,7 @@ def test_training_with_the_viewer_runs_to_its_end(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     viewer = ["--vis", "viewer", "--viewer.quit-on-train-completion", "True", "--viewer.websocket-port", port]
-    _, printed = train(tmp_path, *viewer, "--max-num-iterations", 20, "--pipeline.fix-steps", 400)
+    _, printed = train(tmp_path, *viewer, "--max-num-iterations", 20, "--pipeline.fix-steps", 800)
     assert "Step 10: fixed 5 novel views" in printed
     assert "Training Finished" in printed
 

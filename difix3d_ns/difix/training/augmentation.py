@@ -29,6 +29,8 @@ HAZE_CELLS = 5
 MAX_TURN, MAX_ZOOM, MAX_SHIFT, MAX_TILT = math.radians(10), 0.15, 0.15, 0.1
 """Largest motion of a view: rotation in radians, logarithm of the zoom factor, shift as a fraction of the image's side,
 and perspective terms of the homography on coordinates in [-1, 1]."""
+MAX_MISALIGNED_SHARE = 0.5
+"""Largest share of these motions, and of `MAX_GAIN` and `MAX_OFFSET`, by which a reference is misaligned."""
 
 
 def damage(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Float[Tensor, "3 height width"]:
@@ -45,16 +47,35 @@ def damage(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Flo
     return picture
 
 
-def move_view(picture: Float[Tensor, "3 height width"], draw: random.Random) -> Float[Tensor, "3 height width"]:
+def misalign(reference: Float[Tensor, "4 height width"], draw: random.Random) -> Float[Tensor, "4 height width"]:
+    """Moves an aligned reference and changes its colours, between hardly and grossly; its alpha stays as high.
+
+    Depth is often wrong where few photos show a place, and then a reference looks right but shows the wrong thing. A
+    network that only sees scenes with good depth would trust every reference.
+
+    Args:
+        reference: colours in [0, 1] and alpha.
+        draw: source of random numbers.
+    """
+    # Squared, as a small error is the more common one.
+    moved = move_view(reference, draw, MAX_MISALIGNED_SHARE * draw.random() ** 2)
+    colours = _shift_colours(moved[:3], draw, MAX_MISALIGNED_SHARE * draw.random() ** 2)
+    return torch.cat([colours, moved[3:]])
+
+
+def move_view(
+    picture: Float[Tensor, "channels height width"], draw: random.Random, share: float = 1.0
+) -> Float[Tensor, "channels height width"]:
     """Rotates, zooms, shifts and tilts an image at random, as if seen from a nearby camera. Borders are mirrored.
 
     Args:
         picture: image in [0, 1].
         draw: source of random numbers.
+        share: factor on the largest motions.
     """
-    turn, zoom = draw.uniform(-MAX_TURN, MAX_TURN), math.exp(draw.uniform(-MAX_ZOOM, MAX_ZOOM))
-    shift_x, shift_y = (2 * draw.uniform(-MAX_SHIFT, MAX_SHIFT) for _ in range(2))
-    tilt_x, tilt_y = (draw.uniform(-MAX_TILT, MAX_TILT) for _ in range(2))
+    turn, zoom = share * draw.uniform(-MAX_TURN, MAX_TURN), math.exp(share * draw.uniform(-MAX_ZOOM, MAX_ZOOM))
+    shift_x, shift_y = (2 * share * draw.uniform(-MAX_SHIFT, MAX_SHIFT) for _ in range(2))
+    tilt_x, tilt_y = (share * draw.uniform(-MAX_TILT, MAX_TILT) for _ in range(2))
     cosine, sine = zoom * math.cos(turn), zoom * math.sin(turn)
     homography = torch.tensor([[cosine, -sine, shift_x], [sine, cosine, shift_y], [tilt_x, tilt_y, 1.0]])
     height, width = picture.shape[-2:]
@@ -65,9 +86,9 @@ def move_view(picture: Float[Tensor, "3 height width"], draw: random.Random) -> 
     return F.grid_sample(picture[None], grid, padding_mode="reflection", align_corners=False)[0]
 
 
-def _shift_colours(picture: Tensor, draw: random.Random) -> Tensor:
+def _shift_colours(picture: Tensor, draw: random.Random, share: float = 1.0) -> Tensor:
     gain, offset = (
-        torch.tensor([draw.uniform(-largest, largest) for _ in range(3)])[:, None, None]
+        share * torch.tensor([draw.uniform(-largest, largest) for _ in range(3)])[:, None, None]
         for largest in (MAX_GAIN, MAX_OFFSET)
     )
     return ((picture - 0.5) * gain.exp() + 0.5 + offset).clamp(0, 1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.images import resize, resize_with_alpha
-from difix3d_ns.difix.training.augmentation import damage, move_view
+from difix3d_ns.difix.training.augmentation import damage, misalign, move_view
 from difix3d_ns.difix.training.pairs import Pair, PairReader
 
 Batch = tuple[Float[Tensor, "batch views channels size size"], Float[Tensor, "batch 3 size size"]]
@@ -44,6 +44,7 @@ class PairSampler:
         balance_seen: first draw whether the splat was trained on the photo.
         damage_probability: probability that the input is damaged further.
         moved_photo_probability: probability that the reference is the photo itself, slightly moved.
+        misaligned_probability: probability that the reference is moved and changes its colours.
         multiple: the side of a crop is a multiple of this.
         reader: reads the images; if it skips a pair, another one is drawn.
 
@@ -64,6 +65,7 @@ class PairSampler:
         balance_seen: bool = False,
         damage_probability: float = 0.0,
         moved_photo_probability: float = 0.0,
+        misaligned_probability: float = 0.0,
         multiple: int = 8,
         reader: PairReader | None = None,
     ) -> None:
@@ -80,6 +82,7 @@ class PairSampler:
         self.min_scale = min_scale
         self.damage_probability = damage_probability
         self.moved_photo_probability = moved_photo_probability
+        self.misaligned_probability = misaligned_probability
         self.multiple = multiple
         self.reader = reader or PairReader()
         references = [pair.reference is not None for pair in self.pairs]
@@ -198,6 +201,9 @@ class PairSampler:
 
     def _augment(self, views: Float[Tensor, "views channels size size"], draw: random.Random) -> Tensor:
         """Applies the random augmentations. The change of colours is the same for all views."""
+        # No number is drawn without this augmentation, so that other trainings stay as they are.
+        if self.misaligned_probability > 0 and len(views) == 3 and draw.random() < self.misaligned_probability:
+            views = torch.cat([views[:2], misalign(views[2], draw)[None]])
         return torch.cat([self._augment_colours(views[:, :3], draw), views[:, 3:]], dim=1)
 
     def _augment_colours(self, views: Float[Tensor, "views 3 size size"], draw: random.Random) -> Tensor:

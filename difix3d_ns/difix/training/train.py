@@ -105,6 +105,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         balance_seen=config.balance_seen,
         damage_probability=config.damage_probability,
         moved_photo_probability=config.moved_photo_probability,
+        misaligned_probability=config.misaligned_probability,
         multiple=pipeline.size_multiple,
         reader=reader,
     )

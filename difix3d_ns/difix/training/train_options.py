@@ -142,3 +142,6 @@ class TrainConfig:
     moved_photo_probability: float = 0.0
     """Fraction of the examples whose reference is the photo itself, slightly moved.
     It is the easiest reference to learn from."""
+    misaligned_probability: float = 0.0
+    """Fraction of the examples whose aligned reference is moved and changes its colours, but keeps its alpha.
+    The network learns to compare render and reference instead of trusting every one."""

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from difix3d_ns.difix.training.augmentation import damage, move_view
+from difix3d_ns.difix.training.augmentation import damage, misalign, move_view
 
 
 def test_damage_stays_in_range_and_depends_only_on_the_generator() -> None:
@@ -31,3 +31,16 @@ def test_a_moved_view_is_the_same_image_slightly_displaced() -> None:
         moves.append(float((moved - picture)[:2, 16:32, 16:32].abs().mean()))
     assert min(moves) > 0
     assert 0.02 < max(moves) < 0.3
+
+
+def test_a_misaligned_reference_shows_the_same_elsewhere_and_keeps_its_alpha() -> None:
+    rows = torch.linspace(0, 1, 48)[:, None].expand(48, 48)
+    reference = torch.stack([rows, rows.T, torch.full((48, 48), 0.5), torch.full((48, 48), 0.7)])
+    changes = []
+    for seed in range(30):
+        misaligned = misalign(reference, random.Random(seed))
+        assert torch.equal(misaligned, misalign(reference, random.Random(seed)))
+        torch.testing.assert_close(misaligned[3], reference[3])
+        assert 0 <= float(misaligned.min()) and float(misaligned.max()) <= 1
+        changes.append(float((misaligned - reference).abs().mean()))
+    assert 0 < min(changes) < 0.02 and 0.05 < max(changes) < 0.3  # from hardly to grossly

@@ -58,6 +58,7 @@ def test_a_batch_depends_only_on_seed_and_step(coordinates: list[Pair]) -> None:
         "balance_scenes": True,
         "damage_probability": 0.5,
         "moved_photo_probability": 0.5,
+        "misaligned_probability": 0.5,
     }
     first = PairSampler(coordinates, seed=1, **options)
     ahead = list(PairSampler(coordinates, seed=1, **options).batches(3, 9, batch_size=2, num_workers=3))
@@ -218,6 +219,15 @@ def test_a_moved_photo_replaces_the_reference(coordinates: list[Pair]) -> None:
     # The blue channel shows that it is the photo.
     torch.testing.assert_close(inputs[:, 1, 2], photos[:, 2])
     assert not torch.equal(inputs[:, 1], photos)
+
+
+def test_only_the_reference_is_misaligned(coordinates: list[Pair]) -> None:
+    plain, misaligned = (
+        PairSampler(coordinates, crop_size=16, seed=0, misaligned_probability=probability).batch(0, 1)
+        for probability in (0.0, 1.0)
+    )
+    assert torch.equal(misaligned[0][:, 0], plain[0][:, 0]) and torch.equal(misaligned[1], plain[1])
+    assert not torch.equal(misaligned[0][:, 1], plain[0][:, 1])
 
 
 def test_pictures_smaller_than_the_crop_are_cropped_to_their_shorter_side(coordinates: list[Pair]) -> None:
