@@ -21,11 +21,11 @@ class CurateConfig:
     """
 
     # tyro shows every line break of these texts, so each sentence has its own line.
-    scenes: tuple[Path, ...]
-    """Scenes to make pairs from: transforms JSON files, or folders of any scene that nerfstudio reads.
-    If a scene lists photos to train on, such as `train_filenames`, all others are held out."""
     output_dir: Path
     """Folder for the images, `pairs.json`, and one contact sheet per scene."""
+    scenes: tuple[Path, ...] = ()
+    """Scenes to make pairs from: transforms JSON files, or folders of any scene that nerfstudio reads.
+    If a scene lists photos to train on, such as `train_filenames`, all others are held out."""
     strategies: tuple[StrategyName, ...] = ("sparse", "cycle", "underfit", "cross-reference")
     """Ways to make degraded renders. Each strategy trains a scene once, except for cycle, which trains it twice.
     sparse: train on few photos, and render the held-out views.

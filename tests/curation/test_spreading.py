@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tyro
 
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.curation.jobs import Job, Outcome
@@ -44,7 +45,7 @@ def test_finished_jobs_are_not_run_again_and_their_pairs_are_merged(
 ) -> None:
     output = tmp_path / "out"
     same = banana_copy / "transforms.json"
-    config = CurateConfig((banana,), output, ("sparse",), test_scenes=(banana_copy, same, banana))
+    config = CurateConfig(output, (banana,), ("sparse",), test_scenes=(banana_copy, same, banana))
     curate(config)
     assert done == ["banana-biased3, sparse", "banana, sparse"]
     config.strategies = ("sparse", "underfit")
@@ -61,7 +62,7 @@ def test_what_cannot_be_done_is_reported_before_any_training(
 ) -> None:
     path = edit_transforms(lambda transforms: transforms.update(train_filenames=transforms["train_filenames"][:1]))
     with pytest.raises(Difix3DError, match="too few photos for sparse"):
-        curate(CurateConfig((path,), tmp_path / "out", ("sparse", "cross-reference")))
+        curate(CurateConfig(tmp_path / "out", (path,), ("sparse", "cross-reference")))
     assert done == []
     assert capsys.readouterr().out.count("was taken by one camera") == 1
 
@@ -69,7 +70,7 @@ def test_what_cannot_be_done_is_reported_before_any_training(
 def test_one_failure_keeps_all_other_pairs_and_is_reported_at_the_end(
     banana: Path, tmp_path: Path, done: list[str]
 ) -> None:
-    config = CurateConfig((Path("nowhere"), banana), tmp_path, ("cycle", "sparse"))
+    config = CurateConfig(tmp_path, (Path("nowhere"), banana), ("cycle", "sparse"))
     with pytest.raises(Difix3DError, match=r"(?s)^2 of 3 failed.*nowhere is missing.*banana-biased3, cycle: out of"):
         curate(config)
     assert len(json.loads((tmp_path / "pairs.json").read_text())["train"]) == 2
@@ -78,7 +79,7 @@ def test_one_failure_keeps_all_other_pairs_and_is_reported_at_the_end(
 def test_without_a_readable_scene_earlier_pairs_are_kept(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text("earlier")
     with pytest.raises(Difix3DError, match=r"^the scene nowhere is missing"):
-        curate(CurateConfig((Path("nowhere"),), tmp_path))
+        curate(CurateConfig(tmp_path, (Path("nowhere"),)))
     assert (tmp_path / "pairs.json").read_text() == "earlier"
 
 
@@ -102,4 +103,10 @@ def test_an_invalid_option_is_named(tmp_path: Path, options: dict, sentence: str
 def test_an_output_folder_that_cannot_be_created_is_named(banana: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Difix3DError, match=str(tmp_path / "file")):
-        curate(CurateConfig((banana,), tmp_path / "file" / "out"))
+        curate(CurateConfig(tmp_path / "file" / "out", (banana,)))
+
+
+def test_test_scenes_alone_are_enough() -> None:
+    config = tyro.cli(CurateConfig, args=["--output-dir", "out", "--test-scenes", "a", "b"])
+    assert config.scenes == () and config.test_scenes == (Path("a"), Path("b"))
+    config.check()

@@ -49,11 +49,12 @@ def start_network(config: TrainConfig) -> DifixPipeline:
 def _start_fusion() -> DifixPipeline:
     """Builds a network for aligned references that adds a quarter of the difference between reference and render."""
     pipeline = build_difix(DifixArchitecture.fusion())
-    last: tuple[Any, ...] = (pipeline.unet.conv_out, pipeline.vae.decoder.conv_out)
+    factors: Any = pipeline.vae.decoder.conv_out
+    last: tuple[Any, ...] = (pipeline.unet.conv_out, factors)
     for layer in last:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    pipeline.vae.decoder.conv_out.bias[:NUM_LEVELS] = START_FACTOR
+    factors.bias[:NUM_LEVELS] = START_FACTOR
     randomise_skip_convolutions(pipeline.vae, scale=1.0)
     return pipeline
 

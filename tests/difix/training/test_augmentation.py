@@ -41,6 +41,6 @@ def test_a_misaligned_reference_shows_the_same_elsewhere_and_keeps_its_alpha() -
         misaligned = misalign(reference, random.Random(seed))
         assert torch.equal(misaligned, misalign(reference, random.Random(seed)))
         torch.testing.assert_close(misaligned[3], reference[3])
-        assert 0 <= float(misaligned.min()) and float(misaligned.max()) <= 1
+        assert float(misaligned.min()) >= 0 and float(misaligned.max()) <= 1
         changes.append(float((misaligned - reference).abs().mean()))
     assert 0 < min(changes) < 0.02 and 0.05 < max(changes) < 0.3  # from hardly to grossly
