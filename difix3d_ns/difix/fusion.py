@@ -3,16 +3,13 @@
 An aligned reference holds photos warped into the render's view, with a fourth channel in [0, 1] that says how far each
 pixel is to be trusted. Where it is right, it is as sharp as the photos. Where the depth was wrong, it shows the wrong
 thing. So a network does not have to make an image. It only has to say where, and for which details, the reference is
-better than the render. Instead of two images it gets measures of how they compare, and it returns factors:
+better than the render. Instead of two images it gets measures of how they compare, and it returns a factor for each
+band of the difference between reference and render: how much of it is added to the render. 0 leaves the render as it
+is, and 1 gives the band of the reference. The bands are those of a Laplacian pyramid (Burt and Adelson 1983). Where
+nothing is known of the difference, it is filled in from coarser levels, which carries changes of colour across holes.
 
-- for each band of the difference between reference and render, how much of it is added to the render (1 gives the
-  band of the reference),
-- for each fine band of the render itself, by how much it is amplified (-1 removes the band),
-- a change of colour.
-
-If all of them are 0, the result is the render. The bands are those of a Laplacian pyramid (Burt and Adelson 1983).
-Where nothing is known of the difference, it is filled in from coarser levels, which carries changes of colour across
-holes.
+Without a reference the result is the render. Factors on the render's own bands, which sharpen it, and a free change of
+colour were tried: they gained on the scenes of the training and lost on others.
 
 Network and factors work at half the resolution, and the bands at the full one.
 """
@@ -30,10 +27,8 @@ STRIDE = 2
 """Pixels of the images per pixel of the network's inputs and outputs, along a side."""
 NUM_LEVELS = 5
 """Levels of the pyramids; each has half the resolution of the one before it."""
-NUM_SHARPENED = 3
-"""Bands of the render that are amplified, from the finest."""
-NUM_OUTPUTS = NUM_LEVELS + NUM_SHARPENED + 3
-"""Channels that the network returns: factors on the bands of the difference, factors on those of the render, colour."""
+NUM_OUTPUTS = NUM_LEVELS
+"""Channels that the network returns: factors on the bands of the difference, the finest first."""
 NUM_INPUTS = 3 + 3 + 1 + 2 + 2 + 3 * (NUM_LEVELS - 1)
 """Channels that the network gets, see `comparison`."""
 POOLED = (4, 4, 2, 2)
@@ -98,15 +93,12 @@ def fuse(
         The fused image in about [-1, 1], not clamped; the render where all factors are 0.
     """
     render, difference, _, _ = _render_and_difference(images)
-    of_difference, of_render, colour = factors.split((NUM_LEVELS, NUM_SHARPENED, 3), dim=1)
     change = torch.zeros_like(difference[-1])
-    bands, render_bands = _bands(difference), _bands(_pyramid(render, NUM_SHARPENED + 1))
+    bands = _bands(difference)
     for level in reversed(range(NUM_LEVELS)):
         band = bands[level]
-        change = _resized(change, band.shape[-2:]) + _at(of_difference[:, level : level + 1], band) * band
-        if level < NUM_SHARPENED:
-            change = change + _at(of_render[:, level : level + 1], band) * render_bands[level]
-    return render + change + _resized(colour, render.shape[-2:])
+        change = _resized(change, band.shape[-2:]) + _at(factors[:, level : level + 1], band) * band
+    return render + change
 
 
 def _render_and_difference(images: Tensor) -> tuple[Images, list[Images], Images, list[Images]]:
@@ -129,9 +121,9 @@ def _render_and_difference(images: Tensor) -> tuple[Images, list[Images], Images
     return render, filled, trust, coverages
 
 
-def _pyramid(image: Images, num_levels: int = NUM_LEVELS) -> list[Images]:
+def _pyramid(image: Images) -> list[Images]:
     levels = [image]
-    for _ in range(num_levels - 1):
+    for _ in range(NUM_LEVELS - 1):
         levels.append(F.avg_pool2d(levels[-1], 2))
     return levels
 

@@ -87,7 +87,7 @@ class ProgressiveUpdate:
         Args:
             step: the next training step.
             reliability: of the fixer, in [0, 1]; 0 for views that are not cleaned.
-            timer: measures how long rendering, cleaning and storing take.
+            timer: measures how long rendering, choosing references, cleaning and storing take.
             clean: whether the fixer cleans the renders. Otherwise they become pseudo views as they are.
 
         Returns:
@@ -98,7 +98,8 @@ class ProgressiveUpdate:
         """
         self._walk.advance()
         cameras = self._walk.cameras()
-        nearest = self._enhancer.choose_references(cameras) if clean else [None] * len(cameras)
+        with timer("choosing references"):
+            nearest = self._enhancer.choose_references(cameras) if clean else [None] * len(cameras)
         bank, fixer, vetting = self._datamanager.pseudo_views, self._enhancer.fixer, Vetting(self._config)
         distances = k_nearest_poses(self._walk.poses, self._datamanager.train_camera_to_worlds, 1, self._unit)[0]
         shown: dict[str, Tensor] = {}
@@ -118,9 +119,10 @@ class ProgressiveUpdate:
                         part.start,
                         self._background,
                     )
-                references = self._enhancer.aligned_references(renders, cameras[chosen]) if clean else None
-                if references is None:
-                    references = self._datamanager.training_photos(nearest[chosen])
+                with timer("choosing references"):
+                    references = self._enhancer.aligned_references(renders, cameras[chosen]) if clean else None
+                    if references is None:
+                        references = self._datamanager.training_photos(nearest[chosen])
                 fixed = renders
                 if clean:
                     with timer("cleaning"):

@@ -20,6 +20,9 @@ from training_runs import (
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.pipeline import Difix3DPipeline
 
+STAGES = ("testing", "choosing references", "rendering", "cleaning", "storing")
+"""The parts of a fix whose time it prints, in the order in which they begin."""
+
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> StubFixer:
@@ -406,7 +409,7 @@ def test_a_reliable_fixer_fixes_early_and_its_reliability_is_saved(
     assert not any(torch.equal(reference, photo) for reference, photo in zip(given[0], photos, strict=True))
     printed = " ".join(capsys.readouterr().out.split())
     assert "reliability 100%" in printed
-    parts = ", ".join(rf"{work} \d+\.\d s" for work in ("testing", "rendering", "cleaning", "storing"))
+    parts = ", ".join(rf"{work} \d+\.\d s" for work in STAGES)
     assert re.search(rf"in \d+\.\d s: {parts}\.", printed)
     assert all(pipeline.datamanager.next_train(step)[1].get("reliability", 1.0) == 1.0 for step in range(30))
     resumed = make_pipeline(banana)
