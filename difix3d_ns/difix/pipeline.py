@@ -216,7 +216,7 @@ class DifixPipeline(DiffusionPipeline):
         if references is not None and len(references) != len(images):
             raise DifixError(f"{len(images)} images but {len(references)} references: give one to each, or none.")
         check_options(strength, height, width, timestep, num_timesteps=len(self.scheduler.alphas_cumprod))
-        if references is None:
+        if references is None or (aligned and all(len(reference) < 4 for reference in references)):
             self._tell_of_missing_reference()
         own_sizes = [(picture.shape[1], picture.shape[2]) for picture in images]
         sizes = [(height or own_height, width or own_width) for own_height, own_width in own_sizes]
@@ -341,9 +341,18 @@ class DifixPipeline(DiffusionPipeline):
         return torch.cat([padded[:, :3] * 2 - 1, padded[:, 3:]], dim=1)
 
     def _tell_of_missing_reference(self) -> None:
-        if self.config["trained_with_reference"] and not self._told_of_missing_reference:
+        if self._told_of_missing_reference:
+            return
+        if self.takes_aligned_references:
+            logger.warning(
+                "This Difix network mixes images with photos that are aligned by the geometry of a run, and gets none: "
+                "it returns the images as they are. Use a published network for images without a run."
+            )
+        elif self.config["trained_with_reference"]:
             logger.warning(
                 "This Difix network was trained with reference photos and gets none: it cleans from the render alone. "
                 "Give a photo of the same place as reference for better results."
             )
-            self._told_of_missing_reference = True
+        else:
+            return
+        self._told_of_missing_reference = True

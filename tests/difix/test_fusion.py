@@ -78,6 +78,17 @@ def test_a_factor_on_the_finest_band_adds_detail_but_no_colour() -> None:
     assert (result - reference).abs().mean() < 0.7 * (render - reference).abs().mean()
 
 
+def test_without_a_reference_the_render_is_returned_and_a_message_says_so(
+    network: DifixPipeline, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_told_of_missing_reference", False)
+    for reference in (None, pictures(1, seed=1)):  # nothing says that a photo without alpha is aligned
+        result = network(pictures(1), reference, output_type="pt").images
+        torch.testing.assert_close(result, pictures(1), atol=1e-6, rtol=0)
+    (message,) = caplog.messages
+    assert "returns the images as they are" in message
+
+
 def test_an_untrusted_reference_is_as_good_as_none(network: DifixPipeline) -> None:
     assert torch.equal(comparison(views(trust=0.0)), comparison(views()[:, :1]))
     images, references = pictures(2), pictures(2, 4, seed=1)

@@ -88,6 +88,13 @@ def test_rendering_the_dataset_gives_raw_and_enhanced_images(trained: tuple[Path
 
 @needs_ffmpeg
 def test_rendering_a_camera_path_gives_its_frames(trained: tuple[Path, str], tmp_path: Path) -> None:
+    # At a training photo's camera: where no photo shows anything, the embedded network changes nothing.
+    scene = json.loads(BANANA.read_text())
+    (photo,) = [frame for frame in scene["frames"] if frame["file_path"] == scene["train_filenames"][1]]
+    placed = json.loads((trained[0] / "dataparser_transforms.json").read_text())
+    camera_to_world = np.eye(4)
+    camera_to_world[:3] = np.array(placed["transform"]) @ np.array(photo["transform_matrix"])
+    camera_to_world[:3, 3] *= placed["scale"]
     path = {
         "camera_type": "perspective",
         "render_height": 80,
@@ -95,7 +102,7 @@ def test_rendering_a_camera_path_gives_its_frames(trained: tuple[Path, str], tmp
         "fps": 2,
         "seconds": 1,
         "camera_path": [
-            {"camera_to_world": np.eye(4).flatten().tolist(), "fov": fov, "aspect": 1.5} for fov in (40, 50, 60)
+            {"camera_to_world": camera_to_world.flatten().tolist(), "fov": fov, "aspect": 1.5} for fov in (40, 50, 60)
         ],
     }
     (tmp_path / "path.json").write_text(json.dumps(path))
