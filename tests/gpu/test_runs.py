@@ -17,6 +17,8 @@ from scenes_of_photos import scene_of_photos
 
 from difix3d_ns.cli import main
 from difix3d_ns.cli.check import CheckCommand, check
+from difix3d_ns.difix.training.networks import start_network
+from difix3d_ns.difix.training.train_options import TrainConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -25,10 +27,18 @@ SIZE = (96, 64)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, gpu: None) -> Path:
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that takes photos as they are. The embedded one changes nothing without aligned references."""
+    folder = tmp_path_factory.mktemp("network")
+    start_network(TrainConfig(pairs=folder, output_dir=folder, architecture="mini")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(network: Path, tmp_path_factory: pytest.TempPathFactory, gpu: None) -> Path:
     """The folder of a short run, whose network computes in bfloat16."""
     folder = tmp_path_factory.mktemp("trained")
-    config = short_training(scene_of_photos(folder / "scene", size=SIZE), folder / "runs")
+    config = short_training(scene_of_photos(folder / "scene", size=SIZE), folder / "runs", network)
     config.steps_per_eval_all_images = 0
     return train(config)
 
@@ -104,10 +114,10 @@ def test_render_writes_the_frames_of_a_path(more: list[str], options: list[str],
 
 
 @pytest.mark.parametrize("more", [[], ["--previous-frame-as-reference"], ["--dtype", "float16", "--strength", "0.5"]])
-def test_enhance_cleans_images(more: list[str], run: Path, tmp_path: Path) -> None:
+def test_enhance_cleans_images(more: list[str], run: Path, network: Path, tmp_path: Path) -> None:
     photos = run.parents[3] / "scene" / "images"
     assert photos.is_dir()
-    options = ["--model", "embedded", "--device", "cuda", "--reference", str(photos), *more]
+    options = ["--model", str(network), "--device", "cuda", "--reference", str(photos), *more]
     main(["enhance", str(photos), str(tmp_path / "out"), *options])
     before, after = pictures(photos), pictures(tmp_path / "out")
     assert len(before) == len(after) == 8 and np.abs(before[0] - after[0]).mean() > 0
