@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from e2e.commands import needs_ffmpeg, run, serving_viewer
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
 pytestmark = pytest.mark.e2e
@@ -89,12 +90,8 @@ def test_rendering_the_dataset_gives_raw_and_enhanced_images(trained: tuple[Path
 @needs_ffmpeg
 def test_rendering_a_camera_path_gives_its_frames(trained: tuple[Path, str], tmp_path: Path) -> None:
     # At a training photo's camera: where no photo shows anything, the embedded network changes nothing.
-    scene = json.loads(BANANA.read_text())
-    (photo,) = [frame for frame in scene["frames"] if frame["file_path"] == scene["train_filenames"][1]]
-    placed = json.loads((trained[0] / "dataparser_transforms.json").read_text())
-    camera_to_world = np.eye(4)
-    camera_to_world[:3] = np.array(placed["transform"]) @ np.array(photo["transform_matrix"])
-    camera_to_world[:3, 3] *= placed["scale"]
+    photos = NerfstudioDataParserConfig(data=BANANA).setup().get_dataparser_outputs("train").cameras
+    camera_to_world = np.vstack([photos.camera_to_worlds[1].numpy(), [0, 0, 0, 1]])
     path = {
         "camera_type": "perspective",
         "render_height": 80,
