@@ -68,7 +68,7 @@ def train_splat(
         points: start points, if the transforms name no file of them.
 
     Raises:
-        Difix3DError: the method is unknown or not based on splatfacto.
+        Difix3DError: the method is unknown, not based on splatfacto, or without novel views although there is a fixer.
     """
     folder.mkdir(parents=True)
     if points is not None:
@@ -138,7 +138,10 @@ def _training_config(settings: TrainingSettings, transforms_file: Path, poses_as
     datamanager.dataparser = dataparser
     datamanager.camera_res_scale_factor = 1.0 if poses_as_given else settings.image_scale
     datamanager.train_cameras_sampling_seed = settings.seed
-    if isinstance(config.pipeline, Difix3DPipelineConfig):
+    if not isinstance(config.pipeline, Difix3DPipelineConfig):
+        if settings.fixer is not None:
+            raise Difix3DError(f"the method {settings.method} has no novel views: leave out --fixer or choose difix3d.")
+    else:
         config.pipeline.fix_novel_views = settings.fixer is not None
         if settings.fixer is not None:
             config.pipeline.difix = replace(config.pipeline.difix, model=settings.fixer)

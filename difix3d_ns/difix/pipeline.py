@@ -346,7 +346,7 @@ class DifixPipeline(DiffusionPipeline):
         if self.takes_aligned_references:
             logger.warning(
                 "This Difix network mixes images with photos that are aligned by the geometry of a run, and gets none: "
-                "it returns the images as they are. Use a published network for images without a run."
+                "it returns the images as they are. A published network works without them."
             )
         elif self.config["trained_with_reference"]:
             logger.warning(

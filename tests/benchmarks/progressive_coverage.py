@@ -133,6 +133,9 @@ def training_options(steps: int) -> list[str]:
     return [
         *("--max-num-iterations", str(steps), "--optimizers.means.scheduler.max-steps", str(steps)),
         *("--pipeline.model.max-gaussians", "40000", "--pipeline.model.stop-split-at", str(steps * 3 // 5)),
+        # Given here, so that masks stay the same when the method gets another schedule.
+        *("--pipeline.model.warmup-length", "50", "--pipeline.model.refine-every", "50"),
+        *("--pipeline.model.resolution-schedule", "300", "--pipeline.model.sh-degree-interval", "200"),
         *("--pipeline.fix-novel-views", "False", "--machine.seed", "42"),
     ]
 

@@ -12,6 +12,7 @@ import tyro
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.curation.jobs import Job, Outcome
 from difix3d_ns.curation.pairs import PAIRS_FILE, write_json
+from difix3d_ns.curation.training import TrainingSettings, train_splat
 from difix3d_ns.difix.training.pairs import read_pairs
 from difix3d_ns.errors import Difix3DError
 
@@ -110,3 +111,9 @@ def test_test_scenes_alone_are_enough() -> None:
     config = tyro.cli(CurateConfig, args=["--output-dir", "out", "--test-scenes", "a", "b"])
     assert config.scenes == () and config.test_scenes == (Path("a"), Path("b"))
     config.check()
+
+
+def test_a_fixer_is_refused_for_a_method_without_novel_views(banana: Path, tmp_path: Path) -> None:
+    settings = TrainingSettings("splatfacto", 4, 1.0, 42, fixer="identity")
+    with pytest.raises(Difix3DError, match="splatfacto has no novel views: leave out --fixer"):
+        train_splat(json.loads(banana.read_text()), tmp_path / "run", settings, (4,), lambda pipeline, step: None)
