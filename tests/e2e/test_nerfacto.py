@@ -15,6 +15,7 @@ import yaml
 from e2e.commands import needs_ffmpeg, run, serving_viewer
 from nerfstudio.configs.method_configs import method_configs
 from PIL import Image
+from raw_reference_network import save_raw_reference_network
 from small_nerfacto import TINY_MODEL
 
 pytestmark = pytest.mark.e2e
@@ -79,8 +80,19 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(trained: tuple[Path, st
     assert all(torch.equal(value, resumed["pipeline"][name]) for name, value in whole["pipeline"].items())
 
 
-def test_evaluation_and_renders_have_the_enhanced_output(trained: tuple[Path, str], tmp_path: Path) -> None:
-    config = trained[0] / "config.yml"
+@pytest.fixture(scope="module")
+def config_with_raw_references(trained: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's config with a network that takes photos as they are, as references of a NeRF are."""
+    network = save_raw_reference_network(tmp_path_factory.mktemp("network"))
+    config = yaml.load((trained[0] / "config.yml").read_text(), yaml.Loader)
+    config.pipeline.difix.model = str(network)
+    changed = trained[0] / "config-raw-references.yml"
+    changed.write_text(yaml.dump(config))
+    return changed
+
+
+def test_evaluation_and_renders_have_the_enhanced_output(config_with_raw_references: Path, tmp_path: Path) -> None:
+    config = config_with_raw_references
     run("ns-eval", "--load-config", config, "--output-path", tmp_path / "eval.json")
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert {"psnr", "ssim", "psnr_enhanced", "ssim_enhanced"} <= results.keys()

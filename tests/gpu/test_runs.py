@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +13,11 @@ import yaml
 from gpu.trainings import MEANS, checkpoint, short_training, train
 from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
+from raw_reference_network import save_raw_reference_network
 from scenes_of_photos import scene_of_photos
 
 from difix3d_ns.cli import main
 from difix3d_ns.cli.check import CheckCommand, check
-from difix3d_ns.difix.training.networks import start_network
-from difix3d_ns.difix.training.train_options import TrainConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -29,13 +27,7 @@ SIZE = (96, 64)
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network that takes photos as they are. The embedded one changes nothing without aligned references."""
-    folder = tmp_path_factory.mktemp("network")
-    start = start_network(TrainConfig(pairs=folder, output_dir=folder, architecture="mini"))
-    last: Any = start.vae.decoder.conv_out
-    torch.nn.init.constant_(last.bias, 0.1)  # it would return its input
-    start.save_pretrained(folder)
-    return folder
+    return save_raw_reference_network(tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture(scope="module")
