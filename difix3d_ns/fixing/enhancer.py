@@ -128,6 +128,22 @@ class RenderEnhancer:
         aligned = self.aligned_references(renders, cameras, outputs, fixer=fixer)
         return self.photos(self.choose_references(cameras)) if aligned is None else aligned
 
+    def aligns_references(self, fixer: LazyFixer | None = None) -> bool:
+        """Whether references are aligned, as the settings or the network say. The network is loaded if it decides.
+
+        Args:
+            fixer: see `references_of`.
+        """
+        align = self.references.align
+        if self._splat is None or align == "none":
+            return False
+        if fixer is None and not self.fixer.config.use_reference:
+            return False
+        try:
+            return align == "depth" or (fixer or self.fixer).takes_aligned_references()
+        except DifixMemoryError:  # reported where the network is to clean the renders
+            return False
+
     def aligned_references(
         self,
         renders: Sequence[Float[Tensor, "height width 3"]],
@@ -149,15 +165,7 @@ class RenderEnhancer:
             None if references are not to be aligned, as the settings or the network say. One of them is None if its
             camera is no perspective camera, or a photo cannot be read.
         """
-        align = self.references.align
-        if self._splat is None or align == "none":
-            return None
-        if fixer is None and not self.fixer.config.use_reference:
-            return None
-        try:
-            if align == "auto" and not (fixer or self.fixer).takes_aligned_references():
-                return None
-        except DifixMemoryError:  # reported where the network is to clean the renders
+        if self._splat is None or not self.aligns_references(fixer):
             return None
         if self._aligner is None:
             self._aligner = ReferenceAligner(self._splat, self.train_dataset, self._read_photo, self.fixer.device)

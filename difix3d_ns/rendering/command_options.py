@@ -110,7 +110,7 @@ def trajectory_options(command: Any) -> TrajectoryOptions:
     names = list(command.rendered_output_names)
     if not 0 < command.downscale_factor < math.inf:
         raise Difix3DError(f"--downscale-factor is {command.downscale_factor}: give a number above 0.")
-    if not 0 <= command.steadiness < 1:
+    if command.steadiness is not None and not 0 <= command.steadiness < 1:
         raise Difix3DError(f"--steadiness is {command.steadiness}: give a number from 0 to below 1.")
     if command.check_occlusions and not command.render_nearest_camera:
         raise Difix3DError("--check-occlusions has an effect only with --render-nearest-camera True: add that.")

@@ -31,6 +31,8 @@ from difix3d_ns.videos.steady import SteadyFrames
 ImageFormat = Literal["jpeg", "png"]
 Picture = Float[Tensor, "height width channels"]
 SUFFIXES: dict[ImageFormat, str] = {"jpeg": ".jpg", "png": ".png"}
+STEADINESS = 0.5
+"""Share of the previous enhanced frame in each enhanced frame, with networks that take aligned references."""
 SLOWEST, FASTEST = 0.001, 1000
 """Range of the frames per second of a video."""
 EYES = {
@@ -62,8 +64,9 @@ class TrajectoryOptions:
     """Whether this photo is chosen only among those whose camera is visible from the frame's, if any is."""
     overwrite: bool = False
     """Whether an existing output may be replaced."""
-    steadiness: float = 0.0
-    """Share of the previous enhanced frame in each enhanced frame, from 0 to below 1; see `SteadyFrames`."""
+    steadiness: float | None = None
+    """Share of the previous enhanced frame in each enhanced frame, from 0 to below 1; see `SteadyFrames`. None for what
+    suits the network; see `steadiness_for`."""
     previous_frame_as_reference: bool = False
     """Whether the network's reference is the previous enhanced frame; the first frame gets a photo."""
 
@@ -141,7 +144,12 @@ def render_trajectory(
         eyes[1].camera_type = torch.full_like(cameras.camera_type, stereo[0])
     enhanced = ENHANCED in options.output_names
     size = run.num_frames_at_once(cameras[:1]) if enhanced and not options.previous_frame_as_reference else 1
-    sequences = [EnhancedFrames(run, options, crop) for _ in eyes]
+    steadiness = steadiness_for(run, options) if enhanced else 0.0
+    if enhanced and options.steadiness is None and steadiness > 0:
+        CONSOLE.print(
+            f"Enhanced frames are steadied with --steadiness {steadiness}; 0 leaves each as the network makes it."
+        )
+    sequences = [EnhancedFrames(run, options, crop, steadiness) for _ in eyes]
     with _writer(options, len(cameras) / seconds) as write, progress_bars() as progress:
         task = progress.add_task("[green]Rendering frames", total=len(cameras))
         for start in range(0, len(cameras), size):
@@ -163,6 +171,17 @@ def render_trajectory(
     )
 
 
+def steadiness_for(run: Run, options: TrajectoryOptions) -> float:
+    """The steadiness that is given; otherwise `STEADINESS` if the network takes aligned references, and 0 if not.
+
+    Aligned references are made anew for each frame, and what they show changes a little from frame to frame.
+    """
+    if options.steadiness is not None:
+        return options.steadiness
+    changes = run.enhancer.fixer.config.strength > 0 and not options.previous_frame_as_reference
+    return STEADINESS if changes and run.enhancer.aligns_references() else 0.0
+
+
 class EnhancedFrames:
     """Renders and enhances the frames of one path in order; keeps only the last frame in memory.
 
@@ -170,13 +189,15 @@ class EnhancedFrames:
         run: the run to render.
         options: how the previous frame influences the next.
         crop: part of the scene to render; None for all of it.
+        steadiness: share of the previous enhanced frame in each enhanced frame, from 0 to below 1.
     """
 
-    def __init__(self, run: Run, options: TrajectoryOptions, crop: CropData | None) -> None:
+    def __init__(self, run: Run, options: TrajectoryOptions, crop: CropData | None, steadiness: float) -> None:
         self._run = run
         self._options = options
         self._crop = crop
-        self._steady = SteadyFrames(options.steadiness)
+        self._steadiness = steadiness
+        self._steady = SteadyFrames(steadiness)
         self._last: Tensor | None = None
 
     def render(self, cameras: Sequence[Cameras], enhanced: bool) -> list[Outputs]:
@@ -187,7 +208,7 @@ class EnhancedFrames:
         """
         reference = self._last if self._options.previous_frame_as_reference else None
         frames = self._run.render(cameras, enhanced, self._crop, reference)
-        if enhanced and self._options.steadiness > 0:
+        if enhanced and self._steadiness > 0:
             for camera, outputs in zip(cameras, frames, strict=True):
                 geometry = frame_geometry(self._run.model, camera, outputs)
                 outputs[ENHANCED] = self._steady.next(outputs[ENHANCED], geometry)

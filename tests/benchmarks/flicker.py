@@ -128,12 +128,13 @@ def main(config: BenchmarkConfig) -> None:
     print("| way | flicker (%) | PSNR | SSIM | detail (%) |\n|---|---|---|---|---|")
     print(video.describe("render", renders), flush=True)
 
-    photos = run.datamanager.training_photos(run.enhancer.choose_references(video.cameras))
-    enhanced = run.fixer.clean(renders, photos)
-    print(video.describe("enhanced, nearest photo", enhanced), flush=True)
+    enhanced = run.enhancer.enhance_all(renders, video.cameras)
+    print(video.describe("enhanced", enhanced), flush=True)
     without_reference = run.fixer.clean(renders)
     print(video.describe("enhanced, no reference", without_reference), flush=True)
-    print(video.describe("enhanced, previous frame as reference", from_frame_before(run, video, photos[0])), flush=True)
+    if not run.fixer.takes_aligned_references():
+        photo = run.datamanager.training_photos(run.enhancer.choose_references(video.cameras[:1]))[0]
+        print(video.describe("enhanced, previous frame as reference", from_frame_before(run, video, photo)), flush=True)
     largest = max(float((a - b).abs().max()) for a, b in zip(enhanced, without_reference, strict=True))
     matched = [match_colors(e, r, f.accumulation) for e, r, f in zip(enhanced, renders, frames, strict=True)]
     ways: dict[str, Callable[[], Images]] = {

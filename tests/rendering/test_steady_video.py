@@ -71,12 +71,38 @@ def test_a_steady_video_changes_less_from_frame_to_frame(
     splatfacto_run: Path, tmp_path: Path, standing: Path, frames_at_once: int
 ) -> None:
     batch = ["--difix.max-pixels-per-batch", frames_at_once * 16 * 24]
-    plain = frames_of(splatfacto_run, tmp_path / "plain", standing, *batch)
+    plain = frames_of(splatfacto_run, tmp_path / "plain", standing, *batch, "--steadiness", 0)
     steady = frames_of(splatfacto_run, tmp_path / "steady", standing, *batch, "--steadiness", 0.5)
     changes = [np.abs(np.diff(np.stack(frames), axis=0)).mean(axis=(1, 2, 3)) for frames in (plain, steady)]
     assert (changes[0] > 0.018).all()
     assert (changes[1] < 0.65 * changes[0]).all() and (changes[1] > 0.1 * changes[0]).all()
     assert np.array_equal(plain[0], steady[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "steadied"),
+    [
+        ([], True),
+        (["--references.align", "none"], False),
+        (["--difix.strength", 0], False),
+        (["--difix.use-reference", "False"], False),
+        (["--previous-frame-as-reference", "True"], False),
+    ],
+)
+def test_frames_with_aligned_references_are_steadied_unless_that_is_turned_off(
+    splatfacto_run: Path,
+    tmp_path: Path,
+    standing: Path,
+    options: list[object],
+    steadied: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frames = frames_of(splatfacto_run, tmp_path / "default", standing, *options)
+    printed = " ".join(capsys.readouterr().out.split())
+    plain = frames_of(splatfacto_run, tmp_path / "plain", standing, *options, "--steadiness", 0)
+    assert ("Enhanced frames are steadied with --steadiness 0.5" in printed) == steadied
+    assert "steadied" not in capsys.readouterr().out
+    assert np.array_equal(frames, plain) != steadied
 
 
 def test_frames_of_a_ray_based_run_are_steadied_too(nerfacto_run: Path, tmp_path: Path, standing: Path) -> None:
