@@ -32,7 +32,7 @@ ImageFormat = Literal["jpeg", "png"]
 Picture = Float[Tensor, "height width channels"]
 SUFFIXES: dict[ImageFormat, str] = {"jpeg": ".jpg", "png": ".png"}
 STEADINESS = 0.5
-"""Share of the previous enhanced frame in each enhanced frame, with networks that take aligned references."""
+"""Share of the previous enhanced frame in each enhanced frame, where references are aligned."""
 SLOWEST, FASTEST = 0.001, 1000
 """Range of the frames per second of a video."""
 EYES = {
@@ -66,7 +66,7 @@ class TrajectoryOptions:
     """Whether an existing output may be replaced."""
     steadiness: float | None = None
     """Share of the previous enhanced frame in each enhanced frame, from 0 to below 1; see `SteadyFrames`. None for what
-    suits the network; see `steadiness_for`."""
+    suits the references; see `steadiness_for`."""
     previous_frame_as_reference: bool = False
     """Whether the network's reference is the previous enhanced frame; the first frame gets a photo."""
 
@@ -145,7 +145,7 @@ def render_trajectory(
     enhanced = ENHANCED in options.output_names
     size = run.num_frames_at_once(cameras[:1]) if enhanced and not options.previous_frame_as_reference else 1
     steadiness = steadiness_for(run, options) if enhanced else 0.0
-    if enhanced and options.steadiness is None and steadiness > 0:
+    if options.steadiness is None and steadiness > 0:
         CONSOLE.print(
             f"Enhanced frames are steadied with --steadiness {steadiness}; 0 leaves each as the network makes it."
         )
@@ -172,7 +172,7 @@ def render_trajectory(
 
 
 def steadiness_for(run: Run, options: TrajectoryOptions) -> float:
-    """The steadiness that is given; otherwise `STEADINESS` if the network takes aligned references, and 0 if not.
+    """The steadiness that is given; otherwise `STEADINESS` if references are aligned, and 0 if not.
 
     Aligned references are made anew for each frame, and what they show changes a little from frame to frame.
     """
