@@ -48,6 +48,9 @@ class Difix3DPipelineConfig(NovelViewPipelineConfig):
     """Where the first Gaussians are placed."""
     fix_novel_views: bool = True
     """Whether training fixes novel views at all. False trains splatfacto with an enhanced output."""
+    blur_unseen: bool = True
+    """With few photos (see `few_photos`), whether fixed views are blurred in wide areas whose surface no photo shows,
+    unless the network has changed them. Otherwise the splat learns its own wrong guesses there, such as needles."""
 
 
 class Difix3DPipeline(NovelViewPipeline):
@@ -114,6 +117,9 @@ class Difix3DPipeline(NovelViewPipeline):
             return None
         chosen = self.difix3d_model.config.background_color != "random"
         return None if chosen or self.datamanager.has_transparent_photos else mean_color(self.datamanager)
+
+    def _blurs_unseen(self) -> bool:
+        return self.config.blur_unseen
 
     def _views_for_removal(self) -> tuple[list[Cameras], list[Cameras]]:
         """Cameras of targets and of photos, at most `MAX_VIEWS_FOR_REMOVAL` of each, spread evenly."""

@@ -129,6 +129,10 @@ class NovelViewPipeline(VanillaPipeline):
         """Colour in [0, 1] behind the novel views that training learns from; None for that of the model."""
         return None
 
+    def _blurs_unseen(self) -> bool:
+        """Whether novel views of few photos are blurred where they show what no photo shows."""
+        return False
+
     def _new_fixer(self, device: str) -> LazyFixer:
         """What cleans renders in this pipeline; for subclasses to replace."""
         return LazyFixer(self.config.difix, device)
@@ -205,6 +209,7 @@ class NovelViewPipeline(VanillaPipeline):
             Path(trainer.base_dir),
             observers=[self._training_panel],
             background=self._novel_view_background(),
+            blurs_unseen=self._blurs_unseen(),
         )
         if loop.schedule.steps:
             self._settle_on_network(trainer, start)

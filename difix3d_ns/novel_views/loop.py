@@ -98,6 +98,8 @@ class NovelViewLoop:
         run_folder: where fixed views are saved.
         observers: informed about each fix.
         background: colour in [0, 1] behind novel views; None for that of the model.
+        blurs_unseen: whether novel views of few photos are blurred where they show what no photo shows. The model is
+            a splat.
 
     Attributes:
         walk: the novel views' poses.
@@ -119,6 +121,7 @@ class NovelViewLoop:
         run_folder: Path,
         observers: Sequence[LoopObserver] = (),
         background: Float[Tensor, "3"] | None = None,
+        blurs_unseen: bool = False,
     ) -> None:
         photos, unit = datamanager.train_dataset.cameras, config.length_unit(datamanager)
         targets = target_cameras(config.targets, photos, datamanager.eval_cameras)
@@ -127,6 +130,7 @@ class NovelViewLoop:
         self.schedule = _schedule(config, start, self.few_photos)
         self.reliability = 0.0
         self._config = config
+        self._blurs_unseen = blurs_unseen and self.few_photos
         self._bank = datamanager.pseudo_views
         self._observers = observers
         self._update = ProgressiveUpdate(config, model, datamanager, enhancer, self.walk, unit, run_folder, background)
@@ -137,7 +141,10 @@ class NovelViewLoop:
         num_fixes = len([step for step in self.schedule.steps if step not in self.schedule.early])
         length = self.walk.step_length_to_arrive(num_fixes)
         fixes_to_arrive = self.walk.num_fixes_to_arrive
-        return describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self.few_photos)
+        text = describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self.few_photos)
+        if num_fixes > 0 and self._blurs_unseen:
+            text += " Wide areas that no photo shows are blurred in them, unless the network changes them."
+        return text
 
     def fix(self, step: int, on_request: bool = False) -> None:
         """Fixes the novel views. At an early step, an unreliable fixer changes nothing.
@@ -173,7 +180,9 @@ class NovelViewLoop:
             return
         for observer in self._observers:
             observer.fix_starts(step)
-        views = self._update.fix(step, reliability if clean else 0.0, timer, clean)
+        # Early renders are coarse everywhere.
+        blurs_unseen = self._blurs_unseen and step not in self.schedule.early
+        views = self._update.fix(step, reliability if clean else 0.0, timer, clean, blurs_unseen)
         seconds = time.perf_counter() - started
         when = f"Step {step}, on request" if on_request else f"Step {step}"
         what = describe(views, self.walk.num_arrived, tested, None if clean else self._doubt(tested))

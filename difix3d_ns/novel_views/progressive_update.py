@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import writer
 from torch import Tensor
 
+from difix3d_ns.alignment.views import AlignmentView
 from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses, spread_indices
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Renderer, in_parts, render_novel_views
 from difix3d_ns.novel_views.report import PartTimer, panels
 from difix3d_ns.novel_views.training_views import TrainingViews
+from difix3d_ns.novel_views.unseen import blur_unseen, have_surfaces, surfaces_of
 from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.pseudo_views.memory import give_back_freed_memory
@@ -64,13 +68,10 @@ class ProgressiveUpdate:
         Raises:
             Difix3DError: a render contains NaN, so training has diverged.
         """
-        photos, poses = self._datamanager.train_dataset.cameras, self._datamanager.train_camera_to_worlds
+        poses = self._datamanager.train_camera_to_worlds
         indices = spread_indices(len(poses), self._config.reliability.num_photos)
-        cameras = [
-            self._model.camera_of_photo(camera_with_pose(photos[index : index + 1], poses[index]), index)
-            for index in indices
-        ]
-        plain, _ = render_novel_views(self._model, cameras, step)
+        cameras = self._cameras_of_photos(indices)
+        plain = [render.rgb for render in render_novel_views(self._model, cameras, step)]
         # As training compares them with photos. The network's output is not corrected again, because corrections are
         # learnt for renders only.
         renders = [self._model.in_colors_of_photo(image, index) for image, index in zip(plain, indices, strict=True)]
@@ -81,7 +82,26 @@ class ProgressiveUpdate:
         masks = [self._datamanager.training_mask(index) for index in indices]
         return error_removed(renders, cleaned, self._datamanager.training_photos(indices), masks)
 
-    def fix(self, step: int, reliability: float, timer: PartTimer, clean: bool = True) -> PseudoViewSet:
+    def _cameras_of_photos(self, indices: Iterable[int]) -> list[Cameras]:
+        """Cameras of training photos as the model has corrected them, shape (1,) each."""
+        photos, poses = self._datamanager.train_dataset.cameras, self._datamanager.train_camera_to_worlds
+        return [
+            self._model.camera_of_photo(camera_with_pose(photos[index : index + 1], poses[index]), index)
+            for index in indices
+        ]
+
+    def _surfaces_of_photos(self, step: int) -> list[AlignmentView]:
+        """The surfaces that the training photos show; empty if their renders have no depth to find them by."""
+        cameras = self._cameras_of_photos(range(len(self._datamanager.train_dataset)))
+        renders = render_novel_views(self._model, cameras, step)
+        if not have_surfaces(renders, cameras):
+            return []
+        masks = [self._datamanager.training_mask(index) for index in range(len(cameras))]
+        return [surfaces_of(*of_photo) for of_photo in zip(renders, cameras, masks, strict=True)]
+
+    def fix(
+        self, step: int, reliability: float, timer: PartTimer, clean: bool = True, blurs_unseen: bool = False
+    ) -> PseudoViewSet:
         """Moves the novel views a step on, renders and cleans them, and makes the trusted ones the pseudo views.
 
         Args:
@@ -89,6 +109,7 @@ class ProgressiveUpdate:
             reliability: of the fixer, in [0, 1]; 0 for views that are not cleaned.
             timer: measures how long rendering, choosing references, cleaning and storing take.
             clean: whether the fixer cleans the renders. Otherwise they become pseudo views as they are.
+            blurs_unseen: whether they are blurred where they show what no photo shows; see `blur_unseen`.
 
         Returns:
             The fixed views, which are now the newest pseudo views.
@@ -102,6 +123,8 @@ class ProgressiveUpdate:
             nearest = self._enhancer.choose_references(cameras) if clean else [None] * len(cameras)
         bank, fixer, vetting = self._datamanager.pseudo_views, self._enhancer.fixer, Vetting(self._config)
         distances = k_nearest_poses(self._walk.poses, self._datamanager.train_camera_to_worlds, 1, self._unit)[0]
+        with timer("rendering"):
+            photos = self._surfaces_of_photos(step) if blurs_unseen else []
         shown: dict[str, Tensor] = {}
         # Thousands of novel views do not fit into memory together, so they are fixed part by part.
         max_pixels = max(MAX_PIXELS_AT_ONCE, fixer.config.max_pixels_per_batch)
@@ -111,7 +134,7 @@ class ProgressiveUpdate:
             for part in in_parts(cameras, max_pixels):
                 chosen = slice(part.start, part.stop)
                 with timer("rendering"):
-                    renders, accumulations = render_novel_views(
+                    found = render_novel_views(
                         self._model,
                         cameras[chosen],
                         step,
@@ -119,6 +142,7 @@ class ProgressiveUpdate:
                         part.start,
                         self._background,
                     )
+                    renders = [render.rgb for render in found]
                 with timer("choosing references"):
                     references = self._enhancer.aligned_references(renders, cameras[chosen]) if clean else None
                     if references is None:
@@ -133,14 +157,20 @@ class ProgressiveUpdate:
                             on_progress=lambda count: progress.advance(fixing, count),
                             keep_broken=True,
                         )
+                if photos and have_surfaces(found, cameras[chosen]):
+                    with timer("blurring"):
+                        views = [surfaces_of(*of_view) for of_view in zip(found, cameras[chosen], strict=True)]
+                        pairs = zip(renders, fixed, views, strict=True)
+                        renders, fixed = zip(*(blur_unseen(*pair, photos) for pair in pairs), strict=True)
                 with timer("storing"):
+                    accumulations = [render.accumulation for render in found]
                     facts = nearest[chosen], distances[chosen, 0].tolist()
                     of_views = zip(cameras[chosen], renders, accumulations, fixed, *facts, strict=True)
                     fixes = [NovelViewFix(*of_view, cleaned=clean) for of_view in of_views]
                     vetted = vetting.vet(fixes, step, reliability, part.start, fixer.device)
                     shown |= panels(fixes, vetted, references, part.start)
                     add(vetted)
-                    del renders, accumulations, references, fixed, fixes, of_views, vetted
+                    del found, renders, accumulations, references, fixed, fixes, of_views, vetted
                     give_back_freed_memory()
         for name, image in shown.items():
             writer.put_image(name=name, image=image, step=step)

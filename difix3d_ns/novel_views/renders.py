@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,19 @@ from torch import Tensor
 from difix3d_ns.errors import Difix3DError
 
 MAX_PIXELS_AT_ONCE = 12_000_000
-"""Most pixels of novel views to fix together. Each takes about 50 bytes: render, reference, fixed view and opacity."""
+"""Most pixels of novel views to fix together. Each takes about 54 bytes: images, depth and opacity."""
+
+
+@dataclass(frozen=True)
+class Render:
+    """The render of a novel view, on the CPU."""
+
+    rgb: Float[Tensor, "height width 3"]
+    """In [0, 1]."""
+    accumulation: Float[Tensor, "height width 1"]
+    """Accumulated opacity, or what the model has in its place, in [0, 1]."""
+    depth: Float[Tensor, "height width 1"] | None
+    """Depth in scene units as the model measures it; None if it renders none."""
 
 
 def in_parts(cameras: Sequence[Cameras], max_pixels: int) -> list[range]:
@@ -75,7 +88,7 @@ def render_novel_views(
     on_progress: Callable[[], None] = lambda: None,
     first: int = 0,
     background: Float[Tensor, "3"] | None = None,
-) -> tuple[list[Float[Tensor, "height width 3"]], list[Float[Tensor, "height width 1"]]]:
+) -> list[Render]:
     """Renders novel views in evaluation mode, at full size.
 
     Args:
@@ -87,14 +100,14 @@ def render_novel_views(
         background: colour in [0, 1] behind what is rendered; None for that of the model.
 
     Returns:
-        Images and accumulated opacities, or what the model has in their place, both in [0, 1] and on the CPU.
+        The renders, in the order of the cameras.
 
     Raises:
         Difix3DError: a render contains NaN, so training has diverged.
     """
     was_training = model.training
     model.eval()
-    renders, accumulations = [], []
+    renders = []
     try:
         for index, camera in enumerate(cameras, first):
             outputs = model.get_outputs_for_camera(camera)
@@ -108,9 +121,10 @@ def render_novel_views(
                     f"the render of novel view {index} at step {step} contains NaN: training has diverged; lower "
                     "the learning rates or look for a broken photo or pose."
                 )
-            renders.append(rgb)
-            accumulations.append(outputs["coverage" if "coverage" in outputs else "accumulation"].cpu())
+            accumulation = outputs["coverage" if "coverage" in outputs else "accumulation"].cpu()
+            depth = outputs.get("depth")
+            renders.append(Render(rgb, accumulation, None if depth is None else depth.cpu()))
             on_progress()
     finally:
         model.train(was_training)
-    return renders, accumulations
+    return renders

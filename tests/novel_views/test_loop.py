@@ -337,6 +337,32 @@ def test_with_few_photos_an_unreliable_fixer_leaves_early_renders_as_they_are(
     assert all(view.cleaned for view in bank.views)
 
 
+@pytest.mark.parametrize(
+    ("step", "few_photos", "change", "blurred"),
+    [(50, "auto", 0.0, True), (20, "auto", 0.0, False), (50, "no", 0.0, False), (50, "auto", 0.1, False)],
+)
+def test_what_neither_few_photos_nor_the_network_show_is_blurred_except_at_early_fixes(
+    banana: Path, tmp_path: Path, stub: StubFixer, step: int, few_photos: str, change: float, blurred: bool
+) -> None:
+    stub.clean = lambda renders, references, cameras: [(render + change).clamp(0, 1) for render in renders]
+    images = []
+    for blur_unseen in (True, False):
+        torch.manual_seed(0)
+        pipeline = make_tested_pipeline(banana, few_photos=few_photos)
+        pipeline.config.blur_unseen = blur_unseen
+        with torch.no_grad():
+            pipeline.model.gauss_params["opacities"].fill_(5.0)
+            pipeline.model.gauss_params["scales"].add_(1.0)
+        loop = start_loop(pipeline, tmp_path / str(blur_unseen))
+        assert ("blurred" in loop.describe()) == (blur_unseen and few_photos == "auto")
+        loop.fix(step)
+        images.append([view.load().image.float() for view in pipeline.datamanager.pseudo_views.views])
+    changed = [(one - other).abs().amax(dim=-1) > 2 for one, other in zip(*images, strict=True)]
+    assert len(changed) == (5 if step == 50 or few_photos == "auto" else 0)
+    shares = [float(mask.float().mean()) for mask in changed]
+    assert (max(shares) > 0.05) == blurred and max(shares) < 0.9
+
+
 def test_an_untested_fixer_leaves_early_renders_of_few_photos_as_they_are(
     banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,9 +35,9 @@ class Renderer:
 def render(background: torch.Tensor | None) -> torch.Tensor:
     camera = Cameras(torch.eye(4)[None, :3], fx=1.0, fy=1.0, cx=0.5, cy=0.5, width=1, height=1)
     renderer = Renderer()
-    renders, _ = render_novel_views(renderer, [camera], step=1, background=background)
+    (found,) = render_novel_views(renderer, [camera], step=1, background=background)
     assert renderer.training
-    return renders[0][0, 0]
+    return found.rgb[0, 0]
 
 
 def test_another_background_shows_through_what_is_transparent() -> None:

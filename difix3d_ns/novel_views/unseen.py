@@ -1,0 +1,98 @@
+"""Blurs what no photo shows in novel views that training keeps.
+
+Where a splat shows a surface that no photo sees, its render is a guess, with needles, streaks and wrong patterns. As
+training targets they would stay for good. A blurred guess keeps the colours and is nearer to the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from difix3d_ns.alignment.views import AlignmentView, alignment_view
+from difix3d_ns.alignment.warping import visibility
+from difix3d_ns.novel_views.renders import Render
+from difix3d_ns.vetting.blur import blur
+
+GRID_SIZE = 96
+"""Number of cells along the longer side of the grid on which images are blurred."""
+BLUR_CELLS = 4.0
+"""Standard deviation of the blur, in cells; this is a twenty-fourth of the longer side. Also of the window in which
+most pixels have to be unseen: narrow strips beside edges, which renders continue well, stay sharp."""
+LOOKUP_SIZE = 240
+"""Surfaces are compared at about this many pixels along the longer side."""
+DEPTH_TOLERANCE = 0.05
+"""Relative difference of depths up to which a photo shows the same surface."""
+UNCHANGED = 4 / 255
+"""Largest change of a pixel by a network that leaves it as it was."""
+
+
+def surfaces_of(render: Render, camera: Cameras, mask: Bool[Tensor, "height width 1"] | None = None) -> AlignmentView:
+    """The surfaces that a render shows, with fewer pixels.
+
+    Args:
+        render: the render of a splat, with depth along the optical axis.
+        camera: its camera, shape (1,).
+        mask: the valid pixels of the photo that it is the view of; None if all are.
+    """
+    assert render.depth is not None
+    view = alignment_view(render.rgb, camera, render.depth, render.accumulation, mask)
+    return view.reduced(max(1, round(max(view.size) / LOOKUP_SIZE)))
+
+
+def have_surfaces(renders: Sequence[Render], cameras: Sequence[Cameras]) -> bool:
+    """Whether renders show depths of perspective cameras, so that photos can be looked up."""
+    kinds = {int(camera.camera_type.flatten()[0]) for camera in cameras}
+    return kinds <= {CameraType.PERSPECTIVE.value} and all(render.depth is not None for render in renders)
+
+
+def unseen(view: AlignmentView, photos: Sequence[AlignmentView]) -> Bool[Tensor, "height width"]:
+    """The pixels of a view whose surface no photo shows. A hole has no surface.
+
+    Args:
+        view: the view.
+        photos: views of all photos with the depths that the splat has there.
+    """
+    points, shown = view.points(view.depth), torch.zeros_like(view.valid)
+    for photo in photos:
+        pixels, depth, inside = photo.project(points)
+        shown |= inside & (visibility(photo, pixels, depth, DEPTH_TOLERANCE) > 0)
+    return view.valid & ~shown
+
+
+def blur_unseen(
+    render: Float[Tensor, "height width 3"],
+    fixed: Float[Tensor, "height width 3"],
+    view: AlignmentView,
+    photos: Sequence[AlignmentView],
+) -> tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width 3"]]:
+    """Blurs a novel view where it shows what no photo shows, unless the network has changed it there.
+
+    Args:
+        render: the render, in [0, 1].
+        fixed: the network's output for it, in [0, 1] or NaN; the render itself without a network.
+        view: its surfaces, by `surfaces_of`.
+        photos: those of all photos.
+
+    Returns:
+        Render and output, which are alike where they are blurred.
+    """
+    fixed = fixed.to(render)
+    if not fixed.isfinite().all():
+        return render, fixed
+    height, width = render.shape[:2]
+    found = interpolate(unseen(view, photos)[None, None].to(render), (height, width), mode="nearest-exact")
+    unchanged = (fixed - render).abs().amax(dim=-1) <= UNCHANGED
+    cells = torch.cat([fixed.permute(2, 0, 1)[None], found * unchanged], dim=1)
+    scale = min(1.0, GRID_SIZE / max(height, width))
+    grid = (max(1, round(height * scale)), max(1, round(width * scale)))
+    blurred = blur(interpolate(cells, grid, mode="area"), BLUR_CELLS)
+    smooth = interpolate(blurred, (height, width), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    colors, share = smooth[..., :3].clamp(0, 1), smooth[..., 3:]
+    weight = (2 * share - 1).clamp(0, 1)
+    return torch.lerp(render, colors, weight), torch.lerp(fixed, colors, weight)
