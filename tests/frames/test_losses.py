@@ -154,7 +154,14 @@ def test_an_opaque_alpha_channel_counts_as_none(run: Run, tmp_path: Path) -> Non
     ("name", "coding"),
     [
         ("a.mp4", {"codec": "libx264", "pix_fmt": "yuv420p10le", "options": {"crf": "1"}}),
-        ("b.mp4", {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": {"x265-params": "crf=1:log-level=none"}}),
+        (
+            "b.mp4",
+            {
+                "codec": "libx265",
+                "pix_fmt": "yuv420p10le",
+                "options": {"x265-params": "crf=1:log-level=none:pools=none:frame-threads=1"},
+            },
+        ),
         ("c.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "options": {"profile": "3"}}),
         ("d.mkv", {"codec": "ffv1", "pix_fmt": "gray10le"}),
         ("e.mkv", {"codec": "ffv1", "pix_fmt": "yuv420p12le"}),

@@ -12,14 +12,14 @@ from PIL import Image
 
 from difix3d_ns.vetting.trust import TrustConfig, reasons_to_reject
 
-SHEET = Path(__file__).parents[1] / "scenes" / "banana" / "before_after.jpg"
+RENDER_AND_FIX = Path(__file__).with_name("render_and_fix.jpg")
 
 
 @pytest.fixture(scope="module")
 def render_and_fix() -> tuple[torch.Tensor, torch.Tensor]:
     """A real render full of artifacts, and the output of the embedded network for it."""
-    sheet = torch.from_numpy(np.array(Image.open(SHEET))).float() / 255
-    return sheet[376:694, :480], sheet[376:694, 488:968]
+    both = torch.from_numpy(np.array(Image.open(RENDER_AND_FIX))).float() / 255
+    return both[:, :480], both[:, 488:]
 
 
 def reasons(render: torch.Tensor, fixed: torch.Tensor, accumulation: float = 1.0, **settings) -> list[str]:
