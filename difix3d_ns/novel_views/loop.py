@@ -143,7 +143,7 @@ class NovelViewLoop:
         fixes_to_arrive = self.walk.num_fixes_to_arrive
         text = describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self.few_photos)
         if num_fixes > 0 and self._blurs_unseen:
-            text += " Wide areas that no photo shows are blurred in them, unless the network changes them."
+            text += " In fixed views, wide areas that no photo shows are blurred unless the network changes them."
         return text
 
     def fix(self, step: int, on_request: bool = False) -> None:

@@ -60,6 +60,7 @@ class Renderer(Protocol):
 
         A model whose accumulation does not show what training has left open, as that of a NeRF, also has `coverage`
         (height, width, 1): how well each pixel is known, in [0, 1]. The loop uses it in place of the accumulation.
+        A splat also has `depth` (height, width, 1) along the optical axis, which shows what no photo sees.
         """
         ...
 
