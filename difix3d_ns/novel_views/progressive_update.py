@@ -92,12 +92,14 @@ class ProgressiveUpdate:
 
     def _surfaces_of_photos(self, step: int) -> list[AlignmentView]:
         """The surfaces that the training photos show; empty if their renders have no depth to find them by."""
-        cameras = self._cameras_of_photos(range(len(self._datamanager.train_dataset)))
-        renders = render_novel_views(self._model, cameras, step)
-        if not have_surfaces(renders, cameras):
-            return []
-        masks = [self._datamanager.training_mask(index) for index in range(len(cameras))]
-        return [surfaces_of(*of_photo) for of_photo in zip(renders, cameras, masks, strict=True)]
+        surfaces = []
+        # One by one, because the full renders of many photos do not fit into memory together.
+        for index, camera in enumerate(self._cameras_of_photos(range(len(self._datamanager.train_dataset)))):
+            renders = render_novel_views(self._model, [camera], step, first=index)
+            if not have_surfaces(renders, [camera]):
+                return []
+            surfaces.append(surfaces_of(renders[0], camera, self._datamanager.training_mask(index)))
+        return surfaces
 
     def fix(
         self, step: int, reliability: float, timer: PartTimer, clean: bool = True, blurs_unseen: bool = False
