@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from difix3d_ns.alignment.views import AlignmentView, alignment_view
 from difix3d_ns.alignment.warping import visibility
 from difix3d_ns.novel_views.renders import Render
-from difix3d_ns.vetting.blur import blur
+from difix3d_ns.vetting.blur import coarse_blur
 
 GRID_SIZE = 96
 """Number of cells along the longer side of the grid on which images are blurred."""
@@ -88,11 +88,8 @@ def blur_unseen(
     height, width = render.shape[:2]
     found = interpolate(unseen(view, photos)[None, None].to(render), (height, width), mode="nearest-exact")
     unchanged = (fixed - render).abs().amax(dim=-1) <= UNCHANGED
-    cells = torch.cat([fixed.permute(2, 0, 1)[None], found * unchanged], dim=1)
-    scale = min(1.0, GRID_SIZE / max(height, width))
-    grid = (max(1, round(height * scale)), max(1, round(width * scale)))
-    blurred = blur(interpolate(cells, grid, mode="area"), BLUR_CELLS)
-    smooth = interpolate(blurred, (height, width), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    both = torch.cat([fixed.permute(2, 0, 1)[None], found * unchanged], dim=1)
+    smooth = coarse_blur(both, GRID_SIZE, BLUR_CELLS, mode="bicubic")[0].permute(1, 2, 0)
     colors, share = smooth[..., :3].clamp(0, 1), smooth[..., 3:]
     weight = (2 * share - 1).clamp(0, 1)
     return torch.lerp(render, colors, weight), torch.lerp(fixed, colors, weight)

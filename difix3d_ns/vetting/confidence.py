@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from difix3d_ns.vetting.blur import blur
+from difix3d_ns.vetting.blur import coarse_blur
 
 COMPARED_SIZE = 256
 """Longer side, in pixels, at which render and fixed view are compared. A fix may change finer detail freely."""
@@ -71,9 +70,4 @@ def pixel_confidence(
 
 
 def _blurred(image: Float[Tensor, "height width 3"]) -> Float[Tensor, "height width 3"]:
-    height, width = image.shape[:2]
-    scale = min(1.0, COMPARED_SIZE / max(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    reduced = interpolate(image.permute(2, 0, 1)[None], size, mode="area")
-    blurred = blur(reduced, BLUR_PIXELS)
-    return interpolate(blurred, (height, width), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+    return coarse_blur(image.permute(2, 0, 1)[None], COMPARED_SIZE, BLUR_PIXELS)[0].permute(1, 2, 0)
