@@ -22,9 +22,9 @@ from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.novel_views.few_photos import are_few, mean_color
 from difix3d_ns.resuming.optimizers import reattach_optimizers
 from difix3d_ns.resuming.starts import Start, require_same_modules
-from difix3d_ns.splats.gaussians import initial_gaussians, means_and_opacities
+from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians, means_and_opacities
 from difix3d_ns.stereo.config import StartPointsConfig
-from difix3d_ns.stereo.scene import place_start_points
+from difix3d_ns.stereo.scene import add_points_seen_once, place_start_points
 
 NUM_REMOVALS = 10
 """How many times floaters are removed before the first certain fix."""
@@ -147,19 +147,28 @@ class Difix3DPipeline(NovelViewPipeline):
             )
 
     def _place_gaussians(self, run_folder: Path) -> None:
-        """Places the first Gaussians at points matched between the photos, if the config asks for it."""
-        config, model = self.config.start_points, self.difix3d_model
-        metadata = self.datamanager.train_dataparser_outputs.metadata
-        num_given = len(metadata.get("points3D_xyz", ()))
-        if model.config.random_init or not config.uses_stereo(num_given):
-            return
-        num_wanted = min(config.num_points, model.config.max_gaussians or config.num_points)
-        dataset, data = self.datamanager.train_dataset, self.datamanager.config.data
-        placed = place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
+        """Places the first Gaussians at points that are found in the photos, if the config asks for it."""
+        model = self.difix3d_model
+        placed = None if model.config.random_init else self._found_start_points(run_folder)
         if placed is not None:
             # `_after_loading` hands them to the optimizers.
             for name, values in initial_gaussians(*placed, model.config.sh_degree).items():
                 model.gauss_params[name] = torch.nn.Parameter(values.to(self.device))
+
+    def _found_start_points(
+        self, run_folder: Path
+    ) -> tuple[Float[Tensor, "num_points 3"], Float[Tensor, "num_points 3"]] | None:
+        """Start points that are found in the photos, and their colours in [0, 1]; None for the scene's own alone."""
+        config, model, dataset = self.config.start_points, self.difix3d_model.config, self.datamanager.train_dataset
+        metadata, data = self.datamanager.train_dataparser_outputs.metadata, self.datamanager.config.data
+        num_given = len(metadata.get("points3D_xyz", ()))
+        if config.uses_stereo(num_given):
+            num_wanted = min(config.num_points, model.max_gaussians or config.num_points)
+            return place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
+        if config.source == "scene" or not are_few(self.config.few_photos, len(dataset)):
+            return None
+        points = add_points_seen_once(dataset, metadata, self.device, run_folder, data)
+        return None if points is None else fill_between_points(*points, model.min_initial_gaussians)
 
     def _after_loading(self, optimizers: Optimizers) -> None:
         reattach_optimizers(self.difix3d_model, optimizers.optimizers)

@@ -51,7 +51,7 @@ def _checked(index: int, views: Sequence[StereoView], maps: Sequence[DepthMap]) 
         known = inside & maps[other].matched[row, column]
         agree = known & ((seen / depth.clamp_min(1e-9) - 1).abs() < DEPTH_TOLERANCE)
         # The other photo's depth is that of its pixel's centre; it is used for the exact place.
-        back = _points_at(views[other], pixels, seen)
+        back = views[other].points_at(pixels, seen)
         returned, _, _ = view.project(back)
         near = (returned - own_pixels).norm(dim=-1) < MAX_REPROJECTION
         confirmations += agree & near
@@ -73,13 +73,6 @@ def _supported(
             beside = padded[down : down + height, right : right + width]
             count += (beside - depth).abs() < SUPPORT_TOLERANCE * depth
     return count >= MIN_SUPPORT * (2 * radius + 1) ** 2
-
-
-def _points_at(
-    view: StereoView, pixels: Float[Tensor, "*batch 2"], depth: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch 3"]:
-    homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    return view.to_scene(homogeneous @ torch.linalg.inv(view.intrinsics).T * depth[..., None])
 
 
 def num_surfaces_hidden(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset
 from difix3d_ns.images.point_clouds import PointCloud, write_point_cloud
 from difix3d_ns.images.scene_checks import unreadable_scene
 from difix3d_ns.progress import progress_bars
+from difix3d_ns.stereo.seen_once import points_seen_once
 from difix3d_ns.stereo.start_points import stereo_start_points
 from difix3d_ns.stereo.views import StereoView, stereo_view
 
 START_POINTS_NAME = "start_points.ply"
+MIN_ADDED = 0.02
+"""Points are added if they are more than this fraction of the scene's own: a handful changes nothing."""
 MAX_PIXELS = 40_000
 """Photos are matched at no more than this many pixels: half of 480 x 320 along each side."""
 MAX_PHOTOS = 60
@@ -51,15 +55,8 @@ def place_start_points(
         Difix3DError: a photo cannot be read, or the file cannot be written.
     """
     begin = time.monotonic()
-    given = metadata.get("points3D_xyz", torch.zeros(0, 3)).float().to(device)
-    colors = metadata.get("points3D_rgb", torch.zeros(0, 3)).float().to(device) / 255
-    chosen = spread_photos(dataset)
-    try:
-        views = [_view(dataset, index, device) for index in chosen]
-    except READING_ERRORS as error:
-        raise unreadable_scene(data, error) from error
-    if len(colors) != len(given):  # a point cloud may come without colours
-        given, colors = colors_from_photos(given, views)
+    views = _views(dataset, spread_photos(dataset), device, data)
+    given, colors = _given_points(metadata, views, device)
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
     with progress_bars() as bars:
         bar = bars.add_task("Start points", total=len(views))
@@ -75,10 +72,63 @@ def place_start_points(
         f"Start points: {len(found.points)} after {seconds:.0f} s, of which {found.num_matched} match between photos, "
         f"{found.num_filled} fill what does not match, and {found.num_given} are the scene's own."
     )
-    colors = (found.colors * 255).round().clamp(0, 255).byte()
-    cloud = PointCloud(found.points.cpu().numpy(), colors.cpu().numpy())
+    return _written(found.points, found.colors, run_folder)
+
+
+def add_points_seen_once(
+    dataset: PhotoDataset,
+    metadata: dict[str, Any],
+    device: torch.device | str,
+    run_folder: Path,
+    data: Path | None,
+) -> tuple[Float[Tensor, "num_points 3"], Float[Tensor, "num_points 3"]] | None:
+    """Adds points to the scene's own where one photo alone looks, writes `start_points.ply` and prints how many.
+
+    Args:
+        dataset: the training photos.
+        metadata: nerfstudio's, of the scene, with its points.
+        device: where the points are found.
+        run_folder: folder of the run.
+        data: the scene, for messages.
+
+    Returns:
+        All points in scene units and their colours in [0, 1], on the CPU; None if there are too few to add.
+
+    Raises:
+        Difix3DError: a photo cannot be read, or the file cannot be written.
+    """
+    views = _views(dataset, range(len(dataset)), device, data)
+    given, colors = _given_points(metadata, views, device)
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+    added, added_colors = points_seen_once(views, given, generator)
+    if len(added) <= MIN_ADDED * len(given):
+        return None
+    CONSOLE.print(
+        f"Start points: {len(added)} are added to the scene's {len(given)}, where one photo alone shows the plane that "
+        "the points around lie on. --pipeline.start-points.source scene adds none."
+    )
+    return _written(torch.cat([given, added]), torch.cat([colors, added_colors]), run_folder)
+
+
+def _written(
+    points: Float[Tensor, "num_points 3"], colors: Float[Tensor, "num_points 3"], run_folder: Path
+) -> tuple[Float[Tensor, "num_points 3"], Float[Tensor, "num_points 3"]]:
+    """Points and colours on the CPU, after writing them into the run's folder."""
+    points, colors = points.cpu(), colors.cpu()
+    cloud = PointCloud(points.numpy(), (colors * 255).round().clamp(0, 255).byte().numpy())
     write_point_cloud(run_folder / START_POINTS_NAME, cloud)
-    return found.points.cpu(), found.colors.cpu()
+    return points, colors
+
+
+def _given_points(
+    metadata: dict[str, Any], views: list[StereoView], device: torch.device | str
+) -> tuple[Float[Tensor, "num_points 3"], Float[Tensor, "num_points 3"]]:
+    """The scene's own points, and their colours in [0, 1]."""
+    given = metadata.get("points3D_xyz", torch.zeros(0, 3)).float().to(device)
+    colors = metadata.get("points3D_rgb", torch.zeros(0, 3)).float().to(device) / 255
+    if len(colors) != len(given):  # a point cloud may come without colours
+        return colors_from_photos(given, views)
+    return given, colors
 
 
 def spread_photos(dataset: PhotoDataset) -> list[int]:
@@ -93,6 +143,16 @@ def spread_photos(dataset: PhotoDataset) -> list[int]:
         chosen.append(int(nearest.argmax()))
         nearest = torch.minimum(nearest, distances[chosen[-1]])
     return sorted(chosen)
+
+
+def _views(
+    dataset: PhotoDataset, indices: Iterable[int], device: torch.device | str, data: Path | None
+) -> list[StereoView]:
+    """Some of the photos, reduced."""
+    try:
+        return [_view(dataset, index, device) for index in indices]
+    except READING_ERRORS as error:
+        raise unreadable_scene(data, error) from error
 
 
 def _view(dataset: PhotoDataset, index: int, device: torch.device | str) -> StereoView:

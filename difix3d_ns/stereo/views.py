@@ -59,6 +59,11 @@ class StereoView:
         """The points at a depth map's depths, in scene units."""
         return self.to_scene(self.rays() * depth[..., None])
 
+    def points_at(self, pixels: Float[Tensor, "*batch 2"], depth: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3"]:
+        """The points at pixel coordinates (column, row) and depths, in scene units."""
+        homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+        return self.to_scene(homogeneous @ torch.linalg.inv(self.intrinsics).T * depth[..., None])
+
     def to_scene(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Points in the camera's axes, in the scene's."""
         return (points - self.viewmat[:3, 3]) @ self.viewmat[:3, :3]

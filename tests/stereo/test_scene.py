@@ -17,6 +17,7 @@ from scenes_of_photos import scene_of_photos
 from training_runs import make_pipeline, training_callbacks
 
 from difix3d_ns.images.photos import PhotoDataset
+from difix3d_ns.images.point_clouds import read_point_cloud, write_point_cloud
 from difix3d_ns.stereo.config import StartPointsConfig
 from difix3d_ns.stereo.scene import MAX_PHOTOS, START_POINTS_NAME, place_start_points, spread_photos
 
@@ -32,6 +33,18 @@ def read(scene: Path, scale: float = 1.0) -> tuple[PhotoDataset, dict]:
 @pytest.fixture
 def without_points(edit_transforms) -> Path:
     return edit_transforms(lambda content: content.pop("ply_file_path"))
+
+
+@pytest.fixture
+def flat_scene(banana_copy: Path) -> Path:
+    """The demo scene with all its points on one plane, which goes on at the edges of its photos."""
+    scene = banana_copy / "transforms_biased3.json"
+    file = banana_copy / json.loads(scene.read_text())["ply_file_path"]
+    cloud = read_point_cloud(file)
+    middle = cloud.xyz.mean(axis=0)
+    axes = np.linalg.svd(cloud.xyz - middle, full_matrices=False)[2][:2]
+    write_point_cloud(file, replace(cloud, xyz=middle + (cloud.xyz - middle) @ axes.T @ axes))
+    return scene
 
 
 def test_photos_without_scene_points_give_points_where_the_scene_has_them(
@@ -101,6 +114,31 @@ def test_auto_matches_photos_of_scenes_without_points_only(
     assert torch.equal(pipeline.difix3d_model.means, before) != matched
     if matched:
         assert abs(len(pipeline.difix3d_model.means) - 700) < 200
+
+
+@pytest.mark.parametrize(
+    ("source", "few_photos", "added"), [("auto", "auto", True), ("auto", "no", False), ("scene", "auto", False)]
+)
+def test_with_few_photos_points_are_added_where_one_photo_looks(
+    source, few_photos: str, added: bool, flat_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = StartPointsConfig(source=source)
+    pipeline = make_pipeline(flat_scene, fix_novel_views=False, start_points=config, few_photos=few_photos)
+    before = pipeline.difix3d_model.means.detach().clone()
+    training_callbacks(pipeline, tmp_path)
+    means = pipeline.difix3d_model.means.detach()
+    number = len(means) - len(before)
+    assert (number > 20) == (tmp_path / START_POINTS_NAME).exists() == added
+    assert torch.equal(means[: len(before)], before) and (added or number == 0)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (f"{number} are added to the scene's {len(before)}" in printed) == added
+
+
+def test_a_run_that_starts_with_more_gaussians_fills_between_all_points(flat_scene: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(flat_scene, fix_novel_views=False, few_photos="yes")
+    pipeline.difix3d_model.config.min_initial_gaussians = 3000
+    training_callbacks(pipeline, tmp_path)
+    assert len(pipeline.difix3d_model.means) == 3000
 
 
 def test_optimizers_get_the_placed_gaussians(banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
