@@ -26,8 +26,11 @@ MARGIN = 2.0
 MAX_RESIDUAL = 0.05
 """Deviation of the points around from their plane, relative to their depth, up to which they lie on one."""
 MAX_ERROR = 0.08
-"""Relative error up to which half of a photo's points may predict the depths of the others. It was 0.01 to 0.06 above flat
-ground, 0.05 to 0.14 obliquely above a city, and 0.1 to 0.8 in most photos of statues, tables and rooms."""
+"""Relative error up to which half of a photo's points may predict the depths of the others. It was 0.01 to 0.06 above
+flat ground, 0.05 to 0.14 obliquely above a city, and 0.1 to 0.8 in most photos of statues, tables and rooms."""
+MIN_ALONE = 0.25
+"""Of the squares without a point, at least this fraction has to be shown by one photo alone. Above ground it was 0.25
+to 1. Around objects it was 0.01 to 0.1: several photos show most of the empty squares there, and still do not match."""
 MAX_CHANGE = 2.0
 """A continued depth is at most this many times as large or small as the mean depth of the points around."""
 
@@ -45,9 +48,10 @@ def points_seen_once(
     Returns:
         The points in scene units and their colours in [0, 1]; none where nothing is known of the surface.
     """
-    added, colors = [points[:0]], [points[:0]]
+    added, colors, num_empty = [points[:0]], [points[:0]], 0
     for index, view in enumerate(views):
         pixels = empty_squares(view, points, generator)
+        num_empty += len(pixels)
         depth, reliable = continued_depths(view, points, pixels, generator)
         pixels, depth = pixels[reliable], depth[reliable]
         found = view.points_at(pixels, depth)
@@ -56,6 +60,8 @@ def points_seen_once(
             alone &= ~other.project(found)[2]
         added.append(found[alone])
         colors.append(view.colors[view.at(pixels[alone])])
+    if sum(map(len, added)) < MIN_ALONE * num_empty:
+        return points[:0], points[:0]
     return torch.cat(added), torch.cat(colors)
 
 

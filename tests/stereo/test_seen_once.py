@@ -101,6 +101,14 @@ def test_a_place_that_two_photos_show_gets_no_points(matched) -> None:
     assert len(points) == 0
 
 
+def test_empty_squares_that_several_photos_show_speak_against_a_plane() -> None:
+    """A small object in the middle: its plane would go on at the outer edges too, which one photo alone shows."""
+    views = [photo(0.0), photo(0.8)]
+    everywhere, middle = ground_points(-2.0, 2.8, 2000), ground_points(0.0, 0.8)
+    assert len(points_seen_once(views, everywhere[views[0].project(everywhere)[2]], seeded())[0]) > 10
+    assert len(points_seen_once(views, middle, seeded())[0]) == 0
+
+
 def test_few_points_say_nothing_about_the_surface(views, matched) -> None:
     assert len(points_seen_once(views, matched[: MIN_POINTS - 1], seeded())[0]) == 0
     assert len(points_seen_once(views, matched[:0], seeded())[0]) == 0
