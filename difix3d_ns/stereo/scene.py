@@ -84,12 +84,7 @@ def add_points_seen_once(
 ) -> tuple[Float[Tensor, "num_points 3"], Float[Tensor, "num_points 3"]] | None:
     """Adds points to the scene's own where one photo alone looks, writes `start_points.ply` and prints how many.
 
-    Args:
-        dataset: the training photos.
-        metadata: nerfstudio's, of the scene, with its points.
-        device: where the points are found.
-        run_folder: folder of the run.
-        data: the scene, for messages.
+    The arguments are those of `place_start_points`.
 
     Returns:
         All points in scene units and their colours in [0, 1], on the CPU; None if there are too few to add.
