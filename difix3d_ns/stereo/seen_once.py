@@ -143,7 +143,8 @@ def error_of_halves(known: Float[Tensor, "num_points 2"], inverse: Float[Tensor,
         for half in (first, ~first):
             if half.any() and not half.all():
                 found, _, _ = planes_at(known[~half], known[half], inverse[half])
-                errors.append(float((found / inverse[~half] - 1).abs().quantile(0.75)))
+                relative = (found / inverse[~half] - 1).abs().sort().values
+                errors.append(float(relative[3 * len(relative) // 4]))
     return max(errors)
 
 
