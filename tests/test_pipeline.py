@@ -151,6 +151,23 @@ def test_gaussians_are_left_out_only_if_there_are_few_photos(
         assert ("3 training photos are few: each step leaves out some Gaussians" in printed) == (until > 0)
 
 
+@pytest.mark.parametrize(
+    ("few_photos", "fix_novel_views", "blur_unseen", "blurs"),
+    [
+        ("auto", False, True, True),
+        ("auto", False, False, False),
+        ("auto", True, True, False),
+        ("no", False, True, False),
+    ],
+)
+def test_the_enhanced_output_of_few_photos_is_blurred_where_none_shows_it_unless_fixes_have_taught_that(
+    banana: Path, stub: StubFixer, few_photos: str, fix_novel_views: bool, blur_unseen: bool, blurs: bool
+) -> None:
+    stub.takes_aligned_references = True  # type: ignore[attr-defined]
+    settings = {"few_photos": few_photos, "fix_novel_views": fix_novel_views, "blur_unseen": blur_unseen}
+    assert make_pipeline(banana, **settings).enhancer.blurs_unseen() is blurs
+
+
 @pytest.mark.parametrize(("few_photos", "reliability"), [("auto", 0.0), ("auto", 0.6), ("no", 0.0)])
 def test_floaters_are_removed_if_photos_are_few_and_the_network_is_not_trusted(
     banana: Path, tmp_path: Path, few_photos: str, reliability: float

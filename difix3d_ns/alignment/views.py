@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import viewmats_from_camera_to_worlds
@@ -97,6 +97,11 @@ def blank_view(camera: Cameras, device: torch.device | str) -> AlignmentView:
     intrinsics = camera.get_intrinsics_matrices()[0].to(zero)
     viewmat = viewmats_from_camera_to_worlds(camera.camera_to_worlds.to(zero))[0]
     return AlignmentView(zero[..., None].expand(-1, -1, 3), nowhere, intrinsics, viewmat, zero, nowhere)
+
+
+def is_perspective(camera: Cameras) -> bool:
+    """Whether a camera, shape (1,), shows surfaces that can be looked up in photos."""
+    return int(camera.camera_type.flatten()[0]) == CameraType.PERSPECTIVE.value
 
 
 def photos_to_warp(target: AlignmentView, photos: Sequence[AlignmentView], most: int) -> list[int]:

@@ -53,13 +53,14 @@ class RunSource:
             self._pipeline: VanillaPipeline = run
             self._photos: PhotoDataset = run.datamanager.eval_dataset
             self._outputs_of: Callable[[Cameras], Any] = run.enhancing_model.get_outputs_for_camera
-            fixer = run.fixer
+            enhancer = run.enhancer
         else:
             other = load_run(config.load_config, RunOptions(_given(config), data=config.data))
             self._pipeline = other.pipeline
             self._photos = other.dataset("test")
             self._outputs_of = lambda camera: other.render([camera])[0]
-            fixer = other.enhancer.fixer
+            enhancer = other.enhancer
+        fixer = enhancer.fixer
         require_used_difix(fixer, _given(config), "--")
         datamanager: Any = self._pipeline.datamanager
         self._scene = datamanager.config.data
@@ -80,6 +81,8 @@ class RunSource:
             "strength": f"{fixer.config.strength:g}",
             "reference": "nearest photo" if fixer.config.use_reference else "none",
         }
+        if enhancer.blurs_unseen():
+            self.facts["areas no photo shows"] = "blurred"
         self.num_views = len(files)
         self.num_frames = 0 if self._path is None else len(self._path)
 

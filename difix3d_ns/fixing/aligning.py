@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from difix3d_ns.alignment.scene_photos import ScenePhotos
+from difix3d_ns.alignment.views import is_perspective
 
 Outputs = Mapping[str, Any]
 """Outputs of a render, with `depth` along the optical axis and `accumulation`, (height, width, 1) each."""
@@ -85,7 +86,7 @@ class ReferenceAligner:
         Raises:
             READING_ERRORS: a photo cannot be read.
         """
-        if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
+        if not is_perspective(camera):
             return None
         outputs = self._splat.render(camera) if outputs is None else outputs
         return self._photos.reference(render, camera, outputs, self._splat.state(), without).rgba().to(render)

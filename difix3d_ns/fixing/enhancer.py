@@ -16,6 +16,7 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.aligning import Outputs, ReferenceAligner, RenderedSplat
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig, choose_references
+from difix3d_ns.fixing.unseen_blur import UnseenBlur
 from difix3d_ns.images.photos import READING_ERRORS, read_photo
 
 Gaussians = Callable[[], tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]]
@@ -33,6 +34,8 @@ class RenderEnhancer:
         gaussians: the Gaussians, if the model has any; needed to choose references by `overlap`.
         read_training_photo: returns a training photo in [0, 1]; by default its file is read.
         splat: renders depths, by which references are aligned; None for other models, whose references are not.
+        blurs_unseen: whether enhanced renders are blurred in wide areas that no photo shows, unless the network has
+            changed them. Only where references are aligned, because a network for raw photos makes up what is missing.
 
     Raises:
         Difix3DError: references are to be chosen by overlap or to be aligned, but the model has no Gaussians.
@@ -47,6 +50,7 @@ class RenderEnhancer:
         gaussians: Gaussians | None = None,
         read_training_photo: Callable[[int], Float[Tensor, "height width 3"]] | None = None,
         splat: RenderedSplat | None = None,
+        blurs_unseen: bool = False,
     ) -> None:
         if references.choice == "overlap" and gaussians is None:
             raise Difix3DError("references by overlap need Gaussians, and this model has none: choose them by pose.")
@@ -62,6 +66,7 @@ class RenderEnhancer:
         self._read_photo = read_training_photo or (lambda index: read_photo(train_dataset, index))
         self._splat = splat
         self._aligner: ReferenceAligner | None = None
+        self._unseen_blur = UnseenBlur(splat, train_dataset) if blurs_unseen and splat is not None else None
         self._photos: dict[int, Tensor | None] = {}
         self._has_warned = False
 
@@ -102,7 +107,46 @@ class RenderEnhancer:
         if reference is None and self.fixer.config.use_reference:
             references = self.references_of(renders, cameras, outputs)
         cleaned = self.fixer.clean(renders, references, cameras)
-        return [image.to(render) for image, render in zip(cleaned, renders, strict=True)]
+        images = [image.to(render) for image, render in zip(cleaned, renders, strict=True)]
+        return images if reference is not None else self.blur_unseen(renders, images, cameras, outputs)
+
+    def blurs_unseen(self, fixer: LazyFixer | None = None) -> bool:
+        """Whether enhanced renders are blurred where no photo shows what they show. The network may be loaded.
+
+        Args:
+            fixer: the one that enhances; None for the enhancer's own.
+        """
+        return self._unseen_blur is not None and self.aligns_references(fixer)
+
+    def blur_unseen(
+        self,
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        enhanced: Sequence[Float[Tensor, "height width 3"]],
+        cameras: Sequence[Cameras],
+        outputs: Sequence[Outputs] | None = None,
+        fixer: LazyFixer | None = None,
+        strength: float | None = None,
+    ) -> list[Float[Tensor, "height width 3"]]:
+        """Blurs enhanced renders where no photo shows what they show, if they are to be blurred.
+
+        Args:
+            renders: in [0, 1].
+            enhanced: the network's results for them, in [0, 1].
+            cameras: their cameras, shape (1,).
+            outputs: see `enhance`.
+            fixer: see `blurs_unseen`.
+            strength: blend between the results and the blurred ones; None for the fixer's.
+        """
+        if self._unseen_blur is None or not self.blurs_unseen(fixer):
+            return list(enhanced)
+        weight = (fixer or self.fixer).config.strength if strength is None else strength
+        if weight == 0:
+            return list(enhanced)
+        of_renders = [None] * len(renders) if outputs is None else outputs
+        return [
+            image.lerp(self._unseen_blur.blurred(render, image, camera, of_render), weight)
+            for render, image, camera, of_render in zip(renders, enhanced, cameras, of_renders, strict=True)
+        ]
 
     @torch.no_grad()
     def choose_references(self, cameras: Sequence[Cameras]) -> list[int | None]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import writer
 from torch import Tensor
 
-from difix3d_ns.alignment.views import AlignmentView
+from difix3d_ns.alignment.unseen import blur_unseen, surfaces_of
+from difix3d_ns.alignment.views import AlignmentView, is_perspective
 from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses, spread_indices
 from difix3d_ns.fixing.enhancer import RenderEnhancer
-from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Renderer, in_parts, render_novel_views
+from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Render, Renderer, in_parts, render_novel_views
 from difix3d_ns.novel_views.report import PartTimer, panels
 from difix3d_ns.novel_views.training_views import TrainingViews
-from difix3d_ns.novel_views.unseen import blur_unseen, have_surfaces, surfaces_of
 from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.pseudo_views.memory import give_back_freed_memory
@@ -95,10 +95,11 @@ class ProgressiveUpdate:
         surfaces = []
         # One by one, because the full renders of many photos do not fit into memory together.
         for index, camera in enumerate(self._cameras_of_photos(range(len(self._datamanager.train_dataset)))):
-            renders = render_novel_views(self._model, [camera], step, first=index)
-            if not have_surfaces(renders, [camera]):
+            (render,) = render_novel_views(self._model, [camera], step, first=index)
+            found = _surfaces_of(render, camera, self._datamanager.training_mask(index))
+            if found is None:
                 return []
-            surfaces.append(surfaces_of(renders[0], camera, self._datamanager.training_mask(index)))
+            surfaces.append(found)
         return surfaces
 
     def fix(
@@ -159,11 +160,14 @@ class ProgressiveUpdate:
                             on_progress=lambda count: progress.advance(fixing, count),
                             keep_broken=True,
                         )
-                if photos and have_surfaces(found, cameras[chosen]):
+                if photos:
                     with timer("blurring"):
-                        views = [surfaces_of(*of_view) for of_view in zip(found, cameras[chosen], strict=True)]
-                        pairs = zip(renders, fixed, views, strict=True)
-                        renders, fixed = zip(*(blur_unseen(*pair, photos) for pair in pairs), strict=True)
+                        views = [_surfaces_of(*of_view) for of_view in zip(found, cameras[chosen], strict=True)]
+                        blurred = [
+                            (render, image) if view is None else blur_unseen(render, image, view, photos)
+                            for render, image, view in zip(renders, fixed, views, strict=True)
+                        ]
+                        renders, fixed = zip(*blurred, strict=True)
                 with timer("storing"):
                     accumulations = [render.accumulation for render in found]
                     facts = nearest[chosen], distances[chosen, 0].tolist()
@@ -179,3 +183,12 @@ class ProgressiveUpdate:
         views = bank.newest
         assert views is not None
         return views
+
+
+def _surfaces_of(
+    render: Render, camera: Cameras, mask: Bool[Tensor, "height width 1"] | None = None
+) -> AlignmentView | None:
+    """The surfaces that a render shows; None if it has no depth to find them by, or another kind of camera."""
+    if render.depth is None or not is_perspective(camera):
+        return None
+    return surfaces_of(render.rgb, camera, render.depth, render.accumulation, mask)

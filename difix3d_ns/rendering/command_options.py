@@ -47,6 +47,7 @@ def load_for(
             downscale_factor,
             command.eval_num_rays_per_chunk,
             command.match_colors,
+            command.blur_unseen,
             check=require_used,
         ),
     )
@@ -61,7 +62,26 @@ def load_for(
     if is_enhanced(command):
         CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
         fixer.load()
+        _report_blur(run, command.blur_unseen)
     return run
+
+
+def _report_blur(run: Run, given: bool | None) -> None:
+    """Prints that enhanced frames are blurred where no photo shows what they show, if nobody has asked for it.
+
+    Raises:
+        Difix3DError: somebody has, but it has no effect.
+    """
+    blurs = run.enhancer.blurs_unseen()
+    if given and not blurs:
+        raise Difix3DError(
+            "--blur-unseen True is for splats whose references are aligned, as the embedded network takes them: leave "
+            "it out."
+        )
+    if given is None and blurs:
+        CONSOLE.print(
+            "In enhanced frames, wide areas that no photo shows are blurred; --blur-unseen False leaves them."
+        )
 
 
 def is_enhanced(command: Any) -> bool:
@@ -96,6 +116,7 @@ def require_used_enhancement(command: Any) -> None:
             for name in ("match_colors", "steadiness", "previous_frame_as_reference")
             if getattr(command, name, False)
         ),
+        *(["--blur-unseen"] if command.blur_unseen is not None else []),
     ]
     if given:
         raise Difix3DError(f"{given[0]} is for enhanced frames: add {ENHANCED} to --rendered-output-names.")

@@ -31,6 +31,12 @@ ReferenceOf = Callable[
     Float[Tensor, "ref_height ref_width channels"] | None,
 ]
 """Returns the reference for a fixer and a render with its camera and outputs, in [0, 1], or None."""
+BlurOf = Callable[
+    [LazyFixer, Float[Tensor, "height width 3"], Float[Tensor, "height width 3"], Cameras, Mapping[str, Any]],
+    Float[Tensor, "height width 3"],
+]
+"""Blurs the result of a fixer for a render where no photo shows the same; it also gets the render's camera and
+outputs."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,16 @@ class EnhancePanel(ViewerPanel):
     Args:
         fixer: cleans frames until another network is loaded; its settings are the initial values of the controls.
         reference_of: returns the reference of a render; None if there is none.
+        blur_of: blurs what no photo shows. Only frames with a reference are blurred.
     """
 
-    def __init__(self, fixer: LazyFixer, reference_of: ReferenceOf) -> None:
+    def __init__(
+        self, fixer: LazyFixer, reference_of: ReferenceOf, blur_of: BlurOf = lambda fixer, render, clean, *_: clean
+    ) -> None:
         super().__init__()
         self._fixer = fixer
         self._reference_of = reference_of
+        self._blur_of = blur_of
         self._loading: threading.Thread | None = None
         self._unusable: LazyFixer | None = None
         self._last: EnhancedFrame | None = None
@@ -133,6 +143,9 @@ class EnhancePanel(ViewerPanel):
         settings = replace(fixer.config, strength=1.0, use_reference=use_reference)
         clean = fixer.clean([render], [photo], [camera], stop=stop, settings=settings)[0].to(render)
         milliseconds = 1000 * (time.perf_counter() - started)
+        if use_reference:
+            with self._training_rests():
+                clean = self._blur_of(fixer, render, clean, camera, outputs)
         self._last = EnhancedFrame(fixer, use_reference, render, clean)
         height, width = render.shape[:2]
         reference = "with a reference photo" if photo is not None else "without a reference photo"

@@ -13,6 +13,7 @@ from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
 COMMIT = "3" * 40
+EMBEDDED = {"model": "embedded"}
 
 
 def change_config(run: Path, **settings: object) -> None:
@@ -57,3 +58,28 @@ def test_without_given_values_a_run_is_loaded_as_it_was_trained(difix3d_run: Pat
     change_config(difix3d_run, difix=TRAINED, references=CHOICE)
     enhancer = load_run(difix3d_run, RunOptions()).enhancer
     assert enhancer.fixer.config == TRAINED and enhancer.references == CHOICE
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "blurs"),
+    [
+        ({"fix_novel_views": True}, None, False),
+        ({"fix_novel_views": False}, None, True),
+        ({"fix_novel_views": False, "few_photos": "no"}, None, False),
+        ({"fix_novel_views": False, "blur_unseen": False}, None, False),
+        ({"fix_novel_views": False, "blur_unseen": False}, True, True),
+        ({"fix_novel_views": True}, True, True),
+        ({"fix_novel_views": False}, False, False),
+    ],
+)
+def test_what_few_photos_do_not_show_is_blurred_in_runs_without_fixes_or_as_given(
+    difix3d_run: Path, settings: dict[str, Any], given: bool | None, blurs: bool
+) -> None:
+    change_config(difix3d_run, **settings)
+    run = load_run(difix3d_run, RunOptions(EMBEDDED, blur_unseen=given))
+    assert run.enhancer.blurs_unseen() is blurs
+
+
+def test_what_few_photos_do_not_show_is_blurred_in_splatfacto_runs(splatfacto_run: Path) -> None:
+    assert load_run(splatfacto_run, RunOptions(EMBEDDED)).enhancer.blurs_unseen()
+    assert not load_run(splatfacto_run, RunOptions(EMBEDDED, {"align": "none"})).enhancer.blurs_unseen()

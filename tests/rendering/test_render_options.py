@@ -176,6 +176,8 @@ def test_the_options_are_those_of_the_configs_and_help_says_what_holds_without_t
         (["--colormap-options.invert", "False"], "--colormap-options.invert is for outputs of one channel"),
         (["--rendered-output-names", "depth", "--colormap-options.colormap", "pca"], "choose another one"),
         ([*RGB, "--match-colors", "True"], "--match-colors is for enhanced frames: add rgb_enhanced"),
+        ([*RGB, "--blur-unseen", "False"], "--blur-unseen is for enhanced frames"),
+        (["--blur-unseen", "True", "--references.align", "none"], "is for splats whose references are aligned"),
         ([*RGB, "--steadiness", 0.5], "--steadiness is for enhanced frames"),
         ([*RGB, "--previous-frame-as-reference", "True"], "--previous-frame-as-reference is for enhanced frames"),
         ([*RGB, "--difix.strength", 1], r"--difix\.strength is for enhanced frames"),

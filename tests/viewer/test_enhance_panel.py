@@ -200,6 +200,18 @@ def test_a_failed_frame_shows_the_render_and_one_sentence(
     assert sentence not in panel._status.text
 
 
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_frames_with_a_reference_are_blurred_where_no_photo_shows_them(
+    panel: EnhancePanel, has_reference: bool
+) -> None:
+    plain_frame = panel._fixer.clean([RENDER], [PHOTO if has_reference else None])[0]
+    blurring = EnhancePanel(panel._fixer, lambda *_: PHOTO, lambda fixer, render, clean, *_: clean / 2)
+    blurring._use_reference.value = has_reference
+    expected = plain_frame / 2 if has_reference else plain_frame
+    assert torch.equal(shown(blurring), expected)
+    assert torch.equal(shown(blurring), expected), "the frame that is kept"
+
+
 def test_a_panel_has_no_state_for_checkpoints(panel: EnhancePanel) -> None:
     assert not panel.state_dict() and not list(panel.parameters())
 

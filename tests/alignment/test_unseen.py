@@ -1,13 +1,12 @@
-"""What no photo shows in novel views, and its blur."""
+"""What no photo shows in renders, and its blur."""
 
 from __future__ import annotations
 
 import torch
 from alignment.aligned_planes import TARGET, view_at
 
-from difix3d_ns.alignment.views import AlignmentView
-from difix3d_ns.novel_views.renders import Render
-from difix3d_ns.novel_views.unseen import LOOKUP_SIZE, blur_unseen, have_surfaces, surfaces_of, unseen
+from difix3d_ns.alignment.unseen import LOOKUP_SIZE, blur_unseen, surfaces_of, unseen
+from difix3d_ns.alignment.views import AlignmentView, is_perspective
 
 SIDE = 192
 """Length in pixels of the square renders that are blurred."""
@@ -111,11 +110,16 @@ def test_surfaces_are_compared_at_fewer_pixels() -> None:
     height, width = 2 * LOOKUP_SIZE, 4 * LOOKUP_SIZE
     camera = Cameras(torch.eye(4)[None, :3], 500.0, 500.0, width / 2, height / 2, width, height)
     ones = torch.ones(height, width, 1)
-    render = Render(torch.zeros(height, width, 3), ones, 2 * ones)
     mask = torch.ones((height, width, 1), dtype=torch.bool)
     mask[: height // 2] = False
-    view = surfaces_of(render, camera, mask)
+    view = surfaces_of(torch.zeros(height, width, 3), camera, 2 * ones, ones, mask)
     assert view.size == (LOOKUP_SIZE // 2, LOOKUP_SIZE)
     assert view.valid.float().mean() == 0.5
-    assert have_surfaces([render], [camera])
-    assert not have_surfaces([Render(render.rgb, render.accumulation, None)], [camera])
+    assert is_perspective(camera)
+
+
+def test_fisheye_cameras_cannot_be_looked_up() -> None:
+    from nerfstudio.cameras.cameras import Cameras, CameraType
+
+    camera = Cameras(torch.eye(4)[None, :3], 5.0, 5.0, 5.0, 5.0, 10, 10, camera_type=CameraType.FISHEYE)
+    assert not is_perspective(camera)

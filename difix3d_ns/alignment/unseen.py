@@ -1,4 +1,4 @@
-"""Blurs what no photo shows in novel views that training keeps.
+"""Blurs what no photo shows in renders of a splat.
 
 Where a splat shows a surface that no photo sees, its render is a guess, with needles, streaks and wrong patterns. As
 training targets they would stay for good. A blurred guess keeps the colours and is nearer to the truth.
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from difix3d_ns.alignment.views import AlignmentView, alignment_view
 from difix3d_ns.alignment.warping import visibility
-from difix3d_ns.novel_views.renders import Render
 from difix3d_ns.vetting.blur import coarse_blur
 
 GRID_SIZE = 96
@@ -32,23 +31,24 @@ UNCHANGED = 4 / 255
 """Largest change of a pixel by a network that leaves it as it was."""
 
 
-def surfaces_of(render: Render, camera: Cameras, mask: Bool[Tensor, "height width 1"] | None = None) -> AlignmentView:
+def surfaces_of(
+    rgb: Float[Tensor, "height width 3"],
+    camera: Cameras,
+    depth: Float[Tensor, "height width 1"],
+    accumulation: Float[Tensor, "height width 1"],
+    mask: Bool[Tensor, "height width 1"] | None = None,
+) -> AlignmentView:
     """The surfaces that a render shows, with fewer pixels.
 
     Args:
-        render: the render of a splat, with depth along the optical axis.
-        camera: its camera, shape (1,).
+        rgb: the render of a splat, in [0, 1].
+        camera: its perspective camera, shape (1,).
+        depth: along the optical axis, in scene units.
+        accumulation: in [0, 1].
         mask: the valid pixels of the photo that it is the view of; None if all are.
     """
-    assert render.depth is not None
-    view = alignment_view(render.rgb, camera, render.depth, render.accumulation, mask)
+    view = alignment_view(rgb, camera, depth, accumulation, mask)
     return view.reduced(max(1, round(max(view.size) / LOOKUP_SIZE)))
-
-
-def have_surfaces(renders: Sequence[Render], cameras: Sequence[Cameras]) -> bool:
-    """Whether renders show depths of perspective cameras, so that photos can be looked up."""
-    kinds = {int(camera.camera_type.flatten()[0]) for camera in cameras}
-    return kinds <= {CameraType.PERSPECTIVE.value} and all(render.depth is not None for render in renders)
 
 
 def unseen(view: AlignmentView, photos: Sequence[AlignmentView]) -> Bool[Tensor, "height width"]:
