@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from difix3d_ns.alignment.views import AlignmentView, alignment_view
+from difix3d_ns.alignment.views import AlignmentView
 from difix3d_ns.alignment.warping import visibility
 from difix3d_ns.vetting.blur import coarse_blur
 
@@ -31,23 +30,8 @@ UNCHANGED = 4 / 255
 """Largest change of a pixel by a network that leaves it as it was."""
 
 
-def surfaces_of(
-    rgb: Float[Tensor, "height width 3"],
-    camera: Cameras,
-    depth: Float[Tensor, "height width 1"],
-    accumulation: Float[Tensor, "height width 1"],
-    mask: Bool[Tensor, "height width 1"] | None = None,
-) -> AlignmentView:
-    """The surfaces that a render shows, with fewer pixels.
-
-    Args:
-        rgb: the render of a splat, in [0, 1].
-        camera: its perspective camera, shape (1,).
-        depth: along the optical axis, in scene units.
-        accumulation: in [0, 1].
-        mask: the valid pixels of the photo that it is the view of; None if all are.
-    """
-    view = alignment_view(rgb, camera, depth, accumulation, mask)
+def for_lookup(view: AlignmentView) -> AlignmentView:
+    """A view with about as many pixels as surfaces are compared at."""
     return view.reduced(max(1, round(max(view.size) / LOOKUP_SIZE)))
 
 
@@ -76,8 +60,8 @@ def blur_unseen(
     Args:
         render: the render, in [0, 1].
         fixed: the network's output for it, in [0, 1] or NaN; the render itself without a network.
-        view: its surfaces, by `surfaces_of`.
-        photos: those of all photos.
+        view: its view, by `for_lookup`.
+        photos: those of all photos, likewise.
 
     Returns:
         Render and output, which are alike where they are blurred.

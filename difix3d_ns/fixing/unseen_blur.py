@@ -10,8 +10,8 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from difix3d_ns.alignment.unseen import blur_unseen, surfaces_of
-from difix3d_ns.alignment.views import AlignmentView, is_perspective
+from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
+from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspective
 from difix3d_ns.fixing.aligning import Outputs, RenderedSplat
 
 
@@ -49,7 +49,7 @@ class UnseenBlur:
         if not all(map(is_perspective, [camera, *(cameras[index : index + 1] for index in range(len(cameras)))])):
             return enhanced
         outputs = self._splat.render(camera) if outputs is None else outputs
-        view = surfaces_of(render, camera, outputs["depth"], outputs["accumulation"])
+        view = for_lookup(alignment_view(render, camera, outputs["depth"], outputs["accumulation"]))
         return blur_unseen(render, enhanced, view, [photo.to(render.device) for photo in self._surfaces()])[1]
 
     def _surfaces(self) -> Sequence[AlignmentView]:
@@ -64,4 +64,4 @@ class UnseenBlur:
     def _surfaces_of(self, index: int, camera: Cameras) -> AlignmentView:
         outputs = self._splat.render(camera)
         mask = getattr(self._dataset, "mask", lambda index: None)(index)
-        return surfaces_of(outputs["rgb"], camera, outputs["depth"], outputs["accumulation"], mask)
+        return for_lookup(alignment_view(outputs["rgb"], camera, outputs["depth"], outputs["accumulation"], mask))

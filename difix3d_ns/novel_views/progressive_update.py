@@ -10,8 +10,8 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import writer
 from torch import Tensor
 
-from difix3d_ns.alignment.unseen import blur_unseen, surfaces_of
-from difix3d_ns.alignment.views import AlignmentView, is_perspective
+from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
+from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspective
 from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses, spread_indices
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Render, Renderer, in_parts, render_novel_views
@@ -191,4 +191,4 @@ def _surfaces_of(
     """The surfaces that a render shows; None if it has no depth to find them by, or another kind of camera."""
     if render.depth is None or not is_perspective(camera):
         return None
-    return surfaces_of(render.rgb, camera, render.depth, render.accumulation, mask)
+    return for_lookup(alignment_view(render.rgb, camera, render.depth, render.accumulation, mask))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from alignment.aligned_planes import TARGET, view_at
 
-from difix3d_ns.alignment.unseen import LOOKUP_SIZE, blur_unseen, surfaces_of, unseen
+from difix3d_ns.alignment.unseen import LOOKUP_SIZE, blur_unseen, for_lookup, unseen
 from difix3d_ns.alignment.views import AlignmentView, is_perspective
 
 SIDE = 192
@@ -105,21 +105,17 @@ def test_an_output_with_nan_is_left_to_vetting() -> None:
 
 
 def test_surfaces_are_compared_at_fewer_pixels() -> None:
-    from nerfstudio.cameras.cameras import Cameras
-
-    height, width = 2 * LOOKUP_SIZE, 4 * LOOKUP_SIZE
-    camera = Cameras(torch.eye(4)[None, :3], 500.0, 500.0, width / 2, height / 2, width, height)
-    ones = torch.ones(height, width, 1)
-    mask = torch.ones((height, width, 1), dtype=torch.bool)
-    mask[: height // 2] = False
-    view = surfaces_of(torch.zeros(height, width, 3), camera, 2 * ones, ones, mask)
+    large = wall(height=2 * LOOKUP_SIZE, width=4 * LOOKUP_SIZE)
+    large.valid[:LOOKUP_SIZE] = False
+    view = for_lookup(large)
     assert view.size == (LOOKUP_SIZE // 2, LOOKUP_SIZE)
     assert view.valid.float().mean() == 0.5
-    assert is_perspective(camera)
+    assert not unseen(view, [for_lookup(wall())]).any()
 
 
-def test_fisheye_cameras_cannot_be_looked_up() -> None:
+def test_only_perspective_cameras_can_be_looked_up() -> None:
     from nerfstudio.cameras.cameras import Cameras, CameraType
 
-    camera = Cameras(torch.eye(4)[None, :3], 5.0, 5.0, 5.0, 5.0, 10, 10, camera_type=CameraType.FISHEYE)
-    assert not is_perspective(camera)
+    for kind in (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.EQUIRECTANGULAR):
+        camera = Cameras(torch.eye(4)[None, :3], 5.0, 5.0, 5.0, 5.0, 10, 10, camera_type=kind)
+        assert is_perspective(camera) == (kind == CameraType.PERSPECTIVE)
