@@ -1,6 +1,6 @@
 """The model: splatfacto that renders without CUDA, learns from pseudo views and has an enhanced output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +63,8 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     config: Difix3DModelConfig
     dropout_until: int
     """Step at which `gaussian_dropout` is reached; 0 for no dropout. The pipeline sets it."""
+    _hidden: Bool[Tensor, "num_gaussians"] | None
+    """Gaussians that the render in progress leaves out."""
 
     def populate_modules(self) -> None:
         """Builds the Gaussians, the metrics and the densification."""
@@ -81,6 +83,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         # Differs: replaces `self.lpips`, which downloads its network when it is constructed.
         self.image_metrics = ImageMetrics()
         self.dropout_until = 0
+        self._hidden = None
 
         # Differs: nothing is moved to CUDA, points are added if there are few, and duplicate points get a size.
         points, colors = self._start_points()
@@ -190,6 +193,9 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
                 empty = self.get_empty_outputs(width, height, self.background_color.to(self.device))
                 return RenderOutputs(empty, self._lazy_outputs(empty, camera))  # type: ignore[arg-type]
             gaussians = {name: values[inside] for name, values in gaussians.items()}
+        # Differs: Gaussians that lie over an enhanced view like fog are left out.
+        elif self._hidden is not None and not self.training:
+            gaussians = {name: values[~self._hidden] for name, values in gaussians.items()}
 
         with_depth = self.config.output_depth_during_training or not self.training
         if self.config.sh_degree > 0:
@@ -274,6 +280,19 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         floaters = find_floaters(dict(self.gauss_params.items()), novel_views, photos, self.rasterization, ratio)
         self.gauss_params["opacities"][floaters] = INVISIBLE
         return int(floaters.sum())
+
+    def outputs_without(self, hidden: Bool[Tensor, "num_gaussians"], camera: Cameras) -> Mapping[str, Any]:
+        """Renders a camera in evaluation mode, without some of the Gaussians and without a crop.
+
+        Args:
+            hidden: the Gaussians that are left out.
+            camera: shape (1,), on the model's device.
+        """
+        self._hidden = hidden
+        try:
+            return self.get_outputs_for_camera(camera)
+        finally:
+            self._hidden = None
 
     def camera_of_photo(self, camera: Cameras, index: int) -> Cameras:
         """The camera of a training photo with the correction that the camera optimizer has learnt.

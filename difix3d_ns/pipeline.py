@@ -51,12 +51,14 @@ class Difix3DPipelineConfig(NovelViewPipelineConfig):
     blur_unseen: bool = True
     """With few photos (see `few_photos`), whether fixed views are blurred in wide areas whose surface no photo shows,
     unless the network has changed them. Otherwise the splat learns its own wrong guesses there, such as needles.
-    In a run without fixes, the enhanced output is blurred instead if the network takes aligned references."""
+    In a run without fixes, the enhanced output is blurred there instead, and fog in it is hidden, if the network takes
+    aligned references."""
 
-    def blurs_unseen_in_renders(self, num_photos: int) -> bool:
-        """Whether enhanced renders of the run are blurred in wide areas that no photo shows.
+    def clears_unseen_in_renders(self, num_photos: int) -> bool:
+        """Whether enhanced renders of the run are cleared of what no photo shows; see `UnseenClearing`.
 
-        A splat of a run with fixes has learned to be smooth there: another blur would also reach what is right.
+        A splat of a run with fixes has no floaters and has learned to be smooth where no photo looks: another blur
+        would also reach what is right.
 
         Args:
             num_photos: number of training photos.
@@ -132,8 +134,8 @@ class Difix3DPipeline(NovelViewPipeline):
     def _blurs_unseen(self) -> bool:
         return self.config.blur_unseen
 
-    def _blurs_unseen_in_renders(self) -> bool:
-        return self.config.blurs_unseen_in_renders(len(self.datamanager.train_dataset))
+    def _clears_unseen_in_renders(self) -> bool:
+        return self.config.clears_unseen_in_renders(len(self.datamanager.train_dataset))
 
     def _views_for_removal(self) -> tuple[list[Cameras], list[Cameras]]:
         """Cameras of targets and of photos, at most `MAX_VIEWS_FOR_REMOVAL` of each, spread evenly."""

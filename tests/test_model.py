@@ -372,3 +372,16 @@ def test_masked_pixels_count_in_no_metric(monkeypatch: pytest.MonkeyPatch, downs
     with torch.no_grad():
         unmasked = model.eval().get_image_metrics_and_images(outputs, {"image": batch["image"]})[0]
     assert unmasked["psnr"] != pytest.approx(found[1]["psnr"], abs=0.01)
+
+
+def test_a_view_can_be_rendered_without_some_gaussians_which_stay_in_the_model() -> None:
+    model = make_model().eval()
+    whole = model.get_outputs_for_camera(make_camera())["rgb"]
+    hidden = torch.zeros(60, dtype=torch.bool)
+    hidden[10:] = True
+    rest = model.outputs_without(hidden, make_camera())["rgb"]
+    assert torch.equal(model.get_outputs_for_camera(make_camera())["rgb"], whole)
+    with torch.no_grad():
+        model.gauss_params["opacities"][hidden] = -20.0
+    torch.testing.assert_close(rest, model.get_outputs_for_camera(make_camera())["rgb"], atol=1e-3, rtol=0)
+    assert not torch.allclose(rest, whole, atol=1e-2)

@@ -165,7 +165,7 @@ def test_the_enhanced_output_of_few_photos_is_blurred_where_none_shows_it_unless
 ) -> None:
     stub.takes_aligned_references = True  # type: ignore[attr-defined]
     settings = {"few_photos": few_photos, "fix_novel_views": fix_novel_views, "blur_unseen": blur_unseen}
-    assert make_pipeline(banana, **settings).enhancer.blurs_unseen() is blurs
+    assert make_pipeline(banana, **settings).enhancer.clears_unseen() is blurs
 
 
 @pytest.mark.parametrize(("few_photos", "reliability"), [("auto", 0.0), ("auto", 0.6), ("no", 0.0)])

@@ -81,8 +81,8 @@ class RunSource:
             "strength": f"{fixer.config.strength:g}",
             "reference": "nearest photo" if fixer.config.use_reference else "none",
         }
-        if enhancer.blurs_unseen():
-            self.facts["areas no photo shows"] = "blurred"
+        if enhancer.clears_unseen():
+            self.facts["what no photo shows"] = "cleared"
         self.num_views = len(files)
         self.num_frames = 0 if self._path is None else len(self._path)
 

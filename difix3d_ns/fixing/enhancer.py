@@ -16,7 +16,7 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.aligning import Outputs, ReferenceAligner, RenderedSplat
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig, choose_references
-from difix3d_ns.fixing.unseen_blur import UnseenBlur
+from difix3d_ns.fixing.unseen import UnseenClearing
 from difix3d_ns.images.photos import READING_ERRORS, read_photo
 
 Gaussians = Callable[[], tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]]
@@ -34,8 +34,8 @@ class RenderEnhancer:
         gaussians: the Gaussians, if the model has any; needed to choose references by `overlap`.
         read_training_photo: returns a training photo in [0, 1]; by default its file is read.
         splat: renders depths, by which references are aligned; None for other models, whose references are not.
-        blurs_unseen: whether enhanced renders are blurred in wide areas that no photo shows, unless the network has
-            changed them. Only where references are aligned, because a network for raw photos makes up what is missing.
+        clears_unseen: whether enhanced renders are cleared of what no photo shows; see `UnseenClearing`. Only where
+            references are aligned, because a network for raw photos makes up what is missing.
 
     Raises:
         Difix3DError: references are to be chosen by overlap or to be aligned, but the model has no Gaussians.
@@ -50,7 +50,7 @@ class RenderEnhancer:
         gaussians: Gaussians | None = None,
         read_training_photo: Callable[[int], Float[Tensor, "height width 3"]] | None = None,
         splat: RenderedSplat | None = None,
-        blurs_unseen: bool = False,
+        clears_unseen: bool = False,
     ) -> None:
         if references.choice == "overlap" and gaussians is None:
             raise Difix3DError("references by overlap need Gaussians, and this model has none: choose them by pose.")
@@ -66,7 +66,7 @@ class RenderEnhancer:
         self._read_photo = read_training_photo or (lambda index: read_photo(train_dataset, index))
         self._splat = splat
         self._aligner: ReferenceAligner | None = None
-        self._unseen_blur = UnseenBlur(splat, train_dataset) if blurs_unseen and splat is not None else None
+        self._clearing = UnseenClearing(splat, train_dataset) if clears_unseen and splat is not None else None
         self._photos: dict[int, Tensor | None] = {}
         self._has_warned = False
 
@@ -103,6 +103,8 @@ class RenderEnhancer:
             reference: an image in [0, 1] to use as reference for all; None uses the photos near each camera.
             outputs: see `enhance`.
         """
+        if reference is None:
+            renders, outputs = self.without_floaters(renders, cameras, outputs)
         references: list[Tensor | None] = [reference] * len(cameras)
         if reference is None and self.fixer.config.use_reference:
             references = self.references_of(renders, cameras, outputs)
@@ -110,13 +112,49 @@ class RenderEnhancer:
         images = [image.to(render) for image, render in zip(cleaned, renders, strict=True)]
         return images if reference is not None else self.blur_unseen(renders, images, cameras, outputs)
 
-    def blurs_unseen(self, fixer: LazyFixer | None = None) -> bool:
-        """Whether enhanced renders are blurred where no photo shows what they show. The network may be loaded.
+    def clears_unseen(self, fixer: LazyFixer | None = None) -> bool:
+        """Whether enhanced renders are cleared of what no photo shows. The network may be loaded.
 
         Args:
             fixer: the one that enhances; None for the enhancer's own.
         """
-        return self._unseen_blur is not None and self.aligns_references(fixer)
+        return self._clearing is not None and self.aligns_references(fixer)
+
+    def without_floaters(
+        self,
+        renders: Sequence[Float[Tensor, "height width 3"]],
+        cameras: Sequence[Cameras],
+        outputs: Sequence[Outputs] | None = None,
+        fixer: LazyFixer | None = None,
+        strength: float | None = None,
+    ) -> tuple[Sequence[Float[Tensor, "height width 3"]], Sequence[Outputs] | None]:
+        """Renders views again without the Gaussians that lie over them like fog, if they are to be cleared.
+
+        Args:
+            renders: in [0, 1].
+            cameras: their cameras, shape (1,).
+            outputs: see `enhance`.
+            fixer: see `clears_unseen`.
+            strength: blend between the renders and those without fog; None for the fixer's.
+
+        Returns:
+            The renders, and the outputs that show the same surfaces.
+        """
+        weight = self._strength(fixer, strength)
+        if self._clearing is None or weight == 0 or not self.clears_unseen(fixer):
+            return renders, outputs
+        found = [self._clearing.without_floaters(camera) for camera in cameras]
+        if all(clear is None for clear in found):
+            return renders, outputs
+        clear_renders, clear_outputs = list(renders), []
+        for index, (render, camera, clear) in enumerate(zip(renders, cameras, found, strict=True)):
+            if clear is not None:
+                clear_renders[index] = render.lerp(clear["rgb"].to(render), weight)
+                clear_outputs.append(clear)
+            else:
+                assert self._splat is not None
+                clear_outputs.append(self._splat.render(camera) if outputs is None else outputs[index])
+        return clear_renders, clear_outputs
 
     def blur_unseen(
         self,
@@ -127,26 +165,27 @@ class RenderEnhancer:
         fixer: LazyFixer | None = None,
         strength: float | None = None,
     ) -> list[Float[Tensor, "height width 3"]]:
-        """Blurs enhanced renders where no photo shows what they show, if they are to be blurred.
+        """Blurs enhanced renders where no photo shows what they show, if they are to be cleared.
 
         Args:
             renders: in [0, 1].
             enhanced: the network's results for them, in [0, 1].
             cameras: their cameras, shape (1,).
             outputs: see `enhance`.
-            fixer: see `blurs_unseen`.
+            fixer: see `clears_unseen`.
             strength: blend between the results and the blurred ones; None for the fixer's.
         """
-        if self._unseen_blur is None or not self.blurs_unseen(fixer):
-            return list(enhanced)
-        weight = (fixer or self.fixer).config.strength if strength is None else strength
-        if weight == 0:
+        weight = self._strength(fixer, strength)
+        if self._clearing is None or weight == 0 or not self.clears_unseen(fixer):
             return list(enhanced)
         of_renders = [None] * len(renders) if outputs is None else outputs
         return [
-            image.lerp(self._unseen_blur.blurred(render, image, camera, of_render), weight)
+            image.lerp(self._clearing.blurred(render, image, camera, of_render), weight)
             for render, image, camera, of_render in zip(renders, enhanced, cameras, of_renders, strict=True)
         ]
+
+    def _strength(self, fixer: LazyFixer | None, given: float | None) -> float:
+        return (fixer or self.fixer).config.strength if given is None else given
 
     @torch.no_grad()
     def choose_references(self, cameras: Sequence[Cameras]) -> list[int | None]:

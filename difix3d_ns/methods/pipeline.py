@@ -108,10 +108,12 @@ class NovelViewPipeline(VanillaPipeline):
                 gaussians=self._gaussians(),
                 read_training_photo=self.datamanager.training_photo,
                 splat=self._splat(),
-                blurs_unseen=self._blurs_unseen_in_renders(),
+                clears_unseen=self._clears_unseen_in_renders(),
             )
         self.enhancing_model.enhancer = self.enhance
-        self._enhance_panel = EnhancePanel(self.fixer, self._reference_for_viewer, self._blur_for_viewer)
+        self._enhance_panel = EnhancePanel(
+            self.fixer, self._reference_for_viewer, self._clear_for_viewer, self._blur_for_viewer
+        )
         self.add_module(ENHANCE_PANEL, self._enhance_panel)  # the viewer shows this name
         self._training_panel = TrainingPanel(self.enhancing_model.config, self.datamanager.config)
         if test_mode == "val" and config.fix_novel_views:
@@ -121,6 +123,12 @@ class NovelViewPipeline(VanillaPipeline):
         self, fixer: LazyFixer, render: Float[Tensor, "height width 3"], camera: Cameras, outputs: Mapping[str, Any]
     ) -> Float[Tensor, "ref_height ref_width channels"] | None:
         return self.enhancer.references_of([render], [camera], [outputs], fixer)[0]
+
+    def _clear_for_viewer(
+        self, fixer: LazyFixer, render: Float[Tensor, "height width 3"], camera: Cameras, outputs: Mapping[str, Any]
+    ) -> tuple[Float[Tensor, "height width 3"], Mapping[str, Any]]:
+        renders, found = self.enhancer.without_floaters([render], [camera], [outputs], fixer, strength=1.0)
+        return renders[0], outputs if found is None else found[0]
 
     def _blur_for_viewer(
         self,
@@ -144,8 +152,8 @@ class NovelViewPipeline(VanillaPipeline):
         """Whether novel views of few photos are blurred where they show what no photo shows."""
         return False
 
-    def _blurs_unseen_in_renders(self) -> bool:
-        """Whether enhanced renders are blurred where they show what no photo shows."""
+    def _clears_unseen_in_renders(self) -> bool:
+        """Whether enhanced renders are cleared of what no photo shows."""
         return False
 
     def _new_fixer(self, device: str) -> LazyFixer:

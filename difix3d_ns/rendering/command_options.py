@@ -47,7 +47,7 @@ def load_for(
             downscale_factor,
             command.eval_num_rays_per_chunk,
             command.match_colors,
-            command.blur_unseen,
+            command.clear_unseen,
             check=require_used,
         ),
     )
@@ -62,25 +62,25 @@ def load_for(
     if is_enhanced(command):
         CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
         fixer.load()
-        _report_blur(run, command.blur_unseen)
+        _report_clearing(run, command.clear_unseen)
     return run
 
 
-def _report_blur(run: Run, given: bool | None) -> None:
-    """Prints that enhanced frames are blurred where no photo shows what they show, if nobody has asked for it.
+def _report_clearing(run: Run, given: bool | None) -> None:
+    """Prints that enhanced frames are cleared of what no photo shows, if nobody has asked for it.
 
     Raises:
         Difix3DError: somebody has, but it has no effect.
     """
-    blurs = run.enhancer.blurs_unseen()
-    if given and not blurs:
+    clears = run.enhancer.clears_unseen()
+    if given and not clears:
         raise Difix3DError(
-            "--blur-unseen True is for splats whose references are aligned, as the embedded network takes them: leave "
+            "--clear-unseen True is for splats whose references are aligned, as the embedded network takes them: leave "
             "it out."
         )
-    if given is None and blurs:
+    if given is None and clears:
         CONSOLE.print(
-            "In enhanced frames, wide areas that no photo shows are blurred; --blur-unseen False leaves them."
+            "Enhanced frames show neither fog nor sharp guesses where no photo looks; --clear-unseen False leaves both."
         )
 
 
@@ -116,7 +116,7 @@ def require_used_enhancement(command: Any) -> None:
             for name in ("match_colors", "steadiness", "previous_frame_as_reference")
             if getattr(command, name, False)
         ),
-        *(["--blur-unseen"] if command.blur_unseen is not None else []),
+        *(["--clear-unseen"] if command.clear_unseen is not None else []),
     ]
     if given:
         raise Difix3DError(f"{given[0]} is for enhanced frames: add {ENHANCED} to --rendered-output-names.")

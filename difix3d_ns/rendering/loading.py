@@ -57,9 +57,9 @@ class RunOptions:
     """Rays that a ray-based model renders at a time; None for the run's own."""
     match_colors: bool = False
     """Whether an enhanced frame gets the large-scale colours of its render."""
-    blur_unseen: bool | None = None
-    """Whether enhanced frames of a splat are blurred in wide areas that no photo shows; None as suits the run, see
-    `Difix3DPipelineConfig.blurs_unseen_in_renders`."""
+    clear_unseen: bool | None = None
+    """Whether enhanced frames of a splat are cleared of what no photo shows; None as suits the run, see
+    `Difix3DPipelineConfig.clears_unseen_in_renders`."""
     check: Callable[[TrainerConfig], None] = lambda config: None
     """Is called with the run's config before anything is loaded; it raises Difix3DError to refuse the run."""
 
@@ -78,16 +78,16 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
     """
     _require_config_of_a_run(load_config)
     difix, references, unit, undistort = DifixConfig(), ReferenceConfig(), None, False
-    blurs_unseen = Difix3DPipelineConfig(fix_novel_views=False).blurs_unseen_in_renders
+    clears_unseen = Difix3DPipelineConfig(fix_novel_views=False).clears_unseen_in_renders
 
     def prepare(config: TrainerConfig) -> TrainerConfig:
-        nonlocal difix, references, unit, undistort, blurs_unseen
+        nonlocal difix, references, unit, undistort, clears_unseen
         options.check(config)
         if isinstance(own := config.pipeline, NovelViewPipelineConfig):
             difix, references, undistort = own.difix, own.references, True
             unit = 1.0 if own.step_unit == "units" else None
             if isinstance(own, Difix3DPipelineConfig):
-                blurs_unseen = own.blurs_unseen_in_renders
+                clears_unseen = own.clears_unseen_in_renders
             is_of_rays = isinstance(own.datamanager, VanillaDataManagerConfig)
             plain = VanillaDataManagerConfig if is_of_rays else FullImageDatamanagerConfig
             config.pipeline = VanillaPipelineConfig(datamanager=_as(plain, own.datamanager), model=own.model)
@@ -107,11 +107,11 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         _require_whole(pipeline.model, checkpoint)
         report_other_placement(load_config, pipeline.datamanager)
         difix, references = difix_with(difix, options.difix), replace(references, **options.references)
-        blurs = options.blur_unseen
-        if blurs is None:
+        clears = options.clear_unseen
+        if clears is None:
             datamanager: Any = pipeline.datamanager
-            blurs = blurs_unseen(len(datamanager.train_dataset))
-        return Run(config, pipeline, difix, references, unit, options.match_colors, undistort, blurs)  # type: ignore[arg-type]
+            clears = clears_unseen(len(datamanager.train_dataset))
+        return Run(config, pipeline, difix, references, unit, options.match_colors, undistort, clears)  # type: ignore[arg-type]
     except (Difix3DError, DifixError):
         raise
     except LOADING_ERRORS as error:

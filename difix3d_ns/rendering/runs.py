@@ -52,7 +52,7 @@ class Run:
         match_colors: whether `rgb_enhanced` gets the large-scale colours of `rgb` where that is opaque.
         undistort: whether the run was trained on undistorted photos, as those of this package and all splats are. Other
             ray-based methods train on the photos as they are.
-        blurs_unseen: whether enhanced frames of a splat are blurred in wide areas that no photo shows.
+        clears_unseen: whether enhanced frames of a splat are cleared of what no photo shows.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Run:
         unit: float | None = None,
         match_colors: bool = False,
         undistort: bool = False,
-        blurs_unseen: bool = False,
+        clears_unseen: bool = False,
     ) -> None:
         self.config = config
         self.pipeline = pipeline
@@ -81,7 +81,7 @@ class Run:
             read_training_photo=lambda index: read_photo(self.train_dataset, index, self.background),
             splat=RenderedSplat(model) if isinstance(model, SplatfactoModel) else None,
             gaussians=(lambda: means_and_opacities(model.gauss_params)) if isinstance(model, SplatfactoModel) else None,
-            blurs_unseen=blurs_unseen,
+            clears_unseen=clears_unseen,
         )
 
     @property

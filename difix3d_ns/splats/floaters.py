@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,19 +45,57 @@ def find_floaters(
         ratio: a novel view shows more than this many times the area of a floater that any photo shows, or is covered
             by it this many times as much.
     """
-    means = gauss_params["means"].detach()
-    photo_shares, photo_areas = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
-    for camera in photos:
-        shares = covered_shares(gauss_params, camera, rasterization)
-        photo_shares = torch.maximum(photo_shares, shares)
-        photo_areas = torch.maximum(photo_areas, visible_areas(means, shares, camera))
-    floaters = torch.zeros_like(photo_shares, dtype=torch.bool)
+    of_photos = largest_coverage(gauss_params, photos, rasterization)
+    floaters = torch.zeros_like(of_photos.shares, dtype=torch.bool)
     for camera in novel_views:
-        shares = covered_shares(gauss_params, camera, rasterization)
-        not_shown = (shares > MIN_SHARE) & (visible_areas(means, shares, camera) > ratio * photo_areas)
-        too_near = (shares > LARGE_SHARE) & (shares > ratio * photo_shares)
-        floaters |= not_shown | too_near
+        floaters |= floaters_in_view(gauss_params, camera, of_photos, rasterization, ratio)
     return floaters
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The most that any of several views shows of each Gaussian."""
+
+    shares: Float[Tensor, "num_gaussians"]
+    """Share of a view that it covers, in [0, 1]."""
+    areas: Float[Tensor, "num_gaussians"]
+    """Its visible area in square scene units."""
+
+
+def largest_coverage(
+    gauss_params: Mapping[str, Tensor], photos: Sequence[Cameras], rasterization: Rasterization
+) -> Coverage:
+    """The most that any photo shows of each Gaussian; see `find_floaters`."""
+    means = gauss_params["means"].detach()
+    shares, areas = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
+    for camera in photos:
+        covered = covered_shares(gauss_params, camera, rasterization)
+        shares = torch.maximum(shares, covered)
+        areas = torch.maximum(areas, visible_areas(means, covered, camera))
+    return Coverage(shares, areas)
+
+
+def floaters_in_view(
+    gauss_params: Mapping[str, Tensor],
+    camera: Cameras,
+    of_photos: Coverage,
+    rasterization: Rasterization,
+    ratio: float,
+) -> Bool[Tensor, "num_gaussians"]:
+    """The floaters that lie over one novel view; see `find_floaters`.
+
+    Args:
+        gauss_params: see `find_floaters`.
+        camera: of the novel view, shape (1,).
+        of_photos: the most that any photo shows of each Gaussian.
+        rasterization: renders the Gaussians.
+        ratio: see `find_floaters`.
+    """
+    shares = covered_shares(gauss_params, camera, rasterization)
+    areas = visible_areas(gauss_params["means"].detach(), shares, camera)
+    not_shown = (shares > MIN_SHARE) & (areas > ratio * of_photos.areas)
+    too_near = (shares > LARGE_SHARE) & (shares > ratio * of_photos.shares)
+    return not_shown | too_near
 
 
 def visible_areas(

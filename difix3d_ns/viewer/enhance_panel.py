@@ -31,6 +31,11 @@ ReferenceOf = Callable[
     Float[Tensor, "ref_height ref_width channels"] | None,
 ]
 """Returns the reference for a fixer and a render with its camera and outputs, in [0, 1], or None."""
+ClearOf = Callable[
+    [LazyFixer, Float[Tensor, "height width 3"], Cameras, Mapping[str, Any]],
+    tuple[Float[Tensor, "height width 3"], Mapping[str, Any]],
+]
+"""Returns the render that a fixer is to clean in place of a render with its camera and outputs, and its outputs."""
 BlurOf = Callable[
     [LazyFixer, Float[Tensor, "height width 3"], Float[Tensor, "height width 3"], Cameras, Mapping[str, Any]],
     Float[Tensor, "height width 3"],
@@ -62,15 +67,21 @@ class EnhancePanel(ViewerPanel):
     Args:
         fixer: cleans frames until another network is loaded; its settings are the initial values of the controls.
         reference_of: returns the reference of a render; None if there is none.
-        blur_of: blurs what no photo shows. Only frames with a reference are blurred.
+        clear_of: hides what lies over a render although no photo shows it. Only for frames with a reference.
+        blur_of: blurs what no photo shows, also only for frames with a reference.
     """
 
     def __init__(
-        self, fixer: LazyFixer, reference_of: ReferenceOf, blur_of: BlurOf = lambda fixer, render, clean, *_: clean
+        self,
+        fixer: LazyFixer,
+        reference_of: ReferenceOf,
+        clear_of: ClearOf = lambda fixer, render, camera, outputs: (render, outputs),
+        blur_of: BlurOf = lambda fixer, render, clean, *_: clean,
     ) -> None:
         super().__init__()
         self._fixer = fixer
         self._reference_of = reference_of
+        self._clear_of = clear_of
         self._blur_of = blur_of
         self._loading: threading.Thread | None = None
         self._unusable: LazyFixer | None = None
@@ -134,18 +145,19 @@ class EnhancePanel(ViewerPanel):
         last = self._last  # kept here because the thread that loads another network removes it
         if last is not None and last.is_of(fixer, use_reference, render):
             return last.clean
-        photo = None
+        photo, clear = None, render
         if use_reference:
             # Only here: a fix keeps the fixer while it waits for this lock, so nobody may wait for it the other way.
             with self._training_rests():
-                photo = self._reference_of(fixer, render, camera, outputs)
+                clear, outputs = self._clear_of(fixer, render, camera, outputs)
+                photo = self._reference_of(fixer, clear, camera, outputs)
         started = time.perf_counter()
         settings = replace(fixer.config, strength=1.0, use_reference=use_reference)
-        clean = fixer.clean([render], [photo], [camera], stop=stop, settings=settings)[0].to(render)
+        clean = fixer.clean([clear], [photo], [camera], stop=stop, settings=settings)[0].to(render)
         milliseconds = 1000 * (time.perf_counter() - started)
         if use_reference:
             with self._training_rests():
-                clean = self._blur_of(fixer, render, clean, camera, outputs)
+                clean = self._blur_of(fixer, clear, clean, camera, outputs)
         self._last = EnhancedFrame(fixer, use_reference, render, clean)
         height, width = render.shape[:2]
         reference = "with a reference photo" if photo is not None else "without a reference photo"

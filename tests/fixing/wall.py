@@ -74,7 +74,7 @@ def make(
     takes: bool = True,
     splat: Wall | None = None,
     dataset: object = None,
-    blurs_unseen: bool = False,
+    clears_unseen: bool = False,
     **options: Any,
 ) -> tuple[Recorder, RenderEnhancer]:
     """An enhancer with a fixer that returns renders, and the record of what it gets.
@@ -83,7 +83,7 @@ def make(
         takes: whether the fixer takes aligned references.
         splat: the splat; None for a model that is none.
         dataset: the photos; None for `Dataset`.
-        blurs_unseen: of the enhancer.
+        clears_unseen: of the enhancer.
         options: of `ReferenceConfig`, and `difix` with those of `DifixConfig`.
     """
     recorder = Recorder(takes)
@@ -95,5 +95,5 @@ def make(
         ReferenceConfig(**options),
         lambda: 1.0,
         splat=wall,
-        blurs_unseen=blurs_unseen,
+        clears_unseen=clears_unseen,
     )

@@ -76,10 +76,10 @@ def test_what_few_photos_do_not_show_is_blurred_in_runs_without_fixes_or_as_give
     difix3d_run: Path, settings: dict[str, Any], given: bool | None, blurs: bool
 ) -> None:
     change_config(difix3d_run, **settings)
-    run = load_run(difix3d_run, RunOptions(EMBEDDED, blur_unseen=given))
-    assert run.enhancer.blurs_unseen() is blurs
+    run = load_run(difix3d_run, RunOptions(EMBEDDED, clear_unseen=given))
+    assert run.enhancer.clears_unseen() is blurs
 
 
 def test_what_few_photos_do_not_show_is_blurred_in_splatfacto_runs(splatfacto_run: Path) -> None:
-    assert load_run(splatfacto_run, RunOptions(EMBEDDED)).enhancer.blurs_unseen()
-    assert not load_run(splatfacto_run, RunOptions(EMBEDDED, {"align": "none"})).enhancer.blurs_unseen()
+    assert load_run(splatfacto_run, RunOptions(EMBEDDED)).enhancer.clears_unseen()
+    assert not load_run(splatfacto_run, RunOptions(EMBEDDED, {"align": "none"})).enhancer.clears_unseen()

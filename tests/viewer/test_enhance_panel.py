@@ -201,15 +201,19 @@ def test_a_failed_frame_shows_the_render_and_one_sentence(
 
 
 @pytest.mark.parametrize("has_reference", [True, False])
-def test_frames_with_a_reference_are_blurred_where_no_photo_shows_them(
-    panel: EnhancePanel, has_reference: bool
-) -> None:
-    plain_frame = panel._fixer.clean([RENDER], [PHOTO if has_reference else None])[0]
-    blurring = EnhancePanel(panel._fixer, lambda *_: PHOTO, lambda fixer, render, clean, *_: clean / 2)
-    blurring._use_reference.value = has_reference
-    expected = plain_frame / 2 if has_reference else plain_frame
-    assert torch.equal(shown(blurring), expected)
-    assert torch.equal(shown(blurring), expected), "the frame that is kept"
+def test_frames_with_a_reference_are_cleared_of_what_no_photo_shows(panel: EnhancePanel, has_reference: bool) -> None:
+    clearing = EnhancePanel(
+        panel._fixer,
+        lambda fixer, render, camera, outputs: outputs["photo"],
+        lambda fixer, render, camera, outputs: (render / 4, {"photo": PHOTO}),
+        lambda fixer, render, clean, camera, outputs: (clean + render) / 2,
+    )
+    clearing._use_reference.value = has_reference
+    expected = panel._fixer.clean([RENDER], [None])[0]
+    if has_reference:
+        expected = (panel._fixer.clean([RENDER / 4], [PHOTO])[0] + RENDER / 4) / 2
+    assert torch.equal(shown(clearing), expected)
+    assert torch.equal(shown(clearing), expected), "the frame that is kept"
 
 
 def test_a_panel_has_no_state_for_checkpoints(panel: EnhancePanel) -> None:

@@ -1,0 +1,118 @@
+"""Clears renders of a splat of what no photo shows: floaters are hidden, and wide guesses are blurred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
+from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspective
+from difix3d_ns.fixing.aligning import Outputs, RenderedSplat
+from difix3d_ns.splats.floaters import Coverage, floaters_in_view, largest_coverage
+
+
+@runtime_checkable
+class HidesGaussians(Protocol):
+    """A splat that can be rendered without some of its Gaussians."""
+
+    def outputs_without(self, hidden: Bool[Tensor, "num_gaussians"], camera: Cameras) -> Outputs:
+        """Renders a camera of shape (1,) without some Gaussians."""
+        ...
+
+
+class UnseenClearing:
+    """Clears a splat's renders of what no photo shows.
+
+    What it knows of the photos is kept until the splat changes.
+
+    Args:
+        splat: renders the depths of the photos, and views without floaters.
+        dataset: the photos and their cameras. They are few: all are looked up for each render.
+    """
+
+    def __init__(self, splat: RenderedSplat, dataset: InputDataset) -> None:
+        self._splat = splat
+        self._dataset = dataset
+        self._surfaces: Sequence[AlignmentView] | None = None
+        self._coverage: Coverage | None = None
+        self._state: object = None
+
+    @torch.no_grad()
+    def without_floaters(self, camera: Cameras) -> Outputs | None:
+        """The outputs of a view without the Gaussians that lie over it although hardly any photo shows them.
+
+        Args:
+            camera: its camera, shape (1,).
+
+        Returns:
+            None if there are no such Gaussians, or if they cannot be found: the splat is cropped or cannot hide
+            Gaussians, or a camera is no perspective one.
+        """
+        model = self._splat.model
+        if not isinstance(model, HidesGaussians) or model.crop_box is not None or not self._knows(camera):
+            return None
+        ratio = model.config.floater_ratio
+        if ratio <= 0:
+            return None
+        self._forget_if_changed()
+        gaussians, camera = dict(model.gauss_params.items()), camera.to(model.device)
+        if self._coverage is None:
+            photos = [photo.to(model.device) for photo in self._cameras()]
+            self._coverage = largest_coverage(gaussians, photos, model.rasterization)
+        floaters = floaters_in_view(gaussians, camera, self._coverage, model.rasterization, ratio)
+        if not floaters.any():
+            return None
+        was_training = model.training
+        model.eval()
+        try:
+            return model.outputs_without(floaters, camera)
+        finally:
+            model.train(was_training)
+
+    @torch.no_grad()
+    def blurred(
+        self,
+        render: Float[Tensor, "height width 3"],
+        enhanced: Float[Tensor, "height width 3"],
+        camera: Cameras,
+        outputs: Outputs | None = None,
+    ) -> Float[Tensor, "height width 3"]:
+        """An enhanced render, blurred in wide areas whose surface no photo shows unless the network has changed them.
+
+        Args:
+            render: in [0, 1].
+            enhanced: the network's result for it, in [0, 1].
+            camera: its camera, shape (1,). Nothing is blurred unless it and those of all photos are perspective ones.
+            outputs: all outputs of the render; None renders them again.
+        """
+        if not self._knows(camera):
+            return enhanced
+        outputs = self._splat.render(camera) if outputs is None else outputs
+        view = for_lookup(alignment_view(render, camera, outputs["depth"], outputs["accumulation"]))
+        self._forget_if_changed()
+        if self._surfaces is None:
+            self._surfaces = [self._surfaces_of(index, photo) for index, photo in enumerate(self._cameras())]
+        return blur_unseen(render, enhanced, view, [photo.to(render.device) for photo in self._surfaces])[1]
+
+    def _knows(self, camera: Cameras) -> bool:
+        return all(map(is_perspective, [camera, *self._cameras()]))
+
+    def _cameras(self) -> list[Cameras]:
+        cameras = self._dataset.cameras
+        return [cameras[index : index + 1] for index in range(len(cameras))]
+
+    def _forget_if_changed(self) -> None:
+        state = self._splat.state()
+        if state != self._state:
+            self._surfaces, self._coverage, self._state = None, None, state
+
+    def _surfaces_of(self, index: int, camera: Cameras) -> AlignmentView:
+        outputs = self._splat.render(camera)
+        mask = getattr(self._dataset, "mask", lambda index: None)(index)
+        return for_lookup(alignment_view(outputs["rgb"], camera, outputs["depth"], outputs["accumulation"], mask))
