@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.model import Difix3DModel
 from difix3d_ns.rendering.loading import RunOptions, load_run
 
 COMMIT = "3" * 40
@@ -83,3 +85,25 @@ def test_what_few_photos_do_not_show_is_blurred_in_runs_without_fixes_or_as_give
 def test_what_few_photos_do_not_show_is_blurred_in_splatfacto_runs(splatfacto_run: Path) -> None:
     assert load_run(splatfacto_run, RunOptions(EMBEDDED)).enhancer.clears_unseen()
     assert not load_run(splatfacto_run, RunOptions(EMBEDDED, {"align": "none"})).enhancer.clears_unseen()
+
+
+def test_fog_in_a_splatfacto_run_is_missing_in_its_enhanced_frames(splatfacto_run: Path) -> None:
+    images = []
+    for cleared in (None, False):
+        run = load_run(splatfacto_run, RunOptions(EMBEDDED, clear_unseen=cleared))
+        camera = run.cameras("test")[:1]
+        place, forward = camera.camera_to_worlds[0, :, 3], -camera.camera_to_worlds[0, :, 2]
+        assert isinstance(run.model, Difix3DModel)
+        with torch.no_grad():
+            gaussians = run.model.gauss_params
+            # Before the camera, and so small that the photos, which are farther away, show little of it.
+            gaussians["means"][0] = place + 0.02 * forward
+            gaussians["scales"][0] = -4.5
+            gaussians["opacities"][0] = 5.0
+            gaussians["features_dc"][0] = 2.0
+        (frame,) = run.render([camera])
+        images.append((frame["rgb"], frame["rgb_enhanced"]))
+    (render, cleared_frame), (same_render, foggy) = images
+    assert torch.equal(render, same_render)
+    assert render.mean() > 0.8 and foggy.mean() > 0.8
+    assert cleared_frame.mean() < 0.7
