@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
@@ -28,11 +28,22 @@ class RenderedSplat:
 
     def render(self, camera: Cameras) -> Outputs:
         """Renders a camera of shape (1,) in evaluation mode; the model's own mode is restored."""
+        return self._in_evaluation(lambda: self.model.get_outputs_for_camera(camera.to(self.model.device)))
+
+    def can_hide_gaussians(self) -> bool:
+        """Whether the splat can be rendered without some of its Gaussians: it is this package's model, not cropped."""
+        return hasattr(self.model, "outputs_without") and self.model.crop_box is None
+
+    def render_without(self, hidden: Bool[Tensor, "num_gaussians"], camera: Cameras) -> Outputs:
+        """Renders a camera as `render` does, without the hidden Gaussians."""
+        return self._in_evaluation(lambda: self.model.outputs_without(hidden, camera.to(self.model.device)))
+
+    def _in_evaluation(self, render: Callable[[], Outputs]) -> Outputs:
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                return self.model.get_outputs_for_camera(camera.to(self.model.device))
+                return render()
         finally:
             self.model.train(was_training)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
@@ -15,15 +14,6 @@ from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
 from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspective
 from difix3d_ns.fixing.aligning import Outputs, RenderedSplat
 from difix3d_ns.splats.floaters import Coverage, floaters_in_view, largest_coverage
-
-
-@runtime_checkable
-class HidesGaussians(Protocol):
-    """A splat that can be rendered without some of its Gaussians."""
-
-    def outputs_without(self, hidden: Bool[Tensor, "num_gaussians"], camera: Cameras) -> Outputs:
-        """Renders a camera of shape (1,) without some Gaussians."""
-        ...
 
 
 class UnseenClearing:
@@ -54,9 +44,9 @@ class UnseenClearing:
             None if there are no such Gaussians, or if they cannot be found: the splat is cropped or cannot hide
             Gaussians, or a camera is no perspective one.
         """
-        model = self._splat.model
-        if not isinstance(model, HidesGaussians) or model.crop_box is not None or not self._knows(camera):
+        if not self._splat.can_hide_gaussians() or not self._knows(camera):
             return None
+        model = self._splat.model
         ratio = model.config.floater_ratio
         if ratio <= 0:
             return None
@@ -66,14 +56,7 @@ class UnseenClearing:
             photos = [photo.to(model.device) for photo in self._cameras()]
             self._coverage = largest_coverage(gaussians, photos, model.rasterization)
         floaters = floaters_in_view(gaussians, camera, self._coverage, model.rasterization, ratio)
-        if not floaters.any():
-            return None
-        was_training = model.training
-        model.eval()
-        try:
-            return model.outputs_without(floaters, camera)
-        finally:
-            model.train(was_training)
+        return self._splat.render_without(floaters, camera) if floaters.any() else None
 
     @torch.no_grad()
     def blurred(
