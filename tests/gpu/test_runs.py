@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from scenes_of_photos import scene_of_photos
 
 from difix3d_ns.cli import main
 from difix3d_ns.cli.check import CheckCommand, check
+from difix3d_ns.rendering.loading import RunOptions, load_run
 
 pytestmark = pytest.mark.gpu
 
@@ -97,6 +99,7 @@ def test_render_writes_the_views_of_photos(options: list[str], tmp_path: Path) -
         ["--match-colors", "True", "--steadiness", "0.5"],
         ["--previous-frame-as-reference", "True", "--difix.dtype", "float16", "--difix.offload", "True"],
         ["--render-nearest-camera", "True", "--references.choice", "overlap"],
+        ["--difix.model", "embedded", "--references.align", "auto", "--clear-unseen", "True"],
     ],
 )
 def test_render_writes_the_frames_of_a_path(more: list[str], options: list[str], tmp_path: Path) -> None:
@@ -107,6 +110,21 @@ def test_render_writes_the_frames_of_a_path(more: list[str], options: list[str],
     assert len(frames) == 4
     raw, enhanced = frames[0][:, : SIZE[0]], frames[0][:, SIZE[0] : 2 * SIZE[0]]
     assert raw.shape == enhanced.shape and np.abs(raw - enhanced).mean() > 0
+
+
+def test_fog_and_guesses_are_missing_in_enhanced_renders(options: list[str]) -> None:
+    loaded = load_run(Path(options[1]), RunOptions({"model": "embedded"}, {"align": "auto"}, clear_unseen=True))
+    camera = loaded.cameras("test")[:1].to("cuda")
+    model: Any = loaded.model
+    pose = camera.camera_to_worlds[0]
+    with torch.no_grad():
+        model.gauss_params["means"][0] = pose[:, 3] - 0.02 * pose[:, 2]
+        model.gauss_params["scales"][0] = -4.5
+        model.gauss_params["opacities"][0] = 5.0
+        model.gauss_params["features_dc"][0] = 2.0
+    (frame,) = loaded.render([camera])
+    assert frame["rgb_enhanced"].device.type == "cuda"
+    assert frame["rgb"].mean() - frame["rgb_enhanced"].mean() > 0.1
 
 
 @pytest.mark.parametrize("more", [[], ["--previous-frame-as-reference"], ["--dtype", "float16", "--strength", "0.5"]])
