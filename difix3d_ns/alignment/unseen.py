@@ -60,8 +60,8 @@ def blur_unseen(
     Args:
         render: the render, in [0, 1].
         fixed: the network's output for it, in [0, 1] or NaN; the render itself without a network.
-        view: its view, by `for_lookup`.
-        photos: those of all photos, likewise.
+        view: what it shows, reduced by `for_lookup`.
+        photos: what all photos show, reduced likewise.
 
     Returns:
         Render and output, which are alike where they are blurred.

@@ -100,7 +100,7 @@ def blank_view(camera: Cameras, device: torch.device | str) -> AlignmentView:
 
 
 def is_perspective(camera: Cameras) -> bool:
-    """Whether a camera, shape (1,), shows surfaces that can be looked up in photos."""
+    """Whether a camera, shape (1,), is a perspective one, whose pixels are found by a pinhole projection."""
     return int(camera.camera_type.flatten()[0]) == CameraType.PERSPECTIVE.value
 
 

@@ -140,8 +140,8 @@ class RenderEnhancer:
         Returns:
             The renders, and the outputs that show the same surfaces.
         """
-        weight = self._strength(fixer, strength)
-        if self._clearing is None or weight == 0 or not self.clears_unseen(fixer):
+        weight = self._clearing_weight(fixer, strength)
+        if self._clearing is None or weight == 0:
             return renders, outputs
         found = [self._clearing.without_floaters(camera) for camera in cameras]
         if all(clear is None for clear in found):
@@ -175,8 +175,8 @@ class RenderEnhancer:
             fixer: see `clears_unseen`.
             strength: blend between the results and the blurred ones; None for the fixer's.
         """
-        weight = self._strength(fixer, strength)
-        if self._clearing is None or weight == 0 or not self.clears_unseen(fixer):
+        weight = self._clearing_weight(fixer, strength)
+        if self._clearing is None or weight == 0:
             return list(enhanced)
         of_renders = [None] * len(renders) if outputs is None else outputs
         return [
@@ -184,8 +184,10 @@ class RenderEnhancer:
             for render, image, camera, of_render in zip(renders, enhanced, cameras, of_renders, strict=True)
         ]
 
-    def _strength(self, fixer: LazyFixer | None, given: float | None) -> float:
-        return (fixer or self.fixer).config.strength if given is None else given
+    def _clearing_weight(self, fixer: LazyFixer | None, strength: float | None) -> float:
+        """Blend between renders as they are (0) and cleared ones (1)."""
+        weight = (fixer or self.fixer).config.strength if strength is None else strength
+        return weight if weight > 0 and self.clears_unseen(fixer) else 0.0
 
     @torch.no_grad()
     def choose_references(self, cameras: Sequence[Cameras]) -> list[int | None]:

@@ -29,6 +29,9 @@ class UnseenClearing:
     def __init__(self, splat: RenderedSplat, dataset: InputDataset) -> None:
         self._splat = splat
         self._dataset = dataset
+        # Cut apart once, because this takes longer than to look at them, and each frame asks.
+        self._cameras = [dataset.cameras[index : index + 1] for index in range(len(dataset.cameras))]
+        self._photos_are_perspective = all(map(is_perspective, self._cameras))
         self._surfaces: Sequence[AlignmentView] | None = None
         self._coverage: Coverage | None = None
         self._state: object = None
@@ -53,7 +56,7 @@ class UnseenClearing:
         self._forget_if_changed()
         gaussians, camera = dict(model.gauss_params.items()), camera.to(model.device)
         if self._coverage is None:
-            photos = [photo.to(model.device) for photo in self._cameras()]
+            photos = [photo.to(model.device) for photo in self._cameras]
             self._coverage = largest_coverage(gaussians, photos, model.rasterization)
         floaters = floaters_in_view(gaussians, camera, self._coverage, model.rasterization, ratio)
         return self._splat.render_without(floaters, camera) if floaters.any() else None
@@ -80,15 +83,11 @@ class UnseenClearing:
         view = for_lookup(alignment_view(render, camera, outputs["depth"], outputs["accumulation"]))
         self._forget_if_changed()
         if self._surfaces is None:
-            self._surfaces = [self._surfaces_of(index, photo) for index, photo in enumerate(self._cameras())]
+            self._surfaces = [self._surfaces_of(index, photo) for index, photo in enumerate(self._cameras)]
         return blur_unseen(render, enhanced, view, [photo.to(render.device) for photo in self._surfaces])[1]
 
     def _knows(self, camera: Cameras) -> bool:
-        return all(map(is_perspective, [camera, *self._cameras()]))
-
-    def _cameras(self) -> list[Cameras]:
-        cameras = self._dataset.cameras
-        return [cameras[index : index + 1] for index in range(len(cameras))]
+        return self._photos_are_perspective and is_perspective(camera)
 
     def _forget_if_changed(self) -> None:
         state = self._splat.state()

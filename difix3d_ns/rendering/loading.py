@@ -78,6 +78,7 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
     """
     _require_config_of_a_run(load_config)
     difix, references, unit, undistort = DifixConfig(), ReferenceConfig(), None, False
+    # A run of another method counts as one of this package without fixes.
     clears_unseen = Difix3DPipelineConfig(fix_novel_views=False).clears_unseen_in_renders
 
     def prepare(config: TrainerConfig) -> TrainerConfig:
