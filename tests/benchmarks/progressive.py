@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # so that the other files can be imported from `benchmarks`
 
 from benchmarks.progressive_coverage import Coverage  # noqa: E402
+from benchmarks.progressive_measure import PerceptualDistance  # noqa: E402
 from benchmarks.progressive_report import (  # noqa: E402
     COVERED,
     TITLES,
@@ -87,6 +88,8 @@ class BenchmarkConfig:
     `coverage` in the output folder if not given."""
     coverage_steps: int = 1500
     """Length of the training on all photos of a scene, whose depth decides what is covered."""
+    vgg_weights: Path | None = None
+    """VGG-16, see `ns-difix train --help`. With it, the perceptual distance of raw and enhanced renders is measured."""
     again: bool = False
     """Whether to repeat finished runs of these scenes and settings, for example with a new network."""
 
@@ -172,7 +175,8 @@ def results_of(
     runs: list[Run], coverage: dict[Path, Coverage], config: BenchmarkConfig
 ) -> Iterator[tuple[Run, dict[str, float]]]:
     """Makes runs and gives each with its metrics when it is done; see `in_parallel`."""
-    calls = {run: (run, config.output_dir, coverage[run.scene], config.again) for run in runs}
+    perceptual = None if config.vgg_weights is None else PerceptualDistance(config.vgg_weights)
+    calls = {run: (run, config.output_dir, coverage[run.scene], config.again, perceptual) for run in runs}
     return in_parallel(train_and_evaluate, calls, config.jobs)
 
 

@@ -1,14 +1,17 @@
-"""Measures renders of held-out photos over the pixels that training photos show:
+"""Measures renders of held-out photos over the pixels that training photos show, and by a perceptual distance:
 
 python tests/benchmarks/progressive_measure.py --pictures RENDERS --coverage coverage/SCENE/transforms_SPLIT.npz
 
-The pictures are those of `ns-eval --render-output-path RENDERS`.
+The pictures are those of `ns-eval --render-output-path RENDERS`. With `--vgg-weights`, the VGG perceptual distance of
+raw and enhanced renders is measured as well.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -27,6 +30,7 @@ sys.path.insert(0, str(HERE.parent))  # so that the other files can be imported 
 from benchmarks.progressive_coverage import Coverage, read_coverage  # noqa: E402
 from benchmarks.progressive_sheets import contact_sheet, with_caption  # noqa: E402
 
+from difix3d_ns.difix.training.vgg import VggFeatures, feature_distance  # noqa: E402
 from difix3d_ns.images.metrics import ImageMetrics  # noqa: E402
 
 MIN_SHARE = 0.05
@@ -72,11 +76,47 @@ def _image_metrics() -> ImageMetrics:
     return ImageMetrics()
 
 
+class PerceptualDistance:
+    """The VGG perceptual distance of renders to photos. It is lower, the more alike they look.
+
+    Args:
+        weights: VGG-16, see `ns-difix train --help`.
+
+    Raises:
+        DifixError: they cannot be read.
+
+    Attributes:
+        digest: identifies the weights.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        self._features = VggFeatures.from_file(weights)
+        self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+
+    @torch.no_grad()
+    def of_renders(self, folder: Path, coverage: Coverage) -> dict[str, float]:
+        """`vgg` of raw renders and, if there are any, `vgg_enhanced` of enhanced ones, as means over the photos.
+
+        Args:
+            folder: the pictures of `ns-eval`.
+            coverage: names the held-out photos, and has their sizes.
+        """
+        found: dict[str, list[float]] = {"vgg": [], "vgg_enhanced": []}
+        for file, mask in zip(pictures_of(folder, coverage), coverage.masks, strict=True):
+            photo, *renders = (
+                self._features(image.permute(2, 0, 1)[None]) for image in images_of(file, mask.shape[1] / mask.shape[0])
+            )
+            for distances, render in zip(found.values(), renders, strict=False):
+                layers = zip(render, photo, strict=True)
+                distances.append(math.fsum(float(feature_distance(*features)) for features in layers))
+        return {name: statistics.fmean(distances) for name, distances in found.items() if distances}
+
+
 def _metrics_of_picture(file: Path, mask: Bool[Tensor, "height width 1"]) -> dict[str, float] | None:
     """Metrics of the render over the mask; None if it is too small."""
     if float(mask.float().mean()) < MIN_SHARE:
         return None
-    photo, render = photo_and_render(file, mask.shape[1] / mask.shape[0])
+    photo, render, *_ = images_of(file, mask.shape[1] / mask.shape[0])
     if mask.shape[:2] != photo.shape[:2]:  # the photos were trained on at a lower resolution
         batch = mask.permute(2, 0, 1)[None].float()
         mask = interpolate(batch, photo.shape[:2])[0].permute(1, 2, 0) > 0
@@ -84,20 +124,17 @@ def _metrics_of_picture(file: Path, mask: Bool[Tensor, "height width 1"]) -> dic
     return {name: found[name] for name in METRICS}
 
 
-def photo_and_render(
-    file: Path, aspect: float
-) -> tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width 3"]]:
-    """The photo and the raw render of a picture by `ns-eval`, in [0, 1].
+def images_of(file: Path, aspect: float) -> tuple[Float[Tensor, "height width 3"], ...]:
+    """The photo, the raw render and, if there is one, the enhanced render of a picture by `ns-eval`, in [0, 1].
 
     Args:
-        file: the picture, which may show the enhanced render too.
+        file: the picture.
         aspect: width of the photo divided by its height.
     """
     with Image.open(file) as picture:
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
     height, width = pixels.shape[:2]
-    photo, render, *_ = pixels.split(width // round(width / height / aspect), dim=1)
-    return photo, render
+    return pixels.split(width // round(width / height / aspect), dim=1)
 
 
 def draw_renders(folder: Path, coverage: Coverage, title: str) -> Image.Image:
@@ -109,14 +146,17 @@ def draw_renders(folder: Path, coverage: Coverage, title: str) -> Image.Image:
     return contact_sheet(cells, title)
 
 
-def main(pictures: Path, coverage: Path) -> None:
-    """Prints the metrics over covered pixels.
+def main(pictures: Path, coverage: Path, vgg_weights: Path | None = None) -> None:
+    """Prints the metrics over covered pixels and, with VGG-16, the perceptual distance.
 
     Args:
         pictures: folder that was given to `ns-eval --render-output-path`.
         coverage: a `.npz` file of `progressive_coverage.py`.
+        vgg_weights: VGG-16, see `ns-difix train --help`.
     """
-    print(json.dumps(covered_metrics(pictures, read_coverage(coverage)), indent=2))
+    photos = read_coverage(coverage)
+    distances = {} if vgg_weights is None else PerceptualDistance(vgg_weights).of_renders(pictures, photos)
+    print(json.dumps({**covered_metrics(pictures, photos), **distances}, indent=2))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.progressive_figure import draw_figure
@@ -96,17 +96,19 @@ def _mean(of_seeds: Iterable[Metrics]) -> Metrics:
     return mean
 
 
-def table(results: Means, suffix: str = "") -> str:
-    """A markdown table with a row for each scene and PSNR (dB) / SSIM / LPIPS in each cell; `-` if LPIPS is missing.
+def table(results: Means, suffix: str = "", show: Callable[[Metrics | None, str], str] | None = None) -> str:
+    """A markdown table with a row for each scene, by default with PSNR (dB) / SSIM / LPIPS in each cell.
 
     With several scenes, the last row has the means over the scenes that have all columns.
 
     Args:
         results: means by scene and setting; with several seeds, PSNR is followed by its standard deviation.
         suffix: `COVERED` or `ENHANCED`, or nothing for whole raw renders; settings without these metrics are left out.
+        show: the text of a cell, empty without metrics; `cell` if None.
     """
+    show = show or cell
     measured = {
-        scene: {setting: metrics for setting, metrics in row.items() if f"psnr{suffix}" in metrics}
+        scene: {setting: metrics for setting, metrics in row.items() if show(metrics, suffix)}
         for scene, row in results.items()
     }
     settings = settings_in(measured.values())
@@ -114,12 +116,12 @@ def table(results: Means, suffix: str = "") -> str:
         "| scene | " + " | ".join(map(title_of, settings)) + " |",
         "|---" * (len(settings) + 1) + "|",
     ]
-    rows = {_scene_title(scene, row, suffix): row for scene, row in measured.items() if row or not suffix}
+    rows = {_scene_title(scene, row, suffix): row for scene, row in measured.items() if row}
     complete = [scene for scene, row in measured.items() if len(row) == len(settings)]
     if settings and complete and len(measured) > 1:
         rows[f"mean of {len(complete)}"] = mean_of_scenes(measured, complete)
     for scene, row in rows.items():
-        lines.append(f"| {scene} | " + " | ".join(cell(row.get(setting), suffix) for setting in settings) + " |")
+        lines.append(f"| {scene} | " + " | ".join(show(row.get(setting), suffix) for setting in settings) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -129,7 +131,10 @@ def _scene_title(scene: str, row: dict[str, Metrics], suffix: str) -> str:
 
 
 def cell(metrics: Metrics | None, suffix: str = "") -> str:
-    """PSNR / SSIM / LPIPS of one or several runs, without LPIPS over covered pixels; empty if there are none."""
+    """PSNR / SSIM / LPIPS of one or several runs, without LPIPS over covered pixels; empty if there are none.
+
+    A missing LPIPS is `-`.
+    """
     if metrics is None or f"psnr{suffix}" not in metrics:
         return ""
     psnr = f"{metrics[f'psnr{suffix}']:.2f}"
@@ -139,6 +144,12 @@ def cell(metrics: Metrics | None, suffix: str = "") -> str:
     if suffix != COVERED:
         parts.append(f"{metrics[f'lpips{suffix}']:.3f}" if f"lpips{suffix}" in metrics else "-")
     return " / ".join(parts)
+
+
+def perceptual_cell(metrics: Metrics | None, suffix: str = "") -> str:
+    """The VGG perceptual distance of raw / enhanced renders of one or several runs; empty if it was not measured."""
+    found = metrics or {}
+    return " / ".join(f"{found[name]:.3f}" for name in ("vgg", f"vgg{ENHANCED}") if name in found)
 
 
 def gains_table(results: Results, baseline: str) -> str:
@@ -203,6 +214,7 @@ def write_report(results: Results, folder: Path) -> None:
         "Raw renders, whole pictures": table(mean),
         "Raw renders, covered pixels (their share)": table(mean, COVERED),
         "Enhanced renders, whole pictures": table(mean, ENHANCED),
+        "VGG perceptual distance of raw / enhanced renders": table(mean, show=perceptual_cell),
     }
     for baseline in BASELINES:
         if gains(results, baseline):

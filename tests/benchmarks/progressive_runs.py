@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.progressive_coverage import Coverage, coverage_file, current_coverage, read_coverage
-from benchmarks.progressive_measure import covered_metrics, draw_renders
+from benchmarks.progressive_measure import PerceptualDistance, covered_metrics, draw_renders
 
 from difix3d_ns.difix.resolve import EMBEDDED_MODEL
 
@@ -126,7 +126,9 @@ class Run:
         return f"{self.scene_name.replace(' ', '-')}/{self.setting.name}/seed-{self.seed}"
 
 
-def train_and_evaluate(run: Run, output_dir: Path, coverage: Coverage, again: bool = False) -> dict[str, float]:
+def train_and_evaluate(
+    run: Run, output_dir: Path, coverage: Coverage, again: bool = False, perceptual: PerceptualDistance | None = None
+) -> dict[str, float]:
     """Trains and evaluates a run, as far as that is not done, and returns its metrics on the held-out photos.
 
     Args:
@@ -134,6 +136,7 @@ def train_and_evaluate(run: Run, output_dir: Path, coverage: Coverage, again: bo
         output_dir: folder of the benchmark.
         coverage: the covered pixels of the held-out photos.
         again: whether to repeat a finished run.
+        perceptual: also measured if given.
 
     Raises:
         SystemExit: a command failed, or the finished run has other settings.
@@ -164,34 +167,45 @@ def train_and_evaluate(run: Run, output_dir: Path, coverage: Coverage, again: bo
             f"{folder} contains a run with other settings or with another embedded network: "
             "choose another --output-dir or add --again."
         )
-    return {**evaluate(run, folder, coverage), **json.loads((folder / "covered.json").read_text())["results"]}
+    return evaluate(run, folder, coverage, perceptual)
 
 
-def evaluate(run: Run, folder: Path, coverage: Coverage) -> dict[str, float]:
-    """Evaluates a trained run, unless it was evaluated with the same coverage, and draws its renders.
+def evaluate(
+    run: Run, folder: Path, coverage: Coverage, perceptual: PerceptualDistance | None = None
+) -> dict[str, float]:
+    """Evaluates a trained run, as far as that is not done with the same coverage, and draws its renders.
 
     Args:
         run: the run.
-        folder: its folder, which gets `eval.json` by `ns-eval`, `covered.json` and `renders.jpg`.
+        folder: its folder, which gets `eval.json` by `ns-eval`, `pictures.json` and `renders.jpg`.
         coverage: the covered pixels of the held-out photos.
+        perceptual: also measured if given.
+
+    Returns:
+        All metrics that have been measured.
 
     Raises:
         SystemExit: a command failed.
     """
-    evaluation, covered = folder / "eval.json", folder / "covered.json"
-    if not covered.exists() or json.loads(covered.read_text())["coverage"] != coverage.digest:
+    evaluation, of_pictures = folder / "eval.json", folder / "pictures.json"
+    source = {"coverage": coverage.digest, "vgg": None if perceptual is None else perceptual.digest}
+    saved = json.loads(of_pictures.read_text()) if of_pictures.exists() else {"source": {}}
+    if any(saved["source"].get(name) != digest for name, digest in source.items() if digest is not None):
         pictures = folder / "pictures"
         shutil.rmtree(pictures, ignore_errors=True)
         trained = folder / "run" / run.setting.method / "run" / "config.yml"
         command = ["ns-eval", "--load-config", str(trained), "--output-path", str(evaluation)]
         call([*command, "--render-output-path", str(pictures)], folder / "log.txt")
         results = covered_metrics(pictures, coverage)
+        if perceptual is not None:
+            results |= perceptual.of_renders(pictures, coverage)
         draw_renders(pictures, coverage, f"{run.name}: photo, render (and enhanced)").save(
             folder / "renders.jpg", quality=90
         )
-        covered.write_text(json.dumps({"coverage": coverage.digest, "results": results}))
+        saved = {"source": source, "results": results}
+        of_pictures.write_text(json.dumps(saved))
         shutil.rmtree(pictures)
-    return metrics_of(json.loads(evaluation.read_text()))
+    return {**metrics_of(json.loads(evaluation.read_text())), **saved["results"]}
 
 
 def find_coverage(splits: Sequence[Path], folder: Path, steps: int) -> list[Coverage]:

@@ -16,8 +16,10 @@ from benchmarks import progressive_runs
 from benchmarks.oracle_fixer import difix3d_mini_oracle, photo_weights
 from benchmarks.progressive import BenchmarkConfig, coverage_of, results_of, runs_of
 from benchmarks.progressive_coverage import Coverage, coverage_file, source_of_split
+from benchmarks.progressive_measure import PerceptualDistance
 from benchmarks.progressive_runs import metrics_of, train_and_evaluate
 from cameras.scenes_of_poses import ring
+from difix.random_vgg import write_random_vgg
 from PIL import Image
 from training_runs import start_loop
 
@@ -159,11 +161,26 @@ def test_finished_runs_are_measured_over_new_masks_without_training(
     psnr = train_and_evaluate(run, tmp_path, coverage)["psnr_covered"]
     assert psnr == pytest.approx(10 * math.log10(1 / 0.2**2), abs=0.01)
     assert (tmp_path / run.name / "renders.jpg").exists() and not (tmp_path / run.name / "pictures").exists()
-    (tmp_path / run.name / "covered.json").unlink()  # as in runs that were made before
+    (tmp_path / run.name / "pictures.json").unlink()  # as in runs that were made before
     assert train_and_evaluate(run, tmp_path, coverage)["psnr_covered"] == psnr
     other = replace(coverage, masks=(torch.ones(16, 24, 1, dtype=torch.bool),))
     assert train_and_evaluate(run, tmp_path, other)["share_covered"] == 1.0
     assert commands.names == ["ns-train", "ns-eval", "ns-eval", "ns-eval"]
+
+
+def test_the_perceptual_distance_is_measured_later_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coverage: Coverage
+) -> None:
+    commands = Commands(monkeypatch)
+    run = runs_of(BenchmarkConfig(tmp_path))[0]
+    assert "vgg" not in train_and_evaluate(run, tmp_path, coverage)
+    perceptual = PerceptualDistance(write_random_vgg(tmp_path / "vgg.safetensors"))
+    found = train_and_evaluate(run, tmp_path, coverage, perceptual=perceptual)
+    assert found["vgg"] > 0 and "vgg_enhanced" not in found and "psnr_covered" in found
+    # It stays, also where it is not asked for.
+    assert found == train_and_evaluate(run, tmp_path, coverage, perceptual=perceptual)
+    assert found == train_and_evaluate(run, tmp_path, coverage)
+    assert commands.names == ["ns-train", "ns-eval", "ns-eval"]
 
 
 def test_runs_are_made_several_at_a_time_and_no_others_begin_after_a_failure(

@@ -21,7 +21,8 @@ from benchmarks.progressive_coverage import (
     smoothed,
     split_coverage,
 )
-from benchmarks.progressive_measure import covered_metrics
+from benchmarks.progressive_measure import PerceptualDistance, covered_metrics
+from difix.random_vgg import write_random_vgg
 from PIL import Image
 from torch import Tensor
 
@@ -186,6 +187,17 @@ def test_photos_of_which_almost_nothing_is_covered_do_not_count(tmp_path: Path) 
     assert covered_metrics(tmp_path, Coverage(("photo",), (mask,), "")) == {"share_covered": pytest.approx(1 / HEIGHT)}
     with pytest.raises(SystemExit, match="1 pictures of 2 held-out photos"):
         covered_metrics(tmp_path, Coverage(("a", "b"), (mask, mask), ""))
+
+
+def test_the_perceptual_distance_compares_both_renders_with_the_photo(tmp_path: Path) -> None:
+    photo = torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
+    perceptual = PerceptualDistance(write_random_vgg(tmp_path / "vgg.safetensors"))
+    coverage = Coverage(("photo",), (torch.ones(HEIGHT, WIDTH, 1, dtype=torch.bool),), "")
+    write_pictures(tmp_path, photo, photo.flip(0), enhanced=True)  # the enhanced one is the photo
+    found = perceptual.of_renders(tmp_path, coverage)
+    assert found["vgg"] > 0.1 and found["vgg_enhanced"] == 0.0
+    write_pictures(tmp_path, photo, photo.flip(0), enhanced=False)
+    assert perceptual.of_renders(tmp_path, coverage) == {"vgg": found["vgg"]}
 
 
 @pytest.mark.e2e

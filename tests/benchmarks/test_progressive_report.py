@@ -71,6 +71,18 @@ def test_metrics_over_covered_pixels_stand_beside_those_of_whole_pictures(tmp_pa
     assert len(table(means(alone), COVERED).splitlines()) == 2
 
 
+def test_perceptual_distances_have_a_table_of_their_own(tmp_path: Path) -> None:
+    measured = {"psnr": 10.0, "ssim": 0.25, "vgg": 5.0, "vgg_enhanced": 4.5}
+    results = {"a": {"none": {"1": measured}, "new": {"1": {"psnr": 9.0, "ssim": 0.5}}}, "b": {"none": {"1": measured}}}
+    write_report(results, tmp_path)
+    (part,) = [
+        part for part in (tmp_path / "table.md").read_text().split("\n\n") if part.startswith("| scene | no fixes |\n")
+    ]
+    assert part.splitlines()[2:] == ["| a | 5.000 / 4.500 |", "| b | 5.000 / 4.500 |", "| mean of 2 | 5.000 / 4.500 |"]
+    write_report({"b": {"new": {"1": {"psnr": 9.0, "ssim": 0.5}}}}, tmp_path)
+    assert "VGG" not in (tmp_path / "table.md").read_text()
+
+
 def test_gains_compare_the_same_seeds_and_name_the_worst_scene() -> None:
     def runs(*psnr: float) -> dict[str, dict[str, float]]:
         return {str(seed): {"psnr": value, "ssim": 0.5, "psnr_covered": value + 1} for seed, value in enumerate(psnr)}

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from difix.random_vgg import write_random_vgg
 from difix.tiny_network import make_tiny
 from PIL import Image
-from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from difix3d_ns.difix.training.train_options import LossConfig, TrainConfig
-from difix3d_ns.difix.training.vgg import VGG_CHANNELS
 
 HEIGHT, WIDTH = 40, 48
 
@@ -29,21 +28,8 @@ def save_picture(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture(scope="session")
 def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in VGG-16's shapes, under torchvision's names."""
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, torch.Tensor] = {}
-    channels, index = 3, 0
-    for stage in VGG_CHANNELS:
-        for width in stage:
-            state[f"features.{index}.weight"] = (
-                torch.randn(width, channels, 3, 3, generator=generator) / (4.5 * channels) ** 0.5
-            ).half()
-            state[f"features.{index}.bias"] = torch.zeros(width).half()
-            channels, index = width, index + 2
-        index += 1
-    path = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
-    save_file(state, path)
-    return path
+    """VGG-16 with random weights."""
+    return write_random_vgg(tmp_path_factory.mktemp("vgg") / "vgg.safetensors")
 
 
 @pytest.fixture
