@@ -25,6 +25,7 @@ from difix3d_ns.splats.densification import CappedStrategy
 from difix3d_ns.splats.dropout import drop_out, without_dropped
 from difix3d_ns.splats.floaters import find_floaters
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians
+from difix3d_ns.splats.opacity_decay import decayed
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """Colour behind the Gaussians in evaluation if training uses random backgrounds, the same as in splatfacto."""
@@ -45,6 +46,9 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """Share of the Gaussians, in [0, 1), that the last training step leaves out at random; the share grows evenly from
     0 at the first step. Only in scenes with few photos (see the pipeline's `few_photos`), where it keeps single
     Gaussians from explaining single photos. 0 leaves out none."""
+    opacity_decay: float = 0.998
+    """Factor, in (0, 1], on all opacities after each training step. Only in scenes with few photos, where Gaussians fade
+    that no view needs. 1 leaves opacities as they are."""
     floater_ratio: float = 3.0
     """A Gaussian of which a novel view shows more than this many times the area that any photo shows is removed in the
     first half of training, unless it is small; so is one that covers a large part of a novel view, and this many times
@@ -63,6 +67,8 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     config: Difix3DModelConfig
     dropout_until: int
     """Step at which `gaussian_dropout` is reached; 0 for no dropout. The pipeline sets it."""
+    decays_opacities: bool
+    """Whether `opacity_decay` holds. The pipeline sets it."""
     _hidden: Bool[Tensor, "num_gaussians"] | None
     """Gaussians that the render in progress leaves out."""
 
@@ -83,6 +89,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         # Differs: replaces `self.lpips`, which downloads its network when it is constructed.
         self.image_metrics = ImageMetrics()
         self.dropout_until = 0
+        self.decays_opacities = False
         self._hidden = None
 
         # Differs: nothing is moved to CUDA, points are added if there are few, and duplicate points get a size.
@@ -254,6 +261,10 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     def step_post_backward(self, step: int) -> None:
         """As in splatfacto; then frees what only densification needs: up to hundreds of megabytes."""
         super().step_post_backward(step)
+        # Differs: opacities decay if there are few photos.
+        if self.decays_opacities:
+            opacities = self.gauss_params["opacities"]
+            opacities.data.copy_(decayed(opacities.data, self.config.opacity_decay))
         # Differs: splatfacto keeps it until the next render, and so while a fix of the novel views needs the memory.
         self.info = {}
 

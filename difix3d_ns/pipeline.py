@@ -150,16 +150,26 @@ class Difix3DPipeline(NovelViewPipeline):
         return novel_views, photos
 
     def _adapt_to_few_photos(self, last_step: int) -> None:
-        """Lets training leave Gaussians out, and says so, if there are few photos."""
+        """Lets training leave Gaussians out and fade, and says so, if there are few photos."""
         model, num_photos = self.difix3d_model, len(self.datamanager.train_dataset)
-        share = model.config.gaussian_dropout
+        share, decay = model.config.gaussian_dropout, model.config.opacity_decay
         if not 0 <= share < 1:
             raise Difix3DError(f"--pipeline.model.gaussian-dropout must be at least 0 and below 1, not {share}.")
-        if share > 0 and are_few(self.config.few_photos, num_photos):
+        if not 0 < decay <= 1:
+            raise Difix3DError(f"--pipeline.model.opacity-decay must be above 0 and at most 1, not {decay}.")
+        if not are_few(self.config.few_photos, num_photos):
+            return
+        measures = []
+        if share > 0:
             model.dropout_until = last_step
+            measures.append(f"leaves out some Gaussians, up to {share:.0%} at the end")
+        if decay < 1:
+            model.decays_opacities = True
+            measures.append("makes all Gaussians a little more transparent")
+        if measures:
             CONSOLE.print(
-                f"{num_photos} training photos are few: each step leaves out some Gaussians, up to {share:.0%} at the "
-                "end. --pipeline.few-photos no trains with all of them."
+                f"{num_photos} training photos are few: each step {', and '.join(measures)}. "
+                "--pipeline.few-photos no trains without this."
             )
 
     def _place_gaussians(self, run_folder: Path) -> None:

@@ -99,6 +99,20 @@ def test_dropout_grows_with_the_steps_and_spares_evaluation() -> None:
     assert torch.equal(before, model.get_outputs(make_camera())["rgb"])
 
 
+def test_opacities_decay_after_each_step_only_where_the_pipeline_says_so() -> None:
+    model = make_model(opacity_decay=0.5)
+    optimizers = {name: torch.optim.SGD(group, lr=0.0) for name, group in model.get_gaussian_param_groups().items()}
+    batch = {"image": torch.rand(HEIGHT, WIDTH, 3)}
+    before = torch.sigmoid(model.gauss_params["opacities"].detach())
+    train_step(model, optimizers, 0, batch)
+    torch.testing.assert_close(torch.sigmoid(model.gauss_params["opacities"].detach()), before)
+    model.decays_opacities = True
+    parameter = model.gauss_params["opacities"]
+    train_step(model, optimizers, 1, batch)
+    assert model.gauss_params["opacities"] is parameter  # the optimizer keeps what it trains
+    torch.testing.assert_close(torch.sigmoid(parameter.detach()), before / 2)
+
+
 def test_training_renders_at_the_scheduled_resolution() -> None:
     model = make_model()
     model.config.num_downscales = 1

@@ -140,15 +140,30 @@ def test_evaluation_renders_each_photo_once_and_gives_raw_and_enhanced_figures(
     assert pipeline.training
 
 
-def test_gaussians_are_left_out_only_if_there_are_few_photos(
+def test_gaussians_are_left_out_and_fade_only_if_there_are_few_photos(
     banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for few_photos, until in (("auto", 100), ("no", 0)):
         pipeline = make_pipeline(banana, few_photos=few_photos, fix_novel_views=False)
         training_callbacks(pipeline, tmp_path / few_photos)
         assert pipeline.difix3d_model.dropout_until == until
+        assert pipeline.difix3d_model.decays_opacities == (until > 0)
         printed = " ".join(capsys.readouterr().out.split())
-        assert ("3 training photos are few: each step leaves out some Gaussians" in printed) == (until > 0)
+        expected = (
+            "3 training photos are few: each step leaves out some Gaussians, up to 20% at the end, and makes all "
+            "Gaussians a little more transparent. --pipeline.few-photos no trains without this."
+        )
+        assert (expected in printed) == (until > 0)
+
+
+def test_what_few_photos_change_in_the_model_can_be_turned_off(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = make_pipeline(banana, fix_novel_views=False)
+    pipeline.config.model.gaussian_dropout, pipeline.config.model.opacity_decay = 0.0, 1.0
+    training_callbacks(pipeline, tmp_path)
+    assert pipeline.difix3d_model.dropout_until == 0 and not pipeline.difix3d_model.decays_opacities
+    assert "are few" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -233,10 +248,20 @@ def test_a_negative_floater_ratio_is_refused(banana: Path, tmp_path: Path) -> No
         training_callbacks(pipeline, tmp_path)
 
 
-def test_an_impossible_dropout_is_refused(banana: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("gaussian_dropout", 1.0, "gaussian-dropout must be at least 0 and below 1, not 1"),
+        ("opacity_decay", 0.0, "opacity-decay must be above 0 and at most 1, not 0"),
+        ("opacity_decay", 1.1, "opacity-decay must be above 0 and at most 1, not 1.1"),
+    ],
+)
+def test_an_impossible_dropout_or_decay_is_refused(
+    banana: Path, tmp_path: Path, field: str, value: float, expected: str
+) -> None:
     pipeline = make_pipeline(banana, fix_novel_views=False)
-    pipeline.config.model.gaussian_dropout = 1.0
-    with pytest.raises(SystemExit, match="gaussian-dropout must be at least 0 and below 1, not 1"):
+    setattr(pipeline.config.model, field, value)
+    with pytest.raises(SystemExit, match=expected):
         training_callbacks(pipeline, tmp_path)
 
 
