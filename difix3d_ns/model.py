@@ -47,8 +47,8 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     0 at the first step. Only in scenes with few photos (see the pipeline's `few_photos`), where it keeps single
     Gaussians from explaining single photos. 0 leaves out none."""
     opacity_decay: float = 0.998
-    """Factor, in (0, 1], on all opacities after each training step. Only in scenes with few photos, where Gaussians fade
-    that no view needs. 1 leaves opacities as they are."""
+    """Factor, in (0, 1], on all opacities after each training step. Only in scenes with few photos, where it makes
+    Gaussians fade that no view needs. 1 leaves opacities as they are."""
     floater_ratio: float = 3.0
     """A Gaussian of which a novel view shows more than this many times the area that any photo shows is removed in the
     first half of training, unless it is small; so is one that covers a large part of a novel view, and this many times
