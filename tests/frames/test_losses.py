@@ -154,12 +154,13 @@ def test_an_opaque_alpha_channel_counts_as_none(run: Run, tmp_path: Path) -> Non
     ("name", "coding"),
     [
         ("a.mp4", {"codec": "libx264", "pix_fmt": "yuv420p10le", "options": {"crf": "1"}}),
+        # Without B-frames, because x265 gives some of them wrong times at random.
         (
             "b.mp4",
             {
                 "codec": "libx265",
                 "pix_fmt": "yuv420p10le",
-                "options": {"x265-params": "crf=1:log-level=none:pools=none:frame-threads=1"},
+                "options": {"x265-params": "crf=1:log-level=none:bframes=0"},
             },
         ),
         ("c.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "options": {"profile": "3"}}),
