@@ -74,6 +74,7 @@ difix3d = MethodSpecification(
             datamanager=Difix3DDataManagerConfig(
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
             ),
+            few_photos_fix_steps=(600, 1200, 1800, 2400),
         ),
         optimizers=_optimizers(30_000),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
@@ -104,6 +105,7 @@ difix3d_mini = MethodSpecification(
                 reset_alpha_every=1000,
                 stop_split_at=800,
                 num_downscales=1,
+                few_photos_num_downscales=1,
                 resolution_schedule=600,
                 sh_degree=1,
                 sh_degree_interval=400,

@@ -53,6 +53,10 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """A Gaussian of which a novel view shows more than this many times the area that any photo shows is removed in the
     first half of training, unless it is small; so is one that covers a large part of a novel view, and this many times
     less of each photo. Such Gaussians lie over novel views like fog. Only in scenes with few photos. 0 removes none."""
+    few_photos_num_downscales: int = 0
+    """What `num_downscales` is in scenes with few photos: how many times training halves the size of photos at first.
+    A few photos of a quarter of the size have too few pixels to determine the Gaussians. Very large photos may gain
+    from 1 or 2."""
     min_initial_gaussians: int = 0
     """If a scene has fewer start points than this, more are placed between neighbouring ones; 0 adds none."""
 
@@ -67,8 +71,8 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     config: Difix3DModelConfig
     dropout_until: int
     """Step at which `gaussian_dropout` is reached; 0 for no dropout. The pipeline sets it."""
-    decays_opacities: bool
-    """Whether `opacity_decay` holds. The pipeline sets it."""
+    has_few_photos: bool
+    """Whether `opacity_decay` and `few_photos_num_downscales` hold. The pipeline sets it."""
     _hidden: Bool[Tensor, "num_gaussians"] | None
     """Gaussians that the render in progress leaves out."""
 
@@ -89,7 +93,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         # Differs: replaces `self.lpips`, which downloads its network when it is constructed.
         self.image_metrics = ImageMetrics()
         self.dropout_until = 0
-        self.decays_opacities = False
+        self.has_few_photos = False
         self._hidden = None
 
         # Differs: nothing is moved to CUDA, points are added if there are few, and duplicate points get a size.
@@ -262,11 +266,18 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         """As in splatfacto; then frees what only densification needs: up to hundreds of megabytes."""
         super().step_post_backward(step)
         # Differs: opacities decay if there are few photos.
-        if self.decays_opacities:
+        if self.has_few_photos and self.config.opacity_decay < 1:
             opacities = self.gauss_params["opacities"]
             opacities.data.copy_(decayed(opacities.data, self.config.opacity_decay))
         # Differs: splatfacto keeps it until the next render, and so while a fix of the novel views needs the memory.
         self.info = {}
+
+    def _get_downscale_factor(self) -> int:
+        """As in splatfacto, with a limit of its own if there are few photos."""
+        if not self.training or not self.has_few_photos:
+            return super()._get_downscale_factor()
+        num_halvings = self.config.few_photos_num_downscales - self.step // self.config.resolution_schedule
+        return 2 ** max(num_halvings, 0)
 
     def _dropout_rate(self) -> float:
         """Share of the Gaussians that this training step leaves out."""

@@ -1,5 +1,6 @@
 """The pipeline: photos, Gaussians and the fixer, set up together. It says when novel views are fixed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ class Difix3DPipeline(NovelViewPipeline):
         return novel_views, photos
 
     def _adapt_to_few_photos(self, last_step: int) -> None:
-        """Lets training leave Gaussians out and fade, and says so, if there are few photos."""
+        """Lets training leave Gaussians out and fade, and see photos in full size, and says so, if they are few."""
         model, num_photos = self.difix3d_model, len(self.datamanager.train_dataset)
         share, decay = model.config.gaussian_dropout, model.config.opacity_decay
         if not 0 <= share < 1:
@@ -159,16 +160,18 @@ class Difix3DPipeline(NovelViewPipeline):
             raise Difix3DError(f"--pipeline.model.opacity-decay must be above 0 and at most 1, not {decay}.")
         if not are_few(self.config.few_photos, num_photos):
             return
+        model.has_few_photos = True
         measures = []
         if share > 0:
             model.dropout_until = last_step
             measures.append(f"leaves out some Gaussians, up to {share:.0%} at the end")
         if decay < 1:
-            model.decays_opacities = True
             measures.append("makes all Gaussians a little more transparent")
+        if model.config.few_photos_num_downscales <= 0 < model.config.num_downscales:
+            measures.append("sees photos in full size")
         if measures:
             CONSOLE.print(
-                f"{num_photos} training photos are few: each step {', and '.join(measures)}. "
+                f"{num_photos} training photos are few: each step {_in_words(measures)}. "
                 "--pipeline.few-photos no trains without this."
             )
 
@@ -204,3 +207,9 @@ class Difix3DPipeline(NovelViewPipeline):
 
     def _require_fitting(self, checkpoint: dict[str, Any]) -> None:
         require_same_modules(checkpoint, self.difix3d_model.state_dict())
+
+
+def _in_words(parts: Sequence[str]) -> str:
+    """Parts of a sentence, with a comma after each but the last and an "and" before that."""
+    *others, last = parts
+    return ", ".join([*others, f"and {last}"]) if others else last

@@ -106,11 +106,25 @@ def test_opacities_decay_after_each_step_only_where_the_pipeline_says_so() -> No
     before = torch.sigmoid(model.gauss_params["opacities"].detach())
     train_step(model, optimizers, 0, batch)
     torch.testing.assert_close(torch.sigmoid(model.gauss_params["opacities"].detach()), before)
-    model.decays_opacities = True
+    model.has_few_photos = True
     parameter = model.gauss_params["opacities"]
     train_step(model, optimizers, 1, batch)
     assert model.gauss_params["opacities"] is parameter  # the optimizer keeps what it trains
     torch.testing.assert_close(torch.sigmoid(parameter.detach()), before / 2)
+
+
+@pytest.mark.parametrize(("num_downscales", "sizes"), [(0, (16, 16, 16)), (1, (8, 16, 16)), (2, (4, 8, 16))])
+def test_few_photos_have_a_limit_of_their_own_on_how_much_training_reduces_photos(
+    num_downscales: int, sizes: tuple[int, int, int]
+) -> None:
+    model = make_model(few_photos_num_downscales=num_downscales, resolution_schedule=10)
+    model.config.num_downscales = 3
+    model.optimizers = make_optimizers(model)
+    model.has_few_photos = True
+    for step, size in zip((0, 10, 20), sizes, strict=True):
+        model.step = step
+        assert len(model.train().get_outputs(make_camera())["rgb"]) == HEIGHT * size // 16
+        assert len(model.eval().get_outputs(make_camera())["rgb"]) == HEIGHT
 
 
 def test_training_renders_at_the_scheduled_resolution() -> None:

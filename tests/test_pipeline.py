@@ -147,7 +147,7 @@ def test_gaussians_are_left_out_and_fade_only_if_there_are_few_photos(
         pipeline = make_pipeline(banana, few_photos=few_photos, fix_novel_views=False)
         training_callbacks(pipeline, tmp_path / few_photos)
         assert pipeline.difix3d_model.dropout_until == until
-        assert pipeline.difix3d_model.decays_opacities == (until > 0)
+        assert pipeline.difix3d_model.has_few_photos == (until > 0)
         printed = " ".join(capsys.readouterr().out.split())
         expected = (
             "3 training photos are few: each step leaves out some Gaussians, up to 20% at the end, and makes all "
@@ -161,9 +161,25 @@ def test_what_few_photos_change_in_the_model_can_be_turned_off(
 ) -> None:
     pipeline = make_pipeline(banana, fix_novel_views=False)
     pipeline.config.model.gaussian_dropout, pipeline.config.model.opacity_decay = 0.0, 1.0
+    pipeline.config.model.few_photos_num_downscales = pipeline.config.model.num_downscales
     training_callbacks(pipeline, tmp_path)
-    assert pipeline.difix3d_model.dropout_until == 0 and not pipeline.difix3d_model.decays_opacities
+    assert pipeline.difix3d_model.dropout_until == 0
     assert "are few" not in capsys.readouterr().out
+
+
+def test_few_photos_are_seen_in_full_size_from_the_first_step(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for few_photos, size in (("auto", "full"), ("no", "reduced")):
+        pipeline = make_pipeline(banana, few_photos=few_photos, fix_novel_views=False)
+        pipeline.config.model.num_downscales, pipeline.config.model.few_photos_num_downscales = 2, 0
+        training_callbacks(pipeline, tmp_path / size)
+        _, batch = pipeline.datamanager.next_train(0)
+        pipeline.train()
+        width = pipeline.difix3d_model.get_gt_img(batch["image"]).shape[1]
+        assert width == batch["image"].shape[1] // (1 if size == "full" else 4)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("transparent, and sees photos in full size. --pipeline.few-photos no" in printed) == (size == "full")
 
 
 @pytest.mark.parametrize(

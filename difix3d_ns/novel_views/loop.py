@@ -41,6 +41,10 @@ class NovelViewLoopConfig(VettingConfig):
     """More fix steps, used once the network proves reliable at one of them (see `reliability`).
     Early fixes help most if the network is good, and harm most if it is poor. With few photos (see `few_photos`),
     novel views are kept as they are rendered until then."""
+    few_photos_fix_steps: tuple[int, ...] = ()
+    """Early fix steps that only scenes with few photos have.
+    A splat of few photos that trains for thousands of steps before its first fix no longer has novel views that are
+    worth to be kept."""
     few_photos: Literal["auto", "yes", "no"] = "auto"
     """Whether training is held back from overfitting, as a scene with few photos needs.
     At the early fix steps, novel views become training views even if the network has not proved reliable: then the
@@ -224,7 +228,8 @@ def _schedule(config: NovelViewLoopConfig, start: Start, few_photos: bool) -> Fi
     length, planned = start.end - start.origin, config.planned_num_iterations
     certain = fix_steps_of_run(config.fix_steps, config.fix_every, length, planned)
     has_early = config.reliability.test or few_photos
-    early = fix_steps_of_run(config.early_fix_steps, 0, length, planned) if has_early else ()
+    early_steps = (*config.early_fix_steps, *(config.few_photos_fix_steps if few_photos else ()))
+    early = fix_steps_of_run(early_steps, 0, length, planned) if has_early else ()
     return FixSchedule(
         tuple(start.origin + step for step in certain),
         frozenset(start.origin + step for step in {*early} - {*certain}),

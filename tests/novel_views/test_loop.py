@@ -337,6 +337,17 @@ def test_with_few_photos_an_unreliable_fixer_leaves_early_renders_as_they_are(
     assert all(view.cleaned for view in bank.views)
 
 
+@pytest.mark.parametrize(("few_photos", "steps"), [("yes", (20, 30, 40, 50)), ("no", (20, 50))])
+def test_scenes_with_few_photos_have_early_fix_steps_of_their_own(
+    banana: Path, tmp_path: Path, few_photos: str, steps: tuple[int, ...]
+) -> None:
+    pipeline = make_tested_pipeline(banana, few_photos=few_photos)
+    pipeline.config.few_photos_fix_steps = (30, 40)
+    loop = start_loop(pipeline, tmp_path)
+    assert loop.schedule.steps == steps
+    assert loop.schedule.certain == (50,)
+
+
 @pytest.mark.parametrize(
     ("step", "few_photos", "change", "blurred"),
     [(50, "auto", 0.0, True), (20, "auto", 0.0, False), (50, "no", 0.0, False), (50, "auto", 0.1, False)],
