@@ -210,6 +210,7 @@ def only_angle(transforms: dict) -> None:
             lambda scene: scene.update(camera_model="FOO"),
             "the `camera_model` FOO, which nerfstudio does not know: give",
         ),
+        (lambda scene: scene.update(camera_model=[]), r"the `camera_model` \[\], which nerfstudio does not know: give"),
         (lambda scene: scene.update(camera_model="EQUIRECTANGULAR"), r"first is images/DSC_0424\.jpg: difix3d needs"),
         (
             lambda scene: scene["frames"][0].update(transform_matrix=[[1, 0, 0, 0]] * 3),

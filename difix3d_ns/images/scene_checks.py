@@ -200,7 +200,7 @@ def _require_known_camera_model(content: dict[str, Any], file: Path) -> None:
             f"the photos of {file} name their own `camera_model`, which nerfstudio reads only for the whole file: move "
             "it from the frames to the top of the file."
         )
-    if model not in CAMERA_MODEL_TO_TYPE:
+    if not isinstance(model, str) or model not in CAMERA_MODEL_TO_TYPE:
         raise Difix3DError(
             f"the scene {file} has the `camera_model` {model}, which nerfstudio does not know: give one of "
             f"{', '.join(CAMERA_MODEL_TO_TYPE)}."
