@@ -42,9 +42,9 @@ class NovelViewLoopConfig(VettingConfig):
     Early fixes help most if the network is good, and harm most if it is poor. With few photos (see `few_photos`),
     novel views are kept as they are rendered until then."""
     few_photos_fix_steps: tuple[int, ...] = ()
-    """Early fix steps that only scenes with few photos have.
-    A splat of few photos that trains for thousands of steps before its first fix no longer has novel views that are
-    worth to be kept."""
+    """More early fix steps, for scenes with few photos only.
+    A splat of few photos is overfitted after a few thousand steps, and its novel views are then no longer worth
+    keeping. A run that starts from one without fixes does not use them."""
     few_photos: Literal["auto", "yes", "no"] = "auto"
     """Whether training is held back from overfitting, as a scene with few photos needs.
     At the early fix steps, novel views become training views even if the network has not proved reliable: then the
@@ -228,7 +228,9 @@ def _schedule(config: NovelViewLoopConfig, start: Start, few_photos: bool) -> Fi
     length, planned = start.end - start.origin, config.planned_num_iterations
     certain = fix_steps_of_run(config.fix_steps, config.fix_every, length, planned)
     has_early = config.reliability.test or few_photos
-    early_steps = (*config.early_fix_steps, *(config.few_photos_fix_steps if few_photos else ()))
+    # A run that starts from a trained splat has no coarse renders to keep.
+    of_few_photos = config.few_photos_fix_steps if few_photos and start.origin == 0 else ()
+    early_steps = (*config.early_fix_steps, *of_few_photos)
     early = fix_steps_of_run(early_steps, 0, length, planned) if has_early else ()
     return FixSchedule(
         tuple(start.origin + step for step in certain),

@@ -150,7 +150,7 @@ def test_an_interrupted_run_resumes_with_its_pseudo_views_and_keeps_training(
 def test_the_published_schedule_is_scaled_to_a_short_run(tmp_path: Path) -> None:
     folder, printed = train(
         tmp_path, "--max-num-iterations", 40, "--pipeline.fix-steps", 15_000, "--pipeline.difix.model", "embedded",
-        method="difix3d",
+        "--pipeline.few-photos", "no", method="difix3d",
     )  # fmt: skip
     assert re.findall(r"Step (\d+): fixed 5", printed) == ["20"]
     assert (folder / "nerfstudio_models" / "step-000000039.ckpt").exists()

@@ -348,6 +348,15 @@ def test_scenes_with_few_photos_have_early_fix_steps_of_their_own(
     assert loop.schedule.certain == (50,)
 
 
+def test_a_run_from_a_trained_splat_of_few_photos_does_not_keep_its_renders(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana, few_photos="yes", fix_steps=(30,), early_fix_steps=(), planned_num_iterations=0)
+    pipeline.config.few_photos_fix_steps = (10, 20)
+    load_dir = tmp_path / "splatfacto" / "nerfstudio_models"
+    load_dir.mkdir(parents=True)
+    run = {"num_iterations": 50, "start_step": 30_000, "load_dir": load_dir}
+    assert start_loop(pipeline, tmp_path / "run", **run).schedule.steps == (30_030,)
+
+
 @pytest.mark.parametrize(
     ("step", "few_photos", "change", "blurred"),
     [(50, "auto", 0.0, True), (20, "auto", 0.0, False), (50, "no", 0.0, False), (50, "auto", 0.1, False)],
