@@ -55,8 +55,8 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     less of each photo. Such Gaussians lie over novel views like fog. Only in scenes with few photos. 0 removes none."""
     few_photos_num_downscales: int = 0
     """What `num_downscales` is in scenes with few photos: how many times training halves the size of photos at first.
-    A few photos of a quarter of the size have too few pixels to determine the Gaussians. Very large photos may gain
-    from 1 or 2."""
+    A few photos of a quarter of the size have too few pixels to determine the Gaussians. Large photos take less time
+    with 1 or 2."""
     min_initial_gaussians: int = 0
     """If a scene has fewer start points than this, more are placed between neighbouring ones; 0 adds none."""
 
