@@ -266,11 +266,16 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         """As in splatfacto; then frees what only densification needs: up to hundreds of megabytes."""
         super().step_post_backward(step)
         # Differs: opacities decay if there are few photos.
-        if self.has_few_photos and self.config.opacity_decay < 1:
+        if self.decays_opacities:
             opacities = self.gauss_params["opacities"]
             opacities.data.copy_(decayed(opacities.data, self.config.opacity_decay))
         # Differs: splatfacto keeps it until the next render, and so while a fix of the novel views needs the memory.
         self.info = {}
+
+    @property
+    def decays_opacities(self) -> bool:
+        """Whether opacities decay after each step."""
+        return self.has_few_photos and self.config.opacity_decay < 1
 
     def _get_downscale_factor(self) -> int:
         """As in splatfacto, with a limit of its own if there are few photos."""

@@ -147,7 +147,7 @@ def test_gaussians_are_left_out_and_fade_only_if_there_are_few_photos(
         pipeline = make_pipeline(banana, few_photos=few_photos, fix_novel_views=False)
         training_callbacks(pipeline, tmp_path / few_photos)
         assert pipeline.difix3d_model.dropout_until == until
-        assert pipeline.difix3d_model.has_few_photos == (until > 0)
+        assert pipeline.difix3d_model.decays_opacities == (until > 0)
         printed = " ".join(capsys.readouterr().out.split())
         expected = (
             "3 training photos are few: each step leaves out some Gaussians, up to 20% at the end, and makes all "
@@ -163,7 +163,7 @@ def test_what_few_photos_change_in_the_model_can_be_turned_off(
     pipeline.config.model.gaussian_dropout, pipeline.config.model.opacity_decay = 0.0, 1.0
     pipeline.config.model.few_photos_num_downscales = pipeline.config.model.num_downscales
     training_callbacks(pipeline, tmp_path)
-    assert pipeline.difix3d_model.dropout_until == 0
+    assert pipeline.difix3d_model.dropout_until == 0 and not pipeline.difix3d_model.decays_opacities
     assert "are few" not in capsys.readouterr().out
 
 

@@ -50,7 +50,8 @@ class NovelViewLoopConfig(VettingConfig):
     At the early fix steps, novel views become training views even if the network has not proved reliable: then the
     renders themselves. They are still coarse, and hold the later splat to what the photos agree on. A splat also leaves
     out some Gaussians at each step and makes all a little more transparent (see the model's `gaussian_dropout` and
-    `opacity_decay`), and loses those that lie over novel views (see `floater_ratio`).
+    `opacity_decay`), loses those that lie over novel views (see `floater_ratio`), and sees photos in a size of its own
+    at first (see `few_photos_num_downscales`).
     `auto`: up to 12 training photos are few."""
     planned_num_iterations: int = 30_000
     """Length of the run that these steps are planned for. In a shorter run they shrink in proportion; 0 never scales
