@@ -127,7 +127,7 @@ class Difix3DPipeline(NovelViewPipeline):
 
         Photos with transparent pixels, and a background that the user has chosen, keep the model's.
         """
-        if not are_few(self.config.few_photos, len(self.datamanager.train_dataset)):
+        if not self.has_few_photos:
             return None
         chosen = self.difix3d_model.config.background_color != "random"
         return None if chosen or self.datamanager.has_transparent_photos else mean_color(self.datamanager)
@@ -158,7 +158,7 @@ class Difix3DPipeline(NovelViewPipeline):
             raise Difix3DError(f"--pipeline.model.gaussian-dropout must be at least 0 and below 1, not {share}.")
         if not 0 < decay <= 1:
             raise Difix3DError(f"--pipeline.model.opacity-decay must be above 0 and at most 1, not {decay}.")
-        if not are_few(self.config.few_photos, num_photos):
+        if not self.has_few_photos:
             return
         model.has_few_photos = True
         measures = []
@@ -170,10 +170,13 @@ class Difix3DPipeline(NovelViewPipeline):
         if model.config.few_photos_num_downscales <= 0 < model.config.num_downscales:
             measures.append("sees photos in full size")
         if measures:
-            CONSOLE.print(
-                f"{num_photos} training photos are few: each step {_in_words(measures)}. "
-                "--pipeline.few-photos no trains without this."
-            )
+            reason = f"{num_photos} training photos are few"
+            if not are_few(self.config.few_photos, num_photos):
+                reason = (
+                    f"The targets of novel views lie {self.target_remoteness:.1f} times as far from the {num_photos} "
+                    "training photos as these from one another, so they count as few"
+                )
+            CONSOLE.print(f"{reason}: each step {_in_words(measures)}. --pipeline.few-photos no trains without this.")
 
     def _place_gaussians(self, run_folder: Path) -> None:
         """Places the first Gaussians at points that are found in the photos, if the config asks for it."""
@@ -194,7 +197,7 @@ class Difix3DPipeline(NovelViewPipeline):
         if config.uses_stereo(num_given):
             num_wanted = min(config.num_points, model.max_gaussians or config.num_points)
             return place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
-        if config.source == "scene" or not are_few(self.config.few_photos, len(dataset)):
+        if config.source == "scene" or not self.has_few_photos:
             return None
         points = add_points_seen_once(dataset, metadata, self.device, run_folder, data)
         return None if points is None else fill_between_points(*points, model.min_initial_gaussians)

@@ -156,6 +156,37 @@ def test_gaussians_are_left_out_and_fade_only_if_there_are_few_photos(
         assert (expected in printed) == (until > 0)
 
 
+@pytest.mark.parametrize(
+    ("few_photos", "targets", "fix_novel_views", "few"),
+    [
+        ("auto", "eval", True, True),
+        ("no", "eval", True, False),
+        ("auto", "interpolate", True, False),
+        ("auto", "eval", False, False),
+    ],
+)
+def test_more_photos_count_as_few_if_novel_views_go_far_from_them(
+    banana: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    few_photos: str,
+    targets: str,
+    fix_novel_views: bool,
+    few: bool,
+) -> None:
+    monkeypatch.setattr("difix3d_ns.novel_views.few_photos.MAX_FEW_PHOTOS", 2)
+    settings = {"few_photos": few_photos, "fix_novel_views": fix_novel_views}
+    pipeline = make_pipeline(banana, fix_steps=(50,), planned_num_iterations=0, **settings)
+    pipeline.config.targets.kind = targets  # type: ignore[assignment]
+    training_callbacks(pipeline, tmp_path)
+    assert pipeline.has_few_photos == pipeline.difix3d_model.has_few_photos == few
+    assert pipeline.loop is None or pipeline.loop.few_photos == few
+    printed = " ".join(capsys.readouterr().out.split())
+    expected = "times as far from the 3 training photos as these from one another, so they count as few: each step"
+    assert (expected in printed) == few
+
+
 def test_what_few_photos_change_in_the_model_can_be_turned_off(
     banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

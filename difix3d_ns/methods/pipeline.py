@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,9 @@ from difix3d_ns.images.held_out_metrics import held_out_metrics
 from difix3d_ns.machine.facts import read_machine
 from difix3d_ns.machine.starting import cuda_fault, cuda_remarks, require_one_process
 from difix3d_ns.methods.datamanager import NovelViewDataManager
+from difix3d_ns.novel_views.few_photos import MAX_REMOTENESS, are_few, remoteness
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
+from difix3d_ns.novel_views.targets import target_cameras
 from difix3d_ns.resuming.checkpoints import explained_misfit
 from difix3d_ns.resuming.run_record import RunRecord
 from difix3d_ns.resuming.starts import Start, require_same_frame, revision_of_earlier_run, start_of_run
@@ -165,6 +168,32 @@ class NovelViewPipeline(VanillaPipeline):
         """The model, without the wrapper of distributed training: a `Renderer` with `EnhancedOutputs`."""
         return self.model
 
+    @cached_property
+    def targets(self) -> Cameras:
+        """The cameras that novel views walk to, shape (num_views,).
+
+        Raises:
+            Difix3DError: the config of targets is invalid or does not fit the scene.
+        """
+        datamanager = self.datamanager
+        return target_cameras(self.config.targets, datamanager.train_dataset.cameras, datamanager.eval_cameras)
+
+    @cached_property
+    def target_remoteness(self) -> float:
+        """How far the targets lie from the training photos, see `remoteness`; 0 in a run without fixes."""
+        if not self.config.fix_novel_views:
+            return 0.0
+        unit = self.config.length_unit(self.datamanager)
+        return remoteness(self.targets.camera_to_worlds.cpu(), self.datamanager.train_camera_to_worlds, unit)
+
+    @property
+    def has_few_photos(self) -> bool:
+        """Whether training treats its photos as few, see the setting `few_photos`."""
+        setting = self.config.few_photos
+        if are_few(setting, len(self.datamanager.train_dataset)):
+            return True
+        return setting == "auto" and self.target_remoteness > MAX_REMOTENESS
+
     def _gaussians(self) -> Gaussians | None:
         """Returns the Gaussians, by which references can be chosen; None for a representation without them."""
         return None
@@ -227,6 +256,8 @@ class NovelViewPipeline(VanillaPipeline):
             self.config,
             breaks.after_renders_of(self.enhancing_model),
             self.datamanager,
+            self.targets,
+            self.has_few_photos,
             self.enhancer,
             start,
             Path(trainer.base_dir),

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.fixing.enhancer import RenderEnhancer
-from difix3d_ns.novel_views.few_photos import are_few
 from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
 from difix3d_ns.novel_views.renders import Renderer
 from difix3d_ns.novel_views.report import PartTimer, describe
 from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_steps_of_run
-from difix3d_ns.novel_views.targets import TargetConfig, target_cameras
+from difix3d_ns.novel_views.targets import TargetConfig
 from difix3d_ns.novel_views.training_views import TrainingViews
 from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
@@ -52,7 +52,8 @@ class NovelViewLoopConfig(VettingConfig):
     out some Gaussians at each step and makes all a little more transparent (see the model's `gaussian_dropout` and
     `opacity_decay`), loses those that lie over novel views (see `floater_ratio`), and sees photos in a size of its own
     at first (see `few_photos_num_downscales`).
-    `auto`: up to 12 training photos are few."""
+    `auto`: up to 12 training photos are few, and more if the targets of novel views lie farther from them than they
+    lie from one another. A run without fixes has no targets."""
     planned_num_iterations: int = 30_000
     """Length of the run that these steps are planned for. In a shorter run they shrink in proportion; 0 never scales
     them."""
@@ -98,6 +99,8 @@ class NovelViewLoop:
         config: its settings. Those of vetting may change between fixes.
         model: renders novel views.
         datamanager: provides the photos, and the bank that receives the fixed views.
+        targets: the cameras that novel views walk to, shape (num_views,).
+        few_photos: whether training treats its photos as few.
         enhancer: chooses references and provides the fixer.
         start: where the run begins.
         run_folder: where fixed views are saved.
@@ -113,7 +116,7 @@ class NovelViewLoop:
         reliability: of the fixer at the last test, in [0, 1].
 
     Raises:
-        Difix3DError: there are no target cameras, or the pseudo views of the earlier run cannot be copied.
+        Difix3DError: the step length is not a positive number, or the pseudo views of the earlier run cannot be copied.
     """
 
     def __init__(
@@ -121,6 +124,8 @@ class NovelViewLoop:
         config: NovelViewLoopConfig,
         model: Renderer,
         datamanager: TrainingViews,
+        targets: Cameras,
+        few_photos: bool,
         enhancer: RenderEnhancer,
         start: Start,
         run_folder: Path,
@@ -128,10 +133,9 @@ class NovelViewLoop:
         background: Float[Tensor, "3"] | None = None,
         blurs_unseen: bool = False,
     ) -> None:
-        photos, unit = datamanager.train_dataset.cameras, config.length_unit(datamanager)
-        targets = target_cameras(config.targets, photos, datamanager.eval_cameras)
+        unit = config.length_unit(datamanager)
         self.walk = NovelViewWalk(targets, datamanager.train_camera_to_worlds, config.step_length, unit)
-        self.few_photos = are_few(config.few_photos, len(photos))
+        self.few_photos = few_photos
         self.schedule = _schedule(config, start, self.few_photos)
         self.reliability = 0.0
         self._config = config

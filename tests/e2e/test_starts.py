@@ -116,6 +116,19 @@ def test_a_difix3d_run_without_fixes_continues_with_fixes_scheduled_after_its_la
     assert re.findall(r"Step (\d+): fixed 3 novel views", printed) == ["60"]
 
 
+def test_few_photos_keep_early_novel_views_unless_the_run_starts_from_a_trained_splat(
+    plain: Path, tmp_path: Path
+) -> None:
+    schedule = ["--pipeline.few-photos-fix-steps", 7500, 15_000, "--pipeline.fix-steps", 22_500]
+    reports = re.compile(r"Step (\d+): (?:fixed|kept) 5 novel views")
+    _, printed = train(tmp_path / "scratch", *schedule)
+    assert "3 training photos are few" in printed and "sees photos in full size" in printed
+    assert "Before steps 10, 20 they are also rendered and kept" in printed
+    assert reports.findall(printed) == ["10", "20", "30"]
+    _, printed = train(tmp_path / "trained", *schedule, "--load-dir", plain / "nerfstudio_models")
+    assert reports.findall(printed) == ["70"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
