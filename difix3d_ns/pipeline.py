@@ -30,7 +30,9 @@ from difix3d_ns.stereo.scene import add_points_seen_once, place_start_points
 NUM_REMOVALS = 10
 """How many times floaters are removed before the first certain fix."""
 MAX_VIEWS_FOR_REMOVAL = 24
-"""Floaters are sought in at most this many novel views and photos."""
+"""Floaters are sought in at most this many novel views."""
+MAX_PHOTOS_FOR_REMOVAL = 50
+"""At most this many photos tell what is no floater."""
 TRUSTED_RELIABILITY = 0.5
 """From this reliability on, a network may fill what no photo shows, and nothing is removed."""
 
@@ -139,14 +141,14 @@ class Difix3DPipeline(NovelViewPipeline):
         return self.config.clears_unseen_in_renders(len(self.datamanager.train_dataset))
 
     def _views_for_removal(self) -> tuple[list[Cameras], list[Cameras]]:
-        """Cameras of targets and of photos, at most `MAX_VIEWS_FOR_REMOVAL` of each, spread evenly."""
+        """Some cameras of targets and of photos, spread evenly."""
         assert self.loop is not None
         novel_views, photos = (
-            [
-                cameras[index : index + 1].to(self.device)
-                for index in spread_indices(len(cameras), MAX_VIEWS_FOR_REMOVAL)
-            ]
-            for cameras in (self.loop.walk.targets, self.datamanager.train_dataset.cameras)
+            [cameras[index : index + 1].to(self.device) for index in spread_indices(len(cameras), wanted)]
+            for cameras, wanted in (
+                (self.loop.walk.targets, MAX_VIEWS_FOR_REMOVAL),
+                (self.datamanager.train_dataset.cameras, MAX_PHOTOS_FOR_REMOVAL),
+            )
         )
         return novel_views, photos
 
@@ -197,7 +199,7 @@ class Difix3DPipeline(NovelViewPipeline):
         if config.uses_stereo(num_given):
             num_wanted = min(config.num_points, model.max_gaussians or config.num_points)
             return place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
-        if config.source == "scene" or not self.has_few_photos:
+        if config.source == "scene" or not are_few(self.config.few_photos, len(dataset)):
             return None
         points = add_points_seen_once(dataset, metadata, self.device, run_folder, data)
         return None if points is None else fill_between_points(*points, model.min_initial_gaussians)

@@ -16,7 +16,9 @@ MAX_FEW_PHOTOS = 12
 
 
 MAX_REMOTENESS = 1.0
-"""With `auto`, any number of photos is too few for targets that are more remote than this, see `remoteness`."""
+"""`auto` also takes more photos for few if the targets are more remote than this, see `remoteness`."""
+MAX_PHOTOS_OF_REMOTE_TARGETS = 50
+"""But no more photos than this: the frames of a long video are so near to one another that any target is remote."""
 
 
 def are_few(setting: Literal["auto", "yes", "no"], num_photos: int) -> bool:
@@ -27,6 +29,16 @@ def are_few(setting: Literal["auto", "yes", "no"], num_photos: int) -> bool:
         num_photos: number of training photos.
     """
     return num_photos <= MAX_FEW_PHOTOS if setting == "auto" else setting == "yes"
+
+
+def are_few_for_targets(num_photos: int, target_remoteness: float) -> bool:
+    """Whether `auto` takes photos for few because novel views go far from them, whatever their number otherwise says.
+
+    Args:
+        num_photos: number of training photos.
+        target_remoteness: see `remoteness`.
+    """
+    return num_photos <= MAX_PHOTOS_OF_REMOTE_TARGETS and target_remoteness > MAX_REMOTENESS
 
 
 def remoteness(

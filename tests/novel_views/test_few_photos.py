@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cameras.scenes_of_poses import moved, ring
 
-from difix3d_ns.novel_views.few_photos import are_few, remoteness
+from difix3d_ns.novel_views.few_photos import are_few, are_few_for_targets, remoteness
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,13 @@ from difix3d_ns.novel_views.few_photos import are_few, remoteness
 )
 def test_up_to_twelve_photos_are_few_unless_set_otherwise(setting, num_photos: int, few: bool) -> None:
     assert are_few(setting, num_photos) == few
+
+
+@pytest.mark.parametrize(
+    ("num_photos", "target_remoteness", "few"), [(50, 1.1, True), (50, 0.9, False), (51, 9, False)]
+)
+def test_up_to_fifty_photos_are_few_for_remote_targets(num_photos: int, target_remoteness: float, few: bool) -> None:
+    assert are_few_for_targets(num_photos, target_remoteness) == few
 
 
 @pytest.mark.parametrize("num_photos", [16, 200])
