@@ -5,8 +5,9 @@ python tests/benchmarks/one_sided_split.py --split SCENE/transforms_biased6.json
 
 The photos are ordered by their distance from the training photos of the given split. The nearest ones are trained on,
 and the farthest ones are held out. The new `SPLITS/SCENE/transforms_sideK.json` and a link to the photos are a scene of
-their own, for `ns-train` and `progressive.py`. Its start points are those of all photos which lie inside the images of
-two training photos.
+their own, for `ns-train` and `progressive.py`. Its start points are those that COLMAP matched between two training
+photos. If the scene has no `colmap/sparse/0`, they are all points that lie inside the images of two training photos:
+some of them were then found in held-out photos only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import open3d
 import torch
 import tyro
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.utils.colmap_parsing_utils import read_images_binary, read_points3D_binary
 
 from difix3d_ns.fixing.references import seen_points
 
@@ -61,6 +63,26 @@ def cameras_of(content: dict[str, Any], names: list[str]) -> Cameras:
     return Cameras(camera_to_worlds=poses, **values)
 
 
+def matched_points(model: Path, train: list[str], transform: np.ndarray) -> open3d.geometry.PointCloud:
+    """The points of a COLMAP model that at least two training photos show, in the frame of the transforms file."""
+    names = {Path(photo).name for photo in train}
+    ids = {index for index, image in read_images_binary(model / "images.bin").items() if image.name in names}
+    points = read_points3D_binary(model / "points3D.bin").values()
+    chosen = [point for point in points if len(ids & set(point.image_ids.tolist())) >= 2]
+    cloud = open3d.geometry.PointCloud()
+    positions = np.array([point.xyz for point in chosen]) @ transform[:, :3].T + transform[:, 3]
+    cloud.points = open3d.utility.Vector3dVector(positions)
+    cloud.colors = open3d.utility.Vector3dVector(np.array([point.rgb for point in chosen]) / 255)
+    return cloud
+
+
+def points_inside(content: dict[str, Any], file: Path, train: list[str]) -> open3d.geometry.PointCloud:
+    """The points of a file that lie inside the images of at least two training photos."""
+    cloud = open3d.io.read_point_cloud(str(file))
+    seen = seen_points(cameras_of(content, train), torch.from_numpy(np.asarray(cloud.points)).float())
+    return cloud.select_by_index((seen.sum(dim=0) >= 2).nonzero().flatten().tolist())
+
+
 def make_split(config: SplitConfig) -> Path:
     """Makes the split and returns its transforms file.
 
@@ -79,12 +101,13 @@ def make_split(config: SplitConfig) -> Path:
     for name in {Path(photo).parts[0] for photo in order} | {"transforms.json", content["ply_file_path"]}:
         if not (folder / name).exists():
             (folder / name).symlink_to(scene / name)
-    cloud = open3d.io.read_point_cloud(str(scene / content["ply_file_path"]))
-    points = torch.from_numpy(np.asarray(cloud.points)).float()
-    shared = seen_points(cameras_of(content, train), points).sum(dim=0) >= 2
+    model = scene / "colmap" / "sparse" / "0"
+    if model.is_dir():
+        points = matched_points(model, train, np.array(content["applied_transform"]))
+    else:
+        points = points_inside(content, scene / content["ply_file_path"], train)
     name = f"side{config.num_photos}"
-    chosen = cloud.select_by_index(shared.nonzero().flatten().tolist())
-    open3d.io.write_point_cloud(str(folder / f"sparse_pc_{name}.ply"), chosen)
+    open3d.io.write_point_cloud(str(folder / f"sparse_pc_{name}.ply"), points)
     content |= {"ply_file_path": f"sparse_pc_{name}.ply", "train_filenames": train}
     content |= {"val_filenames": held_out, "test_filenames": held_out}
     file = folder / f"transforms_{name}.json"
