@@ -230,6 +230,14 @@ def test_the_enhanced_output_of_few_photos_is_blurred_where_none_shows_it_unless
     assert make_pipeline(banana, **settings).enhancer.clears_unseen() is blurs
 
 
+@pytest.mark.parametrize(("num_photos", "clears"), [(12, True), (50, True), (51, False)])
+def test_enhanced_renders_of_more_photos_are_cleared_too_as_views_may_be_far_from_them(
+    num_photos: int, clears: bool
+) -> None:
+    config = replace(all_methods["difix3d-mini"].pipeline, fix_novel_views=False)
+    assert config.clears_unseen_in_renders(num_photos) is clears
+
+
 @pytest.mark.parametrize(("few_photos", "reliability"), [("auto", 0.0), ("auto", 0.6), ("no", 0.0)])
 def test_floaters_are_removed_if_photos_are_few_and_the_network_is_not_trusted(
     banana: Path, tmp_path: Path, few_photos: str, reliability: float

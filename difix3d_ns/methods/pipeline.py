@@ -30,7 +30,7 @@ from difix3d_ns.images.held_out_metrics import held_out_metrics
 from difix3d_ns.machine.facts import read_machine
 from difix3d_ns.machine.starting import cuda_fault, cuda_remarks, require_one_process
 from difix3d_ns.methods.datamanager import NovelViewDataManager
-from difix3d_ns.novel_views.few_photos import are_few, are_few_for_targets, remoteness
+from difix3d_ns.novel_views.few_photos import MAX_REMOTENESS, are_few, are_few_for_remote_views, remoteness
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.novel_views.targets import target_cameras
 from difix3d_ns.resuming.checkpoints import explained_misfit
@@ -192,7 +192,7 @@ class NovelViewPipeline(VanillaPipeline):
         setting, num_photos = self.config.few_photos, len(self.datamanager.train_dataset)
         if are_few(setting, num_photos):
             return True
-        return setting == "auto" and are_few_for_targets(num_photos, self.target_remoteness)
+        return are_few_for_remote_views(setting, num_photos) and self.target_remoteness > MAX_REMOTENESS
 
     def _gaussians(self) -> Gaussians | None:
         """Returns the Gaussians, by which references can be chosen; None for a representation without them."""

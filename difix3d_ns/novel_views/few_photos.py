@@ -17,7 +17,7 @@ MAX_FEW_PHOTOS = 12
 
 MAX_REMOTENESS = 1.0
 """`auto` also takes more photos for few if the targets are more remote than this, see `remoteness`."""
-MAX_PHOTOS_OF_REMOTE_TARGETS = 50
+MAX_FEW_PHOTOS_FOR_REMOTE_VIEWS = 50
 """But no more photos than this: the frames of a long video are so near to one another that any target is remote."""
 
 
@@ -31,14 +31,14 @@ def are_few(setting: Literal["auto", "yes", "no"], num_photos: int) -> bool:
     return num_photos <= MAX_FEW_PHOTOS if setting == "auto" else setting == "yes"
 
 
-def are_few_for_targets(num_photos: int, target_remoteness: float) -> bool:
-    """Whether `auto` takes photos for few because novel views go far from them, whatever their number otherwise says.
+def are_few_for_remote_views(setting: Literal["auto", "yes", "no"], num_photos: int) -> bool:
+    """Whether photos are few for views that are far from them.
 
     Args:
+        setting: the setting `few_photos`.
         num_photos: number of training photos.
-        target_remoteness: see `remoteness`.
     """
-    return num_photos <= MAX_PHOTOS_OF_REMOTE_TARGETS and target_remoteness > MAX_REMOTENESS
+    return num_photos <= MAX_FEW_PHOTOS_FOR_REMOTE_VIEWS if setting == "auto" else setting == "yes"
 
 
 def remoteness(

@@ -84,7 +84,7 @@ class DifixOptions:
     """Whether an enhanced frame gets the large-scale colours of its render, which undoes colour shifts of the network.
     In tests it gained 0.1 and 0.8 dB where the colours of the splat were right.
     It lost 0.2 and 0.7 dB where they were wrong."""
-    clear_unseen: Annotated[bool | None, shown_default("True for up to 12 photos and runs without fixes")] = None
+    clear_unseen: Annotated[bool | None, shown_default("True for up to 50 photos and runs without fixes")] = None
     """Whether an enhanced frame of a splat is cleared of what no training photo shows.
     Gaussians that lie over it like fog although hardly any photo shows them are hidden, and wide areas whose surface no
     photo shows are blurred, because the splat can only guess there. Only with aligned references, as the embedded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cameras.scenes_of_poses import moved, ring
 
-from difix3d_ns.novel_views.few_photos import are_few, are_few_for_targets, remoteness
+from difix3d_ns.novel_views.few_photos import are_few, are_few_for_remote_views, remoteness
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,11 @@ def test_up_to_twelve_photos_are_few_unless_set_otherwise(setting, num_photos: i
 
 
 @pytest.mark.parametrize(
-    ("num_photos", "target_remoteness", "few"), [(50, 1.1, True), (50, 0.9, False), (51, 9, False)]
+    ("setting", "num_photos", "few"),
+    [("auto", 50, True), ("auto", 51, False), ("yes", 200, True), ("no", 3, False)],
 )
-def test_up_to_fifty_photos_are_few_for_remote_targets(num_photos: int, target_remoteness: float, few: bool) -> None:
-    assert are_few_for_targets(num_photos, target_remoteness) == few
+def test_up_to_fifty_photos_are_few_for_remote_views(setting, num_photos: int, few: bool) -> None:
+    assert are_few_for_remote_views(setting, num_photos) == few
 
 
 @pytest.mark.parametrize("num_photos", [16, 200])
