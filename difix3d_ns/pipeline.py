@@ -175,10 +175,7 @@ class Difix3DPipeline(NovelViewPipeline):
         if measures:
             reason = f"{num_photos} training photos are few"
             if not are_few(self.config.few_photos, num_photos):
-                reason = (
-                    f"The targets of novel views lie {self.target_remoteness:.1f} times as far from the {num_photos} "
-                    "training photos as these from one another, so they count as few"
-                )
+                reason = f"Novel views go far from the {num_photos} training photos, so these count as few"
             CONSOLE.print(f"{reason}: each step {_in_words(measures)}. --pipeline.few-photos no trains without this.")
 
     def _place_gaussians(self, run_folder: Path) -> None:

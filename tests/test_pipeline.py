@@ -183,7 +183,7 @@ def test_more_photos_count_as_few_if_novel_views_go_far_from_them(
     assert pipeline.has_few_photos == pipeline.difix3d_model.has_few_photos == few
     assert pipeline.loop is None or pipeline.loop.few_photos == few
     printed = " ".join(capsys.readouterr().out.split())
-    expected = "times as far from the 3 training photos as these from one another, so they count as few: each step"
+    expected = "Novel views go far from the 3 training photos, so these count as few: each step leaves out"
     assert (expected in printed) == few
 
 

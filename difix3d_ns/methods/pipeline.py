@@ -30,7 +30,7 @@ from difix3d_ns.images.held_out_metrics import held_out_metrics
 from difix3d_ns.machine.facts import read_machine
 from difix3d_ns.machine.starting import cuda_fault, cuda_remarks, require_one_process
 from difix3d_ns.methods.datamanager import NovelViewDataManager
-from difix3d_ns.novel_views.few_photos import MAX_REMOTENESS, are_few, are_few_for_remote_views, remoteness
+from difix3d_ns.novel_views.few_photos import are_few, are_few_for_remote_views, are_remote
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.novel_views.targets import target_cameras
 from difix3d_ns.resuming.checkpoints import explained_misfit
@@ -179,20 +179,19 @@ class NovelViewPipeline(VanillaPipeline):
         return target_cameras(self.config.targets, datamanager.train_dataset.cameras, datamanager.eval_cameras)
 
     @cached_property
-    def target_remoteness(self) -> float:
-        """How far the targets lie from the training photos, see `remoteness`; 0 in a run without fixes."""
-        if not self.config.fix_novel_views:
-            return 0.0
-        unit = self.config.length_unit(self.datamanager)
-        return remoteness(self.targets.camera_to_worlds.cpu(), self.datamanager.train_camera_to_worlds, unit)
-
-    @property
     def has_few_photos(self) -> bool:
-        """Whether training treats its photos as few, see the setting `few_photos`."""
+        """Whether training treats its photos as few, see the setting `few_photos`. A run without fixes has no targets.
+
+        Raises:
+            Difix3DError: as for `targets`.
+        """
         setting, num_photos = self.config.few_photos, len(self.datamanager.train_dataset)
         if are_few(setting, num_photos):
             return True
-        return are_few_for_remote_views(setting, num_photos) and self.target_remoteness > MAX_REMOTENESS
+        if not self.config.fix_novel_views or not are_few_for_remote_views(setting, num_photos):
+            return False
+        photos, radius = self.datamanager.train_camera_to_worlds, self.datamanager.scene_radius
+        return are_remote(self.targets.camera_to_worlds.cpu(), photos, radius)
 
     def _gaussians(self) -> Gaussians | None:
         """Returns the Gaussians, by which references can be chosen; None for a representation without them."""

@@ -46,8 +46,8 @@ class Difix3DNerfactoPipelineConfig(NovelViewPipelineConfig):
     """Whether training is held back from overfitting, as a scene with few photos needs.
     At the early fix steps, novel views become training views even if the network has not proved reliable: then the
     renders themselves. They are still coarse, and hold the later scene to what the photos agree on.
-    `auto`: up to 12 training photos are few, and up to 50 if the targets of novel views lie farther from them than they
-    lie from one another."""
+    `auto`: up to 12 training photos are few, and up to 50 if the targets of novel views are far from them, for example
+    on the other side of an object."""
     fix_novel_views: bool = True
     """Whether training fixes novel views at all. False trains nerfacto with an enhanced output."""
 

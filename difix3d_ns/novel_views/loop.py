@@ -52,8 +52,8 @@ class NovelViewLoopConfig(VettingConfig):
     out some Gaussians at each step and makes all a little more transparent (see the model's `gaussian_dropout` and
     `opacity_decay`), loses those that lie over novel views (see `floater_ratio`), and sees photos in a size of its own
     at first (see `few_photos_num_downscales`).
-    `auto`: up to 12 training photos are few, and up to 50 if the targets of novel views lie farther from them than they
-    lie from one another. A run without fixes has no targets."""
+    `auto`: up to 12 training photos are few, and up to 50 if the targets of novel views are far from them, for example
+    on the other side of an object. A run without fixes has no targets."""
     planned_num_iterations: int = 30_000
     """Length of the run that these steps are planned for. In a shorter run they shrink in proportion; 0 never scales
     them."""
