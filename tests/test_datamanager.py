@@ -230,6 +230,10 @@ def only_angle(transforms: dict) -> None:
         ),
         (lambda scene: scene["frames"][0].pop("file_path"), "a frame without `file_path`: name its photo"),
         (
+            lambda scene: scene["frames"][0].update(file_path="/"),
+            "a frame whose `file_path` / is no file: name its photo",
+        ),
+        (
             lambda scene: scene["frames"][0].pop("transform_matrix"),
             r"DSC_0424\.jpg .*no `transform_matrix`: add its pose",
         ),

@@ -78,6 +78,10 @@ def read_scene(path: Path) -> Scene:
     photos = tuple(sorted(frame["file_path"] for frame in frames))
     if not photos:
         raise Difix3DError(f"the scene {path} has no photos: its `frames` are empty.")
+    if nameless := [photo for photo in photos if not Path(photo).name]:
+        raise Difix3DError(
+            f"the scene {path} has a frame whose `file_path` {nameless[0]} is no file: name its photo there."
+        )
     if unknown := listed.difference(photos):
         name = " ".join(min(unknown).splitlines())  # any text may be listed
         raise Difix3DError(

@@ -147,6 +147,10 @@ def require_usable_transforms(file: Path) -> dict[str, Any]:
     for frame in frames:
         if not isinstance(frame.get("file_path"), str):
             raise Difix3DError(f"the scene {file} has a frame without `file_path`: name its photo there.")
+        if not Path(frame["file_path"]).name:
+            raise Difix3DError(
+                f"the scene {file} has a frame whose `file_path` {frame['file_path']} is no file: name its photo there."
+            )
         if "transform_matrix" not in frame:
             raise Difix3DError(
                 f"the photo {frame['file_path']} of {file} has no `transform_matrix`: add its pose, or remove its "

@@ -43,6 +43,12 @@ def test_transforms_of_any_content_are_read_or_refused(tmp_path: Path, data: st.
     assert not [name for name in names.values() if "/" in name or name in ("", ".", "..")]
 
 
+def test_a_photo_whose_path_is_the_root_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": [{"file_path": "a.png"}, {"file_path": "/"}]}))
+    with pytest.raises(Difix3DError, match="has a frame whose `file_path` / is no file: name its photo there"):
+        read_scene(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["../../evil.png", "/tmp/../evil.png", "a/../../../evil.png"])
 def test_photo_names_cannot_lead_out_of_the_folder_of_their_job(tmp_path: Path, file: str) -> None:
     folder = tmp_path / "one" / "scene"
