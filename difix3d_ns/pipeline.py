@@ -20,7 +20,7 @@ from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
-from difix3d_ns.novel_views.few_photos import are_few, are_few_for_remote_views, mean_color
+from difix3d_ns.novel_views.few_photos import are_few, mean_color
 from difix3d_ns.resuming.optimizers import reattach_optimizers
 from difix3d_ns.resuming.starts import Start, require_same_modules
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians, means_and_opacities
@@ -66,7 +66,7 @@ class Difix3DPipelineConfig(NovelViewPipelineConfig):
         Args:
             num_photos: number of training photos.
         """
-        few = are_few_for_remote_views(self.few_photos, num_photos)
+        few = are_few(self.few_photos, num_photos, views_are_remote=True)
         return self.blur_unseen and not self.fix_novel_views and few
 
 

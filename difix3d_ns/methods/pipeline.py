@@ -30,7 +30,7 @@ from difix3d_ns.images.held_out_metrics import held_out_metrics
 from difix3d_ns.machine.facts import read_machine
 from difix3d_ns.machine.starting import cuda_fault, cuda_remarks, require_one_process
 from difix3d_ns.methods.datamanager import NovelViewDataManager
-from difix3d_ns.novel_views.few_photos import are_few, are_few_for_remote_views, are_remote
+from difix3d_ns.novel_views.few_photos import are_few, are_remote
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.novel_views.targets import target_cameras
 from difix3d_ns.resuming.checkpoints import explained_misfit
@@ -188,7 +188,7 @@ class NovelViewPipeline(VanillaPipeline):
         setting, num_photos = self.config.few_photos, len(self.datamanager.train_dataset)
         if are_few(setting, num_photos):
             return True
-        if not self.config.fix_novel_views or not are_few_for_remote_views(setting, num_photos):
+        if not self.config.fix_novel_views or not are_few(setting, num_photos, views_are_remote=True):
             return False
         photos, radius = self.datamanager.train_camera_to_worlds, self.datamanager.scene_radius
         return are_remote(self.targets.camera_to_worlds.cpu(), photos, radius)

@@ -13,8 +13,6 @@ from difix3d_ns.novel_views.training_views import TrainingViews
 
 MAX_FEW_PHOTOS = 12
 """With at most this many training photos, `auto` takes them for few. The literature on few photos has 3 to 12."""
-
-
 REMOTE_DISTANCE = 0.65
 """`auto` also takes more photos for few if the targets are remote: if their mean distance to the nearest photo is above
 this, where the radius of the scene and a turn by one radian count 1. With nerfstudio's own evaluation splits of sixteen
@@ -26,24 +24,16 @@ MAX_FEW_PHOTOS_FOR_REMOTE_VIEWS = 50
 """But no more photos than this. Scenes with more were not measured, and what few photos need takes time per photo."""
 
 
-def are_few(setting: Literal["auto", "yes", "no"], num_photos: int) -> bool:
-    """Whether training treats its photos as few, wherever novel views go.
+def are_few(setting: Literal["auto", "yes", "no"], num_photos: int, views_are_remote: bool = False) -> bool:
+    """Whether photos count as few.
 
     Args:
         setting: the setting `few_photos`.
         num_photos: number of training photos.
+        views_are_remote: whether the views in question are far from them, see `are_remote`.
     """
-    return num_photos <= MAX_FEW_PHOTOS if setting == "auto" else setting == "yes"
-
-
-def are_few_for_remote_views(setting: Literal["auto", "yes", "no"], num_photos: int) -> bool:
-    """Whether photos are few for views that are far from them.
-
-    Args:
-        setting: the setting `few_photos`.
-        num_photos: number of training photos.
-    """
-    return num_photos <= MAX_FEW_PHOTOS_FOR_REMOTE_VIEWS if setting == "auto" else setting == "yes"
+    most = MAX_FEW_PHOTOS_FOR_REMOTE_VIEWS if views_are_remote else MAX_FEW_PHOTOS
+    return num_photos <= most if setting == "auto" else setting == "yes"
 
 
 def are_remote(

@@ -13,8 +13,8 @@ class StartPointsConfig:
     source: Literal["auto", "scene", "stereo"] = "auto"
     """`scene`: the scene's own points, or random ones if it has fewer than four. `stereo`: also points that are matched
     between the photos, and points that fill what does not match. `auto`: `stereo` if the scene has fewer than four
-    points, otherwise its own points; with few photos (see `few_photos`), also points where one photo alone shows the
-    plane that the scene's points lie on, such as the ground below a drone."""
+    points, otherwise its own points; with up to 12 photos (or `few_photos` `yes`), also points where one photo alone
+    shows the plane that the scene's points lie on, such as the ground below a drone."""
     num_points: int = 10_000
     """About how many points `stereo` places, the scene's own included."""
 

@@ -103,7 +103,7 @@ def make_split(config: SplitConfig) -> Path:
             (folder / name).symlink_to(scene / name)
     model = scene / "colmap" / "sparse" / "0"
     if model.is_dir():
-        points = matched_points(model, train, np.array(content["applied_transform"]))
+        points = matched_points(model, train, np.array(content.get("applied_transform", np.eye(4)))[:3])
     else:
         points = points_inside(content, scene / content["ply_file_path"], train)
     name = f"side{config.num_photos}"

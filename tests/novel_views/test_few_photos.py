@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cameras.scenes_of_poses import moved, ring
 
-from difix3d_ns.novel_views.few_photos import are_few, are_few_for_remote_views, are_remote
+from difix3d_ns.novel_views.few_photos import are_few, are_remote
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_up_to_twelve_photos_are_few_unless_set_otherwise(setting, num_photos: i
     [("auto", 50, True), ("auto", 51, False), ("yes", 200, True), ("no", 3, False)],
 )
 def test_up_to_fifty_photos_are_few_for_remote_views(setting, num_photos: int, few: bool) -> None:
-    assert are_few_for_remote_views(setting, num_photos) == few
+    assert are_few(setting, num_photos, views_are_remote=True) == few
 
 
 @pytest.mark.parametrize("num_photos", [8, 16, 200])
