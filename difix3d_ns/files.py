@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
@@ -91,6 +92,18 @@ def photo_names(photos: Sequence[Path]) -> list[str]:
     """`distinct_names` of photos, without extensions unless two photos differ only in these."""
     bare = [photo.with_suffix("") for photo in photos]
     return distinct_names(bare if len(set(bare)) == len(bare) else photos)
+
+
+def names_below_common_folder(photos: Sequence[str | Path]) -> list[Path]:
+    """Distinct paths relative to the photos' common folder, without extensions where that leaves them distinct.
+
+    Returns:
+        `["a", "b.png", "b.jpg"]` for `x/a.png`, `x/b.png`, `x/b.jpg`.
+    """
+    root = Path(os.path.commonpath([Path(photo).parent for photo in photos]))
+    paths = [Path(photo).relative_to(root) for photo in photos]
+    count = Counter(path.with_suffix("") for path in paths)
+    return [path if count[bare := path.with_suffix("")] > 1 else bare for path in paths]
 
 
 def match_by_name_or_order(

@@ -50,9 +50,10 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """Factor, in (0, 1], on all opacities after each training step. Only in scenes with few photos, where it makes
     Gaussians fade that no view needs. 1 leaves opacities as they are."""
     floater_ratio: float = 3.0
-    """A Gaussian of which a novel view shows more than this many times the area that any photo shows is removed in the
-    first half of training, unless it is small; so is one that covers a large part of a novel view, and this many times
-    less of each photo. Such Gaussians lie over novel views like fog. Only in scenes with few photos. 0 removes none."""
+    """A Gaussian of which a novel view shows more than this many times the area that any photo shows is removed
+    before the first fix at `fix_steps`, unless it is small; so is one that covers a large part of a novel view, and
+    this many times less of each photo. Such Gaussians lie over novel views like fog. Only in scenes with few photos.
+    0 removes none."""
     few_photos_num_downscales: int = 0
     """What `num_downscales` is in scenes with few photos: how many times training halves the size of photos at first.
     A few photos of a quarter of the size have too few pixels to determine the Gaussians. Large photos take less time
@@ -361,7 +362,8 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         """
         metrics = super().get_metrics_dict(outputs, batch)
         if "pseudo_view" in batch:
-            metrics["pseudo_view_psnr"] = metrics.pop("psnr")
+            for name in {"psnr", "cc_psnr"} & metrics.keys():
+                metrics[f"pseudo_view_{name}"] = metrics.pop(name)
         elif "mask" in batch:
             # A pixel of a reduced image is valid if all of its pixels are.
             valid = (self._downscale_if_required(batch["mask"]) == 1)[..., 0].to(self.device)

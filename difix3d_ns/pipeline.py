@@ -19,7 +19,7 @@ from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
 from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
-from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
+from difix3d_ns.model import VIEWER_BACKGROUND, Difix3DModel, Difix3DModelConfig
 from difix3d_ns.novel_views.few_photos import are_few, mean_color
 from difix3d_ns.resuming.optimizers import reattach_optimizers
 from difix3d_ns.resuming.starts import Start, require_same_modules
@@ -128,12 +128,14 @@ class Difix3DPipeline(NovelViewPipeline):
     def _novel_view_background(self) -> Float[Tensor, "3"] | None:
         """With few photos their mean colour: a hole would otherwise teach the model's own background, which is dark.
 
-        Photos with transparent pixels, and a background that the user has chosen, keep the model's.
+        Photos with transparent pixels keep the model's own, and a background that the user has chosen stays.
         """
-        if not self.has_few_photos:
+        if self.difix3d_model.config.background_color != "random":
             return None
-        chosen = self.difix3d_model.config.background_color != "random"
-        return None if chosen or self.datamanager.has_transparent_photos else mean_color(self.datamanager)
+        if self.has_few_photos and not self.datamanager.has_transparent_photos:
+            return mean_color(self.datamanager)
+        # Given here because the viewer changes the model's.
+        return torch.tensor(VIEWER_BACKGROUND)
 
     def _blurs_unseen(self) -> bool:
         return self.config.blur_unseen
@@ -142,16 +144,15 @@ class Difix3DPipeline(NovelViewPipeline):
         return self.config.clears_unseen_in_renders(len(self.datamanager.train_dataset))
 
     def _views_for_removal(self) -> tuple[list[Cameras], list[Cameras]]:
-        """Some cameras of targets and of photos, spread evenly."""
+        """Some cameras of targets and of photos as the model has corrected them, spread evenly."""
         assert self.loop is not None
-        novel_views, photos = (
-            [cameras[index : index + 1].to(self.device) for index in spread_indices(len(cameras), wanted)]
-            for cameras, wanted in (
-                (self.loop.walk.targets, MAX_VIEWS_FOR_REMOVAL),
-                (self.datamanager.train_dataset.cameras, MAX_PHOTOS_FOR_REMOVAL),
-            )
+        targets, photos = self.loop.walk.targets, self.datamanager.train_dataset.cameras
+        of_targets = spread_indices(len(targets), MAX_VIEWS_FOR_REMOVAL)
+        of_photos = spread_indices(len(photos), MAX_PHOTOS_FOR_REMOVAL)
+        return (
+            [targets[index : index + 1].to(self.device) for index in of_targets],
+            [self.difix3d_model.camera_of_photo(photos[i : i + 1].to(self.device), i) for i in of_photos],
         )
-        return novel_views, photos
 
     def _adapt_to_few_photos(self, last_step: int) -> None:
         """Lets training leave Gaussians out and fade, and see photos in full size, and says so, if they are few."""

@@ -16,6 +16,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
@@ -24,6 +25,7 @@ from difix3d_ns.machine.starting import cpu_remarks, require_one_process
 from difix3d_ns.resuming.checkpoints import (
     checkpoint_file,
     explained_misfit,
+    has_scaler,
     newest_readable_step,
     require_readable,
     step_to_render,
@@ -55,13 +57,15 @@ class Difix3DTrainerConfig(TrainerConfig):
         return folder
 
     def save_config(self) -> None:
-        """Writes the run's `config.yml`; if its folder cannot be written, exits with one sentence.
+        """Writes the run's `config.yml`; if its folder cannot be written or another training uses it, exits with one
+        sentence.
 
         nerfstudio calls this right before it starts a process per GPU. So this is the place to refuse several: if the
         processes did it, each would print the sentence, and nerfstudio a traceback.
         """
         with exit_with_one_sentence():
             require_one_process(self.method_name, self.machine.num_devices * self.machine.num_machines)
+            _require_unlocked(self.get_base_dir())
         try:
             super().save_config()
         except OSError as error:
@@ -154,11 +158,14 @@ class Difix3DTrainer(Trainer):
             if file is not None:
                 require_readable(file)
             self.config = replace(config, load_dir=None, load_checkpoint=file)
+            scaler = self.grad_scaler
+            if file is not None and not has_scaler(file):
+                self.grad_scaler = GradScaler(enabled=False)  # takes an empty state, which the run's own would refuse
             try:
                 with explained_misfit(str(file)):
                     super()._load_checkpoint()
             finally:
-                self.config = config
+                self.config, self.grad_scaler = config, scaler
 
 
 def _checkpoint_to_load(config: TrainerConfig) -> Path | None:
@@ -190,13 +197,10 @@ def _lock_folder(folder: Path) -> FileLock | None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_NAME)
+        lock = _lock_of(folder)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise Difix3DError(
-            f"another training is writing to {folder}: wait until it ends, or choose another --timestamp or "
-            "--output-dir."
-        ) from error
+        raise _in_use(folder) from error
     except (OSError, NotImplementedError) as error:
         # Some network file systems do not support locks, which is no reason not to train.
         warn(f"{folder} cannot be locked ({first_line(error)}).", "Make sure that no other training writes to it.")
@@ -204,9 +208,37 @@ def _lock_folder(folder: Path) -> FileLock | None:
     return lock
 
 
+def _require_unlocked(folder: Path) -> None:
+    """Makes sure that no other process holds the lock of a run's folder, which need not exist.
+
+    Raises:
+        Difix3DError: another process holds the lock.
+    """
+    if not (folder / LOCK_NAME).exists():
+        return
+    try:
+        with _lock_of(folder).acquire(timeout=0):
+            pass
+    except Timeout as error:
+        raise _in_use(folder) from error
+    except (OSError, NotImplementedError):
+        return  # `_lock_folder` warns
+
+
+def _lock_of(folder: Path) -> FileLock:
+    """The lock of a run's folder; the same object within a process, which may acquire it several times."""
+    return FileLock(folder / LOCK_NAME, is_singleton=True)
+
+
+def _in_use(folder: Path) -> Difix3DError:
+    return Difix3DError(
+        f"another training is writing to {folder}: wait until it ends, or choose another --timestamp or --output-dir."
+    )
+
+
 def _flush_to_disk(file: Path) -> None:
     """Makes sure that a file survives a crash of the machine, before older ones are deleted."""
-    with file.open("rb") as opened:
+    with file.open("r+b") as opened:  # Windows flushes only what may be written
         os.fsync(opened.fileno())
 
 

@@ -85,7 +85,9 @@ class SmallTraining:
             pipeline.load_pipeline(deepcopy(state["pipeline"]), state["step"])
             self.optimizers.load_optimizers(state["optimizers"])
             self.optimizers.load_schedulers(state["schedulers"])
-        trainer = SimpleNamespace(base_dir=folder, _start_step=self.step, config=config)
+        trainer = SimpleNamespace(
+            base_dir=folder, checkpoint_dir=folder / "nerfstudio_models", _start_step=self.step, config=config
+        )
         self.callbacks: list[TrainingCallback] = pipeline.get_training_callbacks(
             TrainingCallbackAttributes(self.optimizers, None, pipeline, trainer)  # type: ignore[arg-type]
         )

@@ -54,7 +54,9 @@ def training_callbacks(
         load_checkpoint=None,
         save_config=lambda: None,
     )
-    trainer = SimpleNamespace(base_dir=folder, _start_step=start_step, config=config)
+    trainer = SimpleNamespace(
+        base_dir=folder, checkpoint_dir=folder / "nerfstudio_models", _start_step=start_step, config=config
+    )
     optimizers = Optimizers(deepcopy(all_methods["difix3d-mini"].optimizers), pipeline.get_param_groups())
     return pipeline.get_training_callbacks(
         TrainingCallbackAttributes(optimizers=optimizers, grad_scaler=None, pipeline=pipeline, trainer=trainer)  # type: ignore[arg-type]

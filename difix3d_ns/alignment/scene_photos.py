@@ -16,6 +16,8 @@ from difix3d_ns.alignment.photos import matches_between, reduced_for_matching, w
 from difix3d_ns.alignment.reference import AlignedReference, aligned_reference
 from difix3d_ns.alignment.views import AlignmentView, alignment_view, blank_view, photos_to_warp
 from difix3d_ns.cameras.poses import k_nearest_poses, scene_radius
+from difix3d_ns.difix.errors import refuse_full_memory
+from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.stereo.plane_sweep import DepthMap
 
 MAX_MATCHED = 30
@@ -32,26 +34,33 @@ class ScenePhotos:
     """Makes aligned references from the training photos of a model.
 
     Args:
-        cameras: the photos' perspective cameras without distortion, shape (1,) each.
+        cameras: returns the photos' perspective cameras without distortion, shape (1,) each, as the model places them
+            now: the same sequence while they are the same.
         read: returns a photo in [0, 1].
         render: renders a camera of shape (1,) to `depth`, along the optical axis, and `accumulation`.
         device: where photos are warped.
         read_mask: returns the valid pixels of a photo; None if all are.
         config: how photos are warped.
+        report: is informed of a photo that cannot be read, by its index and the error, and references do without it;
+            None raises the error.
     """
 
     def __init__(
         self,
-        cameras: Sequence[Cameras],
+        cameras: Callable[[], Sequence[Cameras]],
         read: Callable[[int], Float[Tensor, "height width 3"]],
         render: Callable[[Cameras], Outputs],
         device: torch.device | str,
         read_mask: Callable[[int], Bool[Tensor, "height width 1"] | None] = lambda index: None,
         config: AlignmentConfig | None = None,
+        report: Callable[[int, BaseException], None] | None = None,
     ) -> None:
-        self._cameras, self._read, self._read_mask, self._render = cameras, read, read_mask, render
+        self._cameras_now, self._read, self._read_mask, self._render = cameras, read, read_mask, render
+        self._cameras: Sequence[Cameras] = ()
         self._device = torch.device(device)
         self._config = config or AlignmentConfig()
+        self._report = report
+        self._unreadable: set[int] = set()
         self._blanks: list[AlignmentView] | None = None
         self._matches: dict[int, DepthMap] | None = None
         self._views: OrderedDict[int, AlignmentView] = OrderedDict()
@@ -65,7 +74,7 @@ class ScenePhotos:
         outputs: Outputs,
         state: object,
         without: int | None = None,
-    ) -> AlignedReference:
+    ) -> AlignedReference | None:
         """The aligned reference of a render.
 
         Args:
@@ -74,19 +83,34 @@ class ScenePhotos:
             outputs: its `depth` and `accumulation`.
             state: changes with the model, such as its step; the photos are then rendered again.
             without: index of a photo that is left out, because it is the render's own view.
+
+        Returns:
+            None if photos cannot be read and no other is left.
         """
         if state != self._state:
-            self._views.clear()
-            self._state = state
+            self.forget()
+            self._state, cameras = state, self._cameras_now()
+            if cameras is not self._cameras:
+                self._cameras, self._blanks = cameras, None
         target = alignment_view(
             rgb.to(self._device), camera.to(self._device), outputs["depth"], outputs["accumulation"]
         )
         if self._blanks is None:
             self._blanks = [blank_view(camera, self._device) for camera in self._cameras]
-        candidates = [index for index in self._nearest(camera) if index != without]
-        chosen = photos_to_warp(target, [self._blanks[index] for index in candidates], self._config.num_photos)
-        photos = [self._photo(candidates[place]) for place in chosen]
-        return aligned_reference(target, photos, self._config)
+        self._all_matches()  # before photos are chosen, because unreadable ones are found here
+        while True:
+            candidates = [i for i in self._nearest(camera) if i != without and i not in self._unreadable]
+            if not candidates and self._unreadable:
+                return None
+            chosen = photos_to_warp(target, [self._blanks[index] for index in candidates], self._config.num_photos)
+            found = [self._photo(candidates[place]) for place in chosen]
+            photos = [photo for photo in found if photo is not None]
+            if len(photos) == len(found):
+                return aligned_reference(target, photos, self._config)
+
+    def forget(self) -> None:
+        """Frees the memory of the photos. They are read and rendered again when they are needed."""
+        self._views.clear()
 
     def _nearest(self, camera: Cameras) -> list[int]:
         """Indices of the photos among which those to warp are chosen, in their order."""
@@ -96,10 +120,15 @@ class ScenePhotos:
         _, nearest = k_nearest_poses(camera.camera_to_worlds.cpu(), poses, MAX_CANDIDATES, scene_radius(poses))
         return sorted(nearest[0].tolist())
 
-    def _photo(self, index: int) -> AlignmentView:
-        """A photo with its depth, rendered by the model as it is now and matched with other photos."""
+    def _photo(self, index: int) -> AlignmentView | None:
+        """A photo with its depth, rendered by the model as it is now and matched with other photos.
+
+        None if the photo cannot be read.
+        """
         if index not in self._views:
             rendered = self._rendered(index)
+            if rendered is None:
+                return None
             matches = self._all_matches().get(index)
             self._views[index] = rendered if matches is None else with_matches(rendered, matches)
         self._views.move_to_end(index)
@@ -110,18 +139,27 @@ class ScenePhotos:
             kept -= view.size[0] * view.size[1]
         return found
 
-    def _rendered(self, index: int) -> AlignmentView:
+    def _rendered(self, index: int) -> AlignmentView | None:
+        try:
+            photo, mask = self._read(index), self._read_mask(index)
+        except READING_ERRORS as error:
+            if self._report is None:
+                raise
+            refuse_full_memory(error)
+            self._unreadable.add(index)
+            self._report(index, error)
+            return None
         camera = self._cameras[index]
         outputs = self._render(camera.to(self._device))
-        mask = self._read_mask(index)
-        photo = self._read(index).to(self._device)
-        return alignment_view(photo, camera, outputs["depth"], outputs["accumulation"], mask)
+        return alignment_view(photo.to(self._device), camera, outputs["depth"], outputs["accumulation"], mask)
 
     def _all_matches(self) -> dict[int, DepthMap]:
-        """The matched depths by photo. Photos and cameras stay the same, so they are matched once."""
+        """The matched depths by photo. They are matched once: photos stay the same, and cameras nearly so."""
         if self._matches is None:
             count = len(self._cameras) if self._config.match_photos else 0
             chosen = torch.linspace(0, max(0, count - 1), min(count, MAX_MATCHED)).round().long().tolist()
-            small = [reduced_for_matching(self._rendered(index)) for index in chosen]
-            self._matches = dict(zip(chosen, matches_between(small), strict=True)) if len(small) > 1 else {}
+            views = {index: self._rendered(index) for index in chosen}
+            small = {index: reduced_for_matching(view) for index, view in views.items() if view is not None}
+            matches = matches_between([*small.values()]) if len(small) > 1 else []
+            self._matches = dict(zip(small, matches, strict=False))
         return self._matches

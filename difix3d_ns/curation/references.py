@@ -55,9 +55,16 @@ class ReferencePictures:
             return nearest.picture, facts
         if self._aligned is None:
             cameras = [photo.camera for photo in self._photos]
-            self._aligned = ScenePhotos(cameras, self._read, lambda camera: render(pipeline, camera), pipeline.device)
+            self._aligned = ScenePhotos(
+                lambda: cameras,
+                self._read,
+                lambda camera: render(pipeline, camera),
+                pipeline.device,
+                lambda index: self._photos[index].mask,
+            )
         own = [index for index, photo in enumerate(self._photos) if photo.photo == view.photo]
         reference = self._aligned.reference(outputs["rgb"], view.camera, outputs, step, without=own[0] if own else None)
+        assert reference is not None  # an unreadable photo raises an error here
         rgba = reference.rgba().cpu()
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(to_bytes(rgba).numpy(), "RGBA").save(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -95,7 +96,14 @@ def train_splat(
     num_photos = len(transforms["train_filenames"])
     CONSOLE.print(f"Training {settings.method} on {num_photos} photos for {config.max_num_iterations} steps.")
     trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], call, iters=steps))
-    trainer.train()
+    try:
+        trainer.train()
+    finally:
+        # The callbacks hold the trainer and its splat, which would fill the GPU until Python looks for such circles.
+        trainer.callbacks.clear()
+        del trainer, call
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _method_config(method: str) -> TrainerConfig:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.models.splatfacto import SplatfactoModel
@@ -32,6 +32,8 @@ class PhotoView:
     """Image file with the camera's pixels: the photo, or a PNG of it after undistortion, scaling and compositing."""
     camera: Cameras
     """Camera of shape (1,) on the CPU."""
+    mask: Bool[Tensor, "height width 1"] | None = None
+    """The valid pixels; None if all are."""
 
 
 def photo_views(
@@ -59,7 +61,8 @@ def photo_views(
         if _is_changed(picture, image):
             picture = folder / f"{names[str(file)]}.png"
             save_picture(image, picture)
-        views.append(PhotoView(Path(file), picture, camera))
+        mask = images[index].get("mask")
+        views.append(PhotoView(Path(file), picture, camera, None if mask is None else mask.cpu()))
     return views
 
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
@@ -68,7 +69,7 @@ def load_components(
         DifixError: the network does not exist, is incomplete, or is not a Difix network.
     """
     folder = require_files(source, revision, base)
-    checkpoint = _read_training_checkpoint(Path(source)) if is_training_checkpoint(source) else None
+    checkpoint = read_training_checkpoint(Path(source)) if is_training_checkpoint(source) else None
     vae_state = _read_weights(folder / "vae")
     unet_state = _read_weights(folder / "unet")
     if checkpoint is not None:
@@ -173,9 +174,16 @@ def _checked_weights(state: object, file: Path) -> StateDict:
     return state
 
 
-def _read_training_checkpoint(path: Path) -> dict[str, Any]:
+def read_training_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a training checkpoint of the authors. Its tensors are read when they are used, if its format allows it.
+
+    Raises:
+        DifixError: it is missing, damaged or no such checkpoint, or holds more than plain weights.
+    """
+    if not path.is_file():
+        raise DifixError(f"there is no training checkpoint {path}: correct the name of the network.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # reading a pickle can raise any exception
         refuse_full_memory(error)
         raise DifixError(f"{path} cannot be read as plain weights ({first_line(error)}).") from error

@@ -37,8 +37,10 @@ FULL_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "allocate memory",
     "not enough memory",
+    "unable to find an engine to execute this computation",
 )
-"""Parts of the messages of libraries for which the memory is too small."""
+"""Parts of the messages of libraries for which the memory is too small. The last one is cuDNN's for a convolution for
+which no algorithm finds enough memory."""
 
 
 def is_full_memory(error: BaseException) -> bool:

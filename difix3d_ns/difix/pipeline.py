@@ -34,6 +34,7 @@ from difix3d_ns.difix.images import (
     to_output,
     with_alpha,
 )
+from difix3d_ns.difix.number_formats import best_dtype
 from difix3d_ns.difix.reference_cache import ReferenceCache
 from difix3d_ns.difix.unet import mix_references, predict_noise
 from difix3d_ns.difix.vae import SkipAutoencoderKL
@@ -118,7 +119,7 @@ class DifixPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a folder or a hub id in the layout of `nvidia/difix`, a folder written by
                 `save_pretrained`, or a training checkpoint of the authors (`.pkl`).
             revision: branch, tag or commit of a hub id.
-            torch_dtype: number format; if None float32, and bfloat16 once the pipeline is moved to a CUDA device.
+            torch_dtype: number format; if None float32, and `best_dtype` once the pipeline is moved to a CUDA device.
             base: for a `.pkl`, the SD-Turbo folder or hub id that it was trained from.
 
         Raises:
@@ -132,7 +133,7 @@ class DifixPipeline(DiffusionPipeline):
         return pipeline
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As in diffusers. CUDA means bfloat16, without a number format given here or at load, and channels last."""
+        """As in diffusers. CUDA means channels last, and `best_dtype` if no number format is given here or at load."""
         given = [*args, *kwargs.values()]
         if any(isinstance(value, torch.dtype) for value in given):
             self._dtype_follows_device = False
@@ -142,7 +143,7 @@ class DifixPipeline(DiffusionPipeline):
                 # Not so on the CPU, where PyTorch normalises large activations in this layout with errors of 1e-2.
                 nn.Module.to(part, memory_format=torch.channels_last)
                 if self._dtype_follows_device:
-                    nn.Module.to(part, torch.bfloat16)  # diffusers' own method warns of a cast that is wanted
+                    nn.Module.to(part, best_dtype(devices[0]))  # diffusers' own method warns of a cast that is wanted
             self._dtype_follows_device = False
         return super().to(*args, **kwargs)
 
@@ -157,13 +158,26 @@ class DifixPipeline(DiffusionPipeline):
         for module in large:
             module.compile(**options)
 
+    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
+        """Refused: slices would replace the attention that mixes target and reference."""
+        raise DifixError("attention cannot be sliced, as references need it whole: lower max_pixels_per_batch instead.")
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """Refused, as `enable_attention_slicing`. PyTorch's own attention is as economical."""
+        raise DifixError("xformers cannot replace the attention, which mixes references; PyTorch's needs as little.")
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
         """Writes diffusers' folders and the prompt embedding; `from_pretrained` reads them.
 
         Args:
             save_directory: the folder.
-            kwargs: as in diffusers.
+            kwargs: as in diffusers, except `variant` and `max_shard_size`: each part is one file of the usual name.
+
+        Raises:
+            DifixError: one of these two is given.
         """
+        if refused := sorted({"variant", "max_shard_size"} & kwargs.keys()):
+            raise DifixError(f"save_pretrained takes no {refused[0]} here: each part is written into one file.")
         from safetensors.torch import save_file
 
         super().save_pretrained(save_directory, **kwargs)

@@ -119,9 +119,10 @@ class TiledLayers:
 
         hidden = self._convolve(block.conv1, sample, block.norm1, block.nonlinearity)
         out = None
-        if overwrite and block.conv2.out_channels <= sample.shape[1]:
+        num_outputs = _base_of(block.conv2).out_channels
+        if overwrite and num_outputs <= sample.shape[1]:
             # Each tile of the input is no longer needed once its output is written.
-            out = sample[:, : block.conv2.out_channels]
+            out = sample[:, :num_outputs]
         return self._convolve(block.conv2, hidden, block.norm2, block.nonlinearity, residual=shortcut, out=out)
 
     def _convolve(
@@ -147,15 +148,16 @@ class TiledLayers:
             residual: returns what is added to the given rows of the output.
             out: receives the output; may be the tensor that `residual` reads.
         """
-        (kernel, _), (stride, _), own_padding = convolution.kernel_size, convolution.stride, int(convolution.padding[0])
+        shape_of = _base_of(convolution)
+        (kernel, _), (stride, _), own_padding = shape_of.kernel_size, shape_of.stride, int(shape_of.padding[0])
         height, width = sample.shape[-2] * upscale, sample.shape[-1] * upscale
         out_height, out_width = (
             (side + 2 * own_padding + pad_after - kernel) // stride + 1 for side in (height, width)
         )
         # If activations had another layout than the weights, every tile would be copied before and after.
-        layout = _layout_of(convolution)
+        layout = _layout_of(shape_of)
         if out is None:
-            shape = (len(sample), convolution.out_channels, out_height, out_width)
+            shape = (len(sample), shape_of.out_channels, out_height, out_width)
             out = torch.empty(shape, dtype=sample.dtype, device=sample.device, memory_format=layout)
         factors = self._normalisation(norm, sample) if norm is not None else None
         for rows in self._tiles(out_height, out_width):
@@ -201,6 +203,11 @@ class TiledLayers:
         factor = norm.weight.float() / deviation
         offset = norm.bias.float() - mean.repeat_interleave(per_group, dim=1) * factor
         return factor[..., None, None], offset[..., None, None]
+
+
+def _base_of(convolution: nn.Module) -> nn.Conv2d:
+    """The convolution itself, or the one that a LoRA changes, which has the same shape."""
+    return getattr(convolution, "base_layer", convolution)  # type: ignore[return-value]
 
 
 def _layout_of(convolution: nn.Conv2d) -> torch.memory_format:

@@ -134,8 +134,13 @@ def predict_noise(
         timestep: diffusion step in [0, 1000).
         prompt_embedding: embedding of the prompt, which all views share.
         by_places: whether self-attention knows the positions of its tokens in the image.
+
+    Raises:
+        DifixError: other attention was installed since.
     """
     batch, views = latents.shape[:2]
+    if not all(isinstance(processor, ReferenceMixingProcessor) for processor in unet.attn_processors.values()):
+        raise DifixError("the UNet's attention was replaced and no longer mixes references: call mix_references again.")
     latent_size = tuple(latents.shape[-2:]) if by_places else None
     noise = unet(
         latents.flatten(0, 1),

@@ -188,9 +188,7 @@ class SkipAutoencoderKL(AutoencoderKL):
 
     def _layers(self, size: Sequence[int], tiled: bool) -> Layers | None:
         tiled = tiled or (self.use_tiling and max(size) > self.tile_sample_min_size)
-        # During training, LoRA layers replace the decoder's convolutions, and `TiledLayers` cannot run these.
-        is_plain = isinstance(self.decoder.conv_out, nn.Conv2d)
-        return TiledLayers() if tiled and is_plain and not torch.is_grad_enabled() else None
+        return TiledLayers() if tiled and not torch.is_grad_enabled() else None
 
     @property
     def downscale_factor(self) -> int:

@@ -86,11 +86,18 @@ def _measured(source: Source, folder: Path) -> dict[str, Any]:
     """Measures all views and the flicker, and writes their images; returns the content of `metrics.json`."""
     measure = ImageMetrics()
     views: list[dict[str, Any]] = []
+    left_out: list[str] = []
     with progress_bars() as progress:
         task = progress.add_task("[green]Measuring views", total=source.num_views)
         for view in source.views():
-            views.append(_measured_view(view, measure, folder))
+            measured_view = _measured_view(view, measure, folder)
+            if measured_view is None:
+                left_out.append(view.name)
+            else:
+                views.append(measured_view)
             progress.advance(task)
+        if not views:
+            raise Difix3DError("no held-out photo has enough valid pixels to measure: look at the masks of the scene.")
         task = progress.add_task("[green]Measuring flicker", total=source.num_frames, visible=source.num_frames > 0)
         video = _measured_video(source, folder, lambda: progress.advance(task))
     measured = [kind for kind in (RAW, ENHANCED) if kind in views[0]]
@@ -104,23 +111,28 @@ def _measured(source: Source, folder: Path) -> dict[str, Any]:
     }
     if "lpips" not in views[0][RAW]:
         report["notes"].append("LPIPS is left out, because its network is not cached and could not be downloaded.")
+    if left_out:
+        report["notes"].append(f"Left out, because their masks leave too few pixels to measure: {', '.join(left_out)}.")
     if video is None and source.num_frames > 0:
         report["notes"].append("Flicker could not be measured, because neighbouring frames show no common surface.")
     return report
 
 
-def _measured_view(view: View, measure: ImageMetrics, folder: Path) -> dict[str, Any]:
+def _measured_view(view: View, measure: ImageMetrics, folder: Path) -> dict[str, Any] | None:
+    """Measures a view and keeps its images; None if its mask leaves too few pixels to measure."""
+    photo, renders = view.images[PHOTO], {kind: view.images[kind] for kind in (RAW, ENHANCED) if kind in view.images}
+    measured = {kind: measure(image, photo, view.mask) for kind, image in renders.items()}
+    if any(math.isnan(value) for values in measured.values() for value in values.values()):
+        return None
     height, width = view.images[RAW].shape[:2]
     entry: dict[str, Any] = {"name": view.name, "width": width, "height": height, "files": {}}
     for kind in KINDS:
         if kind in view.images:
             file = _keep_picture(view, kind, folder)
             entry["files"][kind] = file.relative_to(folder).as_posix()
-    for kind in (RAW, ENHANCED):
-        if kind in view.images:
-            values = measure(view.images[kind], view.images[PHOTO], view.mask)
-            # The PSNR of the photo itself is infinite, which JSON cannot hold.
-            entry[kind] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    for kind, values in measured.items():
+        # The PSNR of the photo itself is infinite, which JSON cannot hold.
+        entry[kind] = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return entry
 
 

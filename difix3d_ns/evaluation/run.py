@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -20,12 +19,14 @@ from difix3d_ns.cameras.path_through_photos import path_through
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation.evaluate_options import FRAME_SIZE, NUM_FRAMES, EvaluateConfig
 from difix3d_ns.evaluation.views import ENHANCED, PHOTO, RAW, Frame, View
+from difix3d_ns.files import names_below_common_folder
+from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.fixing.given_settings import difix_with, require_used_difix
 from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over
 from difix3d_ns.images.scene_checks import unreadable_scene
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
-from difix3d_ns.rendering.geometry import frame_geometry, require_carriable
+from difix3d_ns.rendering.geometry import frame_geometry, is_carriable, renders_depth, require_carriable
 from difix3d_ns.rendering.loading import (
     RunOptions,
     load_run,
@@ -69,8 +70,7 @@ class RunSource:
                 f"the scene {self._scene} has no held-out photos to evaluate on: list some as its test_filenames."
             )
         files = [Path(file) for file in self._photos.image_filenames]
-        folder = Path(os.path.commonpath([file.parent for file in files]))
-        self._names = _distinct([str(file.relative_to(folder).with_suffix("")) for file in files])
+        self._names = [str(name) for name in names_below_common_folder(files)]
         self._path = self._camera_path(config, given_path)
         folder = config.load_config.resolve().parent
         self.title = f"{folder.parent.parent.name}, {folder.parent.name}"
@@ -79,7 +79,7 @@ class RunSource:
             "run": str(config.load_config.parent),
             "network": choice.name,
             "strength": f"{fixer.config.strength:g}",
-            "reference": "nearest photo" if fixer.config.use_reference else "none",
+            "reference": _reference_in_words(enhancer),
         }
         if enhancer.clears_unseen():
             self.facts["what no photo shows"] = "cleared"
@@ -129,6 +129,9 @@ class RunSource:
                         "flicker is measured along a path through the held-out photos, and there is only one: leave "
                         "out --num-frames, or add --camera-path."
                     )
+                return None
+            # Nobody asked for this path, so that it cannot be used is no reason to measure nothing.
+            if config.num_frames is None and not (is_carriable(cameras[0]) and renders_depth(self._pipeline.model)):
                 return None
             path = path_through(cameras, num_frames)
         elif len(path) > num_frames:
@@ -221,11 +224,10 @@ def _at_most(cameras: Cameras, longer_side: int) -> Cameras:
     return scaled
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """The names, with a number added to repeated ones, because a.png and a.jpg are different photos of one name."""
-    seen: dict[str, int] = {}
-    distinct = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        distinct.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return distinct
+def _reference_in_words(enhancer: RenderEnhancer) -> str:
+    """What the network gets as reference, for the page."""
+    if not enhancer.fixer.config.use_reference:
+        return "none"
+    if enhancer.aligns_references():
+        return "photos aligned by depth"
+    return "nearest photo" if enhancer.references.choice == "pose" else "photo with the largest overlap"

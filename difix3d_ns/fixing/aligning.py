@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,17 @@ class RenderedSplat:
     def render(self, camera: Cameras) -> Outputs:
         """Renders a camera of shape (1,) in evaluation mode; the model's own mode is restored."""
         return self._in_evaluation(lambda: self.model.get_outputs_for_camera(camera.to(self.model.device)))
+
+    def corrected(self, cameras: Sequence[Cameras]) -> Sequence[Cameras]:
+        """The cameras of the training photos, in their order, with the corrections that the model has learnt.
+
+        Returns:
+            The given sequence itself if the model corrects no cameras.
+        """
+        optimizer = getattr(self.model, "camera_optimizer", None)
+        if optimizer is None or optimizer.config.mode == "off" or not hasattr(self.model, "camera_of_photo"):
+            return cameras
+        return [self.model.camera_of_photo(camera, index) for index, camera in enumerate(cameras)]
 
     def can_hide_gaussians(self) -> bool:
         """Whether the splat can be rendered without some of its Gaussians: it is this package's model, not cropped."""
@@ -62,6 +73,7 @@ class ReferenceAligner:
         dataset: the photos and their cameras.
         read_photo: returns a photo in [0, 1].
         device: where photos are warped.
+        report: is informed of a photo that cannot be read, by its index and the error; references do without it.
     """
 
     def __init__(
@@ -70,11 +82,14 @@ class ReferenceAligner:
         dataset: InputDataset,
         read_photo: Callable[[int], Float[Tensor, "height width 3"]],
         device: torch.device | str,
+        report: Callable[[int, BaseException], None],
     ) -> None:
         self._splat = splat
         cameras = [dataset.cameras[index : index + 1].to("cpu") for index in range(len(dataset.cameras))]
         read_mask = getattr(dataset, "mask", lambda index: None)
-        self._photos = ScenePhotos(cameras, read_photo, splat.render, device, read_mask)
+        self._photos = ScenePhotos(
+            lambda: splat.corrected(cameras), read_photo, splat.render, device, read_mask, report=report
+        )
 
     def reference(
         self,
@@ -92,12 +107,14 @@ class ReferenceAligner:
             without: index of a photo to leave out, because the render is of its view.
 
         Returns:
-            The reference on the render's device; None if the camera is no perspective camera.
-
-        Raises:
-            READING_ERRORS: a photo cannot be read.
+            The reference on the render's device; None if the camera is no perspective camera, or no photo can be read.
         """
         if not is_perspective(camera):
             return None
         outputs = self._splat.render(camera) if outputs is None else outputs
-        return self._photos.reference(render, camera, outputs, self._splat.state(), without).rgba().to(render)
+        found = self._photos.reference(render, camera, outputs, self._splat.state(), without)
+        return None if found is None else found.rgba().to(render)
+
+    def forget(self) -> None:
+        """Frees the memory of the photos. They are prepared again for the next reference."""
+        self._photos.forget()

@@ -11,7 +11,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from difix3d_ns.difix.errors import DifixMemoryError, reason_of, refuse_full_memory
+from difix3d_ns.difix.errors import DifixMemoryError, first_line, is_full_memory, reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.aligning import Outputs, ReferenceAligner, RenderedSplat
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
@@ -248,22 +248,36 @@ class RenderEnhancer:
 
         Returns:
             None if references are not to be aligned, as the settings or the network say. One of them is None if its
-            camera is no perspective camera, or a photo cannot be read.
+            camera is no perspective camera, or the memory is too full.
         """
         if self._splat is None or not self.aligns_references(fixer):
             return None
         if self._aligner is None:
-            self._aligner = ReferenceAligner(self._splat, self.train_dataset, self._read_photo, self.fixer.device)
+            self._aligner = ReferenceAligner(
+                self._splat, self.train_dataset, self._read_photo, self.fixer.device, self._report_photo
+            )
         found: list[Tensor | None] = []
         for index, (render, camera) in enumerate(zip(renders, cameras, strict=True)):
             of_render = None if outputs is None else outputs[index]
+            own = None if without is None else without[index]
             try:
-                own = None if without is None else without[index]
                 found.append(self._aligner.reference(render, camera, of_render, own))
-            except READING_ERRORS as error:
-                self._report_photo("a training photo", error)
-                found.append(None)
+                continue
+            except (DifixMemoryError, MemoryError, RuntimeError) as error:
+                if not isinstance(error, DifixMemoryError) and not is_full_memory(error):
+                    raise
+                reason = first_line(error)
+            # Outside the handler, because its exception keeps the tensors of the failed call in memory.
+            self._aligner.forget()
+            torch.cuda.empty_cache()
+            self._report(f"the memory is too full to align reference photos ({reason}): frames get none.")
+            found.append(None)
         return found
+
+    def free_memory(self) -> None:
+        """Frees the photos that were prepared for aligned references. They are prepared again when they are needed."""
+        if self._aligner is not None:
+            self._aligner.forget()
 
     def photos(self, indices: Sequence[int | None]) -> list[Float[Tensor, "height width 3"] | None]:
         """Training photos in [0, 1]; None for None and for an unreadable photo, of which only the first is reported."""
@@ -277,15 +291,20 @@ class RenderEnhancer:
         try:
             return self._read_photo(index)
         except READING_ERRORS as error:
-            self._report_photo(f"the training photo {self.train_dataset.image_filenames[index]}", error)
+            self._report_photo(index, error)
             return None
 
-    def _report_photo(self, photo: str, error: BaseException) -> None:
-        """Prints that a photo cannot be read, the first time."""
+    def _report_photo(self, index: int, error: BaseException) -> None:
+        """Prints that a training photo cannot be read, the first time."""
         refuse_full_memory(error)
+        photo = self.train_dataset.image_filenames[index]
+        self._report(
+            f"the training photo {photo} cannot be read ({reason_of(error)}): where no other can take its place, "
+            "frames are enhanced without a reference."
+        )
+
+    def _report(self, fault: str) -> None:
+        """Prints a fault that leaves frames without reference, the first time."""
         if not self._has_warned:
-            CONSOLE.print(
-                f"Difix: {photo} cannot be read ({reason_of(error)}): frames near it are enhanced without a reference.",
-                markup=False,
-            )
+            CONSOLE.print(f"Difix: {fault}", markup=False)
         self._has_warned = True

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from difix3d_ns.difix.number_formats import best_dtype
+
 
 @dataclass
 class DifixConfig:
@@ -27,7 +29,8 @@ class DifixConfig:
     base: str | None = None
     """For an upstream .pkl: the SD-Turbo folder or hub id that it was trained from."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the network; `auto` is bfloat16 with CUDA and float32 without."""
+    """Number format of the network; `auto` is bfloat16 on GPUs that compute with it, from compute capability 8.0 on,
+    and float32 elsewhere."""
     max_pixels_per_batch: int = 576 * 1024
     """Most pixels that go through the network at once, which limits its memory. A larger image is cleaned alone, its
     largest layers tile by tile. Higher values are faster on a large GPU."""
@@ -42,9 +45,7 @@ class DifixConfig:
 
     def torch_dtype(self, device: torch.device) -> torch.dtype:
         """The number format of the network on `device`."""
-        if self.dtype == "auto":
-            return torch.bfloat16 if device.type == "cuda" else torch.float32
-        return getattr(torch, self.dtype)
+        return best_dtype(device) if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
 class Fixer(Protocol):

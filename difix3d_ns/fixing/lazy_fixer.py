@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from difix3d_ns.difix.batching import batches_of_one_size
-from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError, is_full_memory
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError, first_line, is_full_memory
 from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
 from difix3d_ns.errors import warn
 from difix3d_ns.fixing.fixer import DifixConfig, Fixer, ManagedFixer
@@ -100,10 +101,14 @@ class LazyFixer:
         is_network = self._given is None and registered_fixer(choice.name) is None
         if choice.name == EMBEDDED_NAME or not is_network:
             return choice
-        from difix3d_ns.difix.network_files import require_files
+        from difix3d_ns.difix.network_files import is_training_checkpoint, require_files
 
         try:
             folder = require_files(choice.source, choice.revision, self.config.base)
+            if is_training_checkpoint(choice.source):
+                from difix3d_ns.difix.checkpoints import read_training_checkpoint  # imports diffusers
+
+                read_training_checkpoint(Path(choice.source))
         except DifixError as error:
             if self.config.model != "auto":
                 raise
@@ -182,8 +187,8 @@ class LazyFixer:
                 raise
             height, width = batch.renders[0].shape[:2]
             fault = DifixMemoryError(
-                f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile: "
-                "limit the Gaussians of a splat with --pipeline.model.max-gaussians, or the size of images with "
+                f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile "
+                f"({first_line(error)}): limit the Gaussians with --pipeline.model.max-gaussians, or the images with "
                 "--pipeline.datamanager.camera-res-scale-factor."
             )
         torch.cuda.empty_cache()

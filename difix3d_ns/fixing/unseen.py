@@ -8,11 +8,14 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
 from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspective
+from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.fixing.aligning import Outputs, RenderedSplat
+from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.splats.floaters import Coverage, floaters_in_view, largest_coverage
 
 
@@ -31,6 +34,7 @@ class UnseenClearing:
         self._dataset = dataset
         # Cut apart once, because this takes longer than to look at them, and each frame asks.
         self._cameras = [dataset.cameras[index : index + 1] for index in range(len(dataset.cameras))]
+        self._corrected: Sequence[Cameras] = self._cameras
         self._photos_are_perspective = all(map(is_perspective, self._cameras))
         self._surfaces: Sequence[AlignmentView] | None = None
         self._coverage: Coverage | None = None
@@ -56,7 +60,7 @@ class UnseenClearing:
         self._forget_if_changed()
         gaussians, camera = dict(model.gauss_params.items()), camera.to(model.device)
         if self._coverage is None:
-            photos = [photo.to(model.device) for photo in self._cameras]
+            photos = [photo.to(model.device) for photo in self._corrected]
             self._coverage = largest_coverage(gaussians, photos, model.rasterization)
         floaters = floaters_in_view(gaussians, camera, self._coverage, model.rasterization, ratio)
         return self._splat.render_without(floaters, camera) if floaters.any() else None
@@ -83,7 +87,7 @@ class UnseenClearing:
         view = for_lookup(alignment_view(render, camera, outputs["depth"], outputs["accumulation"]))
         self._forget_if_changed()
         if self._surfaces is None:
-            self._surfaces = [self._surfaces_of(index, photo) for index, photo in enumerate(self._cameras)]
+            self._surfaces = [self._surfaces_of(index, photo) for index, photo in enumerate(self._corrected)]
         return blur_unseen(render, enhanced, view, [photo.to(render.device) for photo in self._surfaces])[1]
 
     def _knows(self, camera: Cameras) -> bool:
@@ -93,8 +97,14 @@ class UnseenClearing:
         state = self._splat.state()
         if state != self._state:
             self._surfaces, self._coverage, self._state = None, None, state
+            self._corrected = self._splat.corrected(self._cameras)
 
     def _surfaces_of(self, index: int, camera: Cameras) -> AlignmentView:
         outputs = self._splat.render(camera)
-        mask = getattr(self._dataset, "mask", lambda index: None)(index)
+        try:
+            mask = getattr(self._dataset, "mask", lambda index: None)(index)
+        except READING_ERRORS as error:  # as without its photo, rendering goes on
+            refuse_full_memory(error)
+            CONSOLE.print(f"Difix: {reason_of(error)}: all of its photo counts as valid.", markup=False)
+            mask = None
         return for_lookup(alignment_view(outputs["rgb"], camera, outputs["depth"], outputs["accumulation"], mask))

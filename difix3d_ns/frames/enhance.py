@@ -49,6 +49,8 @@ class Outcome:
     """Seconds that this took, without loading the network."""
     bad: list[str] = field(default_factory=list)
     """A sentence for each frame that it skipped."""
+    unchanged: bool = False
+    """Whether the network left the frames as they are, because it needs aligned references."""
     error: str = ""
     """The error that ended it early, in one sentence; empty if there was none."""
 
@@ -164,7 +166,7 @@ def _clean_units(work: Work, units: Sequence[Unit], outcome: Outcome, state: Par
     label = f"process 1 of {state.num_processes}" if state.num_processes > 1 else "frames"
     on_bad = outcome.bad.append if work.config.skip_bad else None
     clean = _clean_after_previous(work) if work.config.previous_frame_as_reference else _clean_batch(work)
-    work.fixer.load()  # before the time of frames is measured
+    outcome.unchanged = work.fixer.takes_aligned_references()  # loads it before the time of frames is measured
     started = time.perf_counter()
     try:
         with _progress(label, total, state.is_main_process) as advance, WriteBehind(work.sink.num_writers) as writer:
@@ -285,7 +287,15 @@ def _report(config: EnhanceConfig, outcomes: Sequence[Outcome]) -> None:
     passed = f"; {len(bad)} could not be read and are missing" if bad else ""
     seconds = max(outcome.seconds for outcome in outcomes)
     speed = f" in {seconds:.1f} s ({count / seconds:.2f} frames/s)" if seconds else ""
-    CONSOLE.print(f"{count} frames cleaned{speed}: {config.output}{passed}.", soft_wrap=True)
+    unchanged = any(outcome.unchanged for outcome in outcomes)
+    done = "written without a change" if unchanged else "cleaned"
+    CONSOLE.print(f"{count} frames {done}{speed}: {config.output}{passed}.", soft_wrap=True)
+    if unchanged:
+        CONSOLE.print(
+            "The network needs photos that are aligned by the geometry of a run, which frames lack: clean them with "
+            "ns-difix render, or with another --model.",
+            soft_wrap=True,
+        )
 
 
 class _FramesPerSecond(ProgressColumn):

@@ -78,7 +78,8 @@ class EnhanceConfig:
     model: str = "auto"
     """The network: `auto`, `embedded`, a hub id such as nvidia/difix_ref, a folder, or a .pkl of the authors' training.
     `auto` is nvidia/difix_ref if there is a GPU and its weights are cached or can be downloaded.
-    Otherwise it is the small network embedded in this package. The choice is printed."""
+    Otherwise it is the small network embedded in this package, which leaves frames as they are: it needs photos that
+    are aligned by the geometry of a run, as in `ns-difix render`. The choice is printed."""
     revision: str | None = None
     """Revision of a hub id: a branch, a tag or a commit."""
     base: str | None = None
@@ -88,7 +89,8 @@ class EnhanceConfig:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where the network runs. `auto` is the GPU if there is one, else the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the network. `auto` is bfloat16 on a GPU and float32 on the CPU."""
+    """Number format of the network. `auto` is bfloat16 on a GPU of compute capability 8.0 or more,
+    and float32 elsewhere."""
     max_pixels_per_batch: int = 576 * 1024
     """Largest number of pixels that the network processes at once, which bounds its memory.
     A larger frame is a batch of its own, and its largest layers run in tiles.

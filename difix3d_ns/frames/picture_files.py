@@ -189,8 +189,9 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
 def _is_deep(image: Image.Image) -> bool:
     if isinstance(image, TiffImageFile):
         return 16 in (image.tag_v2.get(258) or ())
-    # PIL names only the layout of the coded pixels after the file's bits.
-    return image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    # PIL reduces PNG's colours to 8 bits. Only the layout of the coded pixels still names the file's.
+    layouts = [str(tile[3]) for tile in getattr(image, "tile", ())] if image.format == "PNG" else []
+    return image.mode.startswith("I;16") or any(";16" in layout for layout in layouts)
 
 
 def _is_transparent(image: Image.Image) -> bool:

@@ -16,6 +16,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import scene_radius
+from difix3d_ns.errors import Difix3DError
 from difix3d_ns.images.dataparsers import extended
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over, read_photo
 from difix3d_ns.images.scene_checks import (
@@ -37,7 +38,7 @@ class NovelViewDataManager(Base):
     """Makes one of nerfstudio's datamanagers read scenes safely and hold fixed views. It comes first among the bases.
 
     Args:
-        config: settings, with a `bank` of fixed views.
+        config: settings, with a `bank` of fixed views and a `pseudo_view_probability`.
         device: where training runs.
         test_mode: as in nerfstudio.
         world_size: number of processes.
@@ -49,8 +50,8 @@ class NovelViewDataManager(Base):
         pseudo_views: the bank that pseudo views are drawn from; the pipeline fills it.
 
     Raises:
-        Difix3DError: the scene cannot be read, photos are missing, there are fewer than two training photos, or a
-            camera is invalid.
+        Difix3DError: the scene cannot be read, photos are missing, there are fewer than two training photos, a camera
+            is invalid, or the probability is not in [0, 1].
     """
 
     config: Any
@@ -68,6 +69,11 @@ class NovelViewDataManager(Base):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= config.pseudo_view_probability <= 1:
+            raise Difix3DError(
+                "--pipeline.datamanager.pseudo-view-probability must be from 0 to 1, not "
+                f"{config.pseudo_view_probability}."
+            )
         self.photo_background: Callable[[], Float[Tensor, "3"]] = lambda: torch.zeros(3)
         self.pseudo_views = PseudoViewBank(config.bank, device)
         config.data = config.dataparser.data = Path(config.data or config.dataparser.data)

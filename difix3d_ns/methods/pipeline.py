@@ -263,6 +263,7 @@ class NovelViewPipeline(VanillaPipeline):
             observers=[self._training_panel],
             background=self._novel_view_background(),
             blurs_unseen=self._blurs_unseen(),
+            checkpoint_folder=Path(trainer.checkpoint_dir),
         )
         if loop.schedule.steps:
             self._settle_on_network(trainer, start)

@@ -63,19 +63,11 @@ class Difix3DNerfactoDataManager(NovelViewDataManager, VanillaDataManager[PhotoD
 
     Photos are undistorted as in difix3d, so that renders, references and fixed views are perspective images, which the
     network is trained on. They are kept as 8-bit numbers.
-
-    Raises:
-        Difix3DError: also if the share of fixed views' rays is not in [0, 1].
     """
 
     config: Difix3DNerfactoDataManagerConfig
 
     def __init__(self, config: Difix3DNerfactoDataManagerConfig, *args: Any, **kwargs: Any) -> None:
-        if not 0 <= config.pseudo_view_probability <= 1:
-            raise Difix3DError(
-                "--pipeline.datamanager.pseudo-view-probability must be from 0 to 1, not "
-                f"{config.pseudo_view_probability}."
-            )
         if config.train_num_rays_per_batch < 1:
             raise Difix3DError(
                 "--pipeline.datamanager.train-num-rays-per-batch must be 1 or more, not "

@@ -29,6 +29,7 @@ from difix3d_ns.methods.render_outputs import RenderOutputs
 from difix3d_ns.nerfacto.coverage import Coverage
 from difix3d_ns.nerfacto.modules import PhotoAppearance, PhotoCameraOptimizer, TrainingPhaseSampler, appearance_of
 from difix3d_ns.nerfacto.starts import require_fitting_field
+from difix3d_ns.viewer.panel import training_rests_for_viewer
 
 FIELD_SETTINGS = (
     "hidden_dim",
@@ -213,15 +214,16 @@ class Difix3DNerfactoModel(EnhancedOutputs, NerfactoModel):
         self, camera: Cameras, accumulation: Float[Tensor, "height width 1"]
     ) -> Float[Tensor, "height width 1"]:
         assert self.train_cameras is not None
-        if self.training:  # the viewer reads outputs after it has switched back
-            self.eval()
-            try:
-                return Coverage(self, self.train_cameras)(camera, accumulation)
-            finally:
-                self.train()
-        if self._coverage is None:
-            self._coverage = Coverage(self, self.train_cameras)
-        return self._coverage(camera, accumulation)
+        with training_rests_for_viewer():
+            if self.training:  # the viewer reads outputs after it has switched back
+                self.eval()
+                try:
+                    return Coverage(self, self.train_cameras)(camera, accumulation)
+                finally:
+                    self.train()
+            if self._coverage is None:
+                self._coverage = Coverage(self, self.train_cameras)
+            return self._coverage(camera, accumulation)
 
     def camera_of_photo(self, camera: Cameras, index: int) -> Cameras:
         """The camera of a training photo with the correction that the camera optimizer has learnt.

@@ -13,6 +13,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from difix3d_ns.errors import Difix3DError, warn
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
 from difix3d_ns.novel_views.renders import Renderer
@@ -21,6 +22,7 @@ from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_ste
 from difix3d_ns.novel_views.targets import TargetConfig
 from difix3d_ns.novel_views.training_views import TrainingViews
 from difix3d_ns.novel_views.walk import NovelViewWalk
+from difix3d_ns.pseudo_views.files import saved_sets
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
 from difix3d_ns.resuming.starts import Start
 from difix3d_ns.vetting.vet import VettingConfig
@@ -108,6 +110,7 @@ class NovelViewLoop:
         background: colour in [0, 1] behind novel views; None for that of the model.
         blurs_unseen: whether novel views of few photos are blurred where they show what no photo shows. The model is
             a splat.
+        checkpoint_folder: the run's folder of checkpoints; None if there is none.
 
     Attributes:
         walk: the novel views' poses.
@@ -116,7 +119,8 @@ class NovelViewLoop:
         reliability: of the fixer at the last test, in [0, 1].
 
     Raises:
-        Difix3DError: the step length is not a positive number, or the pseudo views of the earlier run cannot be copied.
+        Difix3DError: the step length is not a positive number, a fix step is negative, or the pseudo views of the
+            earlier run cannot be copied.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class NovelViewLoop:
         observers: Sequence[LoopObserver] = (),
         background: Float[Tensor, "3"] | None = None,
         blurs_unseen: bool = False,
+        checkpoint_folder: Path | None = None,
     ) -> None:
         unit = config.length_unit(datamanager)
         self.walk = NovelViewWalk(targets, datamanager.train_camera_to_worlds, config.step_length, unit)
@@ -142,7 +147,9 @@ class NovelViewLoop:
         self._blurs_unseen = blurs_unseen and self.few_photos
         self._bank = datamanager.pseudo_views
         self._observers = observers
-        self._update = ProgressiveUpdate(config, model, datamanager, enhancer, self.walk, unit, run_folder, background)
+        self._update = ProgressiveUpdate(
+            config, model, datamanager, enhancer, self.walk, unit, run_folder, background, checkpoint_folder
+        )
         self._resume(start, run_folder)
 
     def describe(self) -> str:
@@ -225,12 +232,24 @@ class NovelViewLoop:
         earlier, own = start.run_folder / PSEUDO_VIEW_FOLDER, run_folder / PSEUDO_VIEW_FOLDER
         if self._bank.restore(earlier, start.step - 1, own):
             self.walk.go_on_from(self._bank.camera_to_worlds())
+            self.reliability = max((view.reliability for view in self._bank.views), default=0.0)
             CONSOLE.print(f"Resumed with {len(self._bank)} pseudo views fixed at step {self._bank.step}.")
+        elif saved_sets(earlier) and any(step < start.step for step in self.schedule.certain):
+            warn(
+                f"{earlier} holds no novel views that were fixed before step {start.step}.",
+                "They start again at the photos, and none teaches until the next fix.",
+            )
 
 
 def _schedule(config: NovelViewLoopConfig, start: Start, few_photos: bool) -> FixSchedule:
     """The run's fixes. They count from where the Gaussians were first trained with fixes."""
     length, planned = start.end - start.origin, config.planned_num_iterations
+    lists = config.fix_steps, config.early_fix_steps, config.few_photos_fix_steps
+    if min(0, config.fix_every, planned, *(step for steps in lists for step in steps)) < 0:
+        raise Difix3DError(
+            "--pipeline.fix-steps, --pipeline.early-fix-steps, --pipeline.few-photos-fix-steps, --pipeline.fix-every "
+            "and --pipeline.planned-num-iterations must be 0 or more."
+        )
     certain = fix_steps_of_run(config.fix_steps, config.fix_every, length, planned)
     has_early = config.reliability.test or few_photos
     # A run that starts from a trained splat has no coarse renders to keep.

@@ -21,6 +21,7 @@ from difix3d_ns.novel_views.walk import NovelViewWalk
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.pseudo_views.memory import give_back_freed_memory
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
+from difix3d_ns.resuming.checkpoints import saved_steps
 from difix3d_ns.vetting.reliability import error_removed, nearest_others
 from difix3d_ns.vetting.vet import NovelViewFix, Vetting, VettingConfig
 
@@ -36,6 +37,7 @@ class ProgressiveUpdate:
         walk: the novel views' poses.
         unit: length in scene units that counts as much as one radian.
         run_folder: where fixed views are saved for a resume.
+        checkpoint_folder: the run's folder of checkpoints; None if there is none.
         background: colour in [0, 1] behind novel views; None for that of the model.
     """
 
@@ -49,6 +51,7 @@ class ProgressiveUpdate:
         unit: float,
         run_folder: Path,
         background: Float[Tensor, "3"] | None = None,
+        checkpoint_folder: Path | None = None,
     ) -> None:
         self._config = config
         self._model = model
@@ -58,6 +61,7 @@ class ProgressiveUpdate:
         self._unit = unit
         self._folder = run_folder / PSEUDO_VIEW_FOLDER
         self._background = background
+        self._checkpoint_folder = checkpoint_folder
 
     def test_fixer(self, step: int) -> float:
         """Measures the fixer's reliability in [0, 1]: the share of the renders' error at some photos that it removes.
@@ -131,7 +135,8 @@ class ProgressiveUpdate:
         shown: dict[str, Tensor] = {}
         # Thousands of novel views do not fit into memory together, so they are fixed part by part.
         max_pixels = max(MAX_PIXELS_AT_ONCE, fixer.config.max_pixels_per_batch)
-        with progress_bars() as progress, bank.incoming(step, self._folder) as add:
+        checkpoints = [] if self._checkpoint_folder is None else saved_steps(self._checkpoint_folder)
+        with progress_bars() as progress, bank.incoming(step, self._folder, checkpoints) as add:
             rendering = progress.add_task("[green]Rendering novel views", total=len(cameras))
             fixing = progress.add_task("[green]Fixing novel views", total=len(cameras), visible=clean)
             for part in in_parts(cameras, max_pixels):
@@ -178,6 +183,7 @@ class ProgressiveUpdate:
                     add(vetted)
                     del found, renders, accumulations, references, fixed, fixes, of_views, vetted
                     give_back_freed_memory()
+        self._enhancer.free_memory()  # the splat will have changed before they are needed again
         for name, image in shown.items():
             writer.put_image(name=name, image=image, step=step)
         views = bank.newest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ class PseudoViewBankConfig:
     older_set_probability: float = 0.5
     """Factor, in [0, 1], by which each later fix lowers the probability of drawing a view; used with `kept`."""
     sets_kept: int = 3
-    """Number of fixes whose views are kept, at least 1. The run's folder holds all of them, for runs that resume from
-    an older checkpoint."""
+    """Number of fixes whose views are kept, at least 1. The run's folder holds all of them, and those that a run needs
+    which resumes from one of its checkpoints."""
     max_memory_gb: float = 4.0
     """Memory for the views' images, in 10^9 bytes. It is never exceeded, except for the few images that are read ahead.
     Images that do not fit, oldest first, are read from the run's folder shortly before they are drawn."""
@@ -109,15 +109,20 @@ class PseudoViewBank:
             add(views)
 
     @contextmanager
-    def incoming(self, step: int, folder: Path | None = None) -> Iterator[Callable[[PseudoViewSet], None]]:
+    def incoming(
+        self, step: int, folder: Path | None = None, checkpoint_steps: Sequence[int] = ()
+    ) -> Iterator[Callable[[PseudoViewSet], None]]:
         """Takes the views of a fix part by part. After the last part they are the newest set.
 
-        Older sets of the same or later steps, made before a resume, are dropped then. After an error the bank is as
-        before. If the disk is full, a warning is printed, and the views that fit into memory teach.
+        Older sets of the same or later steps, made before a resume, are dropped then. After an error the older sets
+        teach as before, except for images that had to make room and are not on disk. If the disk is full, a warning is
+        printed, and the views that fit into memory teach.
 
         Args:
             step: training step before which the views are fixed.
             folder: the run's folder of pseudo views; None writes nothing.
+            checkpoint_steps: steps of the checkpoints that the run can resume from. The sets that teach then stay in
+                the folder, however many fixes followed.
 
         Yields:
             A function to call with each part of the set.
@@ -125,7 +130,9 @@ class PseudoViewBank:
         new = IncomingSet(step, folder, self._memory, evictable=self._sets)
         try:
             yield new.add
-            finished = new.finish(self.config.sets_kept)
+            saved = [] if folder is None else [saved_sets(folder, checkpoint) for checkpoint in checkpoint_steps]
+            needed = {taught for sets in saved for taught in sets[-self._num_sets :]}
+            finished = new.finish(self.config.sets_kept, is_needed=needed.__contains__)
         except BaseException:
             new.discard()
             self._sets_changed()

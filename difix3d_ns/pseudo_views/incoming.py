@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,18 +45,19 @@ class IncomingSet:
             if not self._memory.hold(view, images, self._evictable) and view.stored is None:
                 self._set.reject(view, NOT_SAVED)
 
-    def finish(self, sets_kept: int) -> BankedSet:
+    def finish(self, sets_kept: int, is_needed: Callable[[Path], bool] = lambda saved: False) -> BankedSet:
         """Moves the set to its place in the run's folder, and removes older sets there.
 
         Args:
             sets_kept: number of sets that stay in the folder, including this one.
+            is_needed: see `SetWriter.finish`.
 
         Returns:
             The whole set.
         """
         if self._writer is not None:
             try:
-                self._writer.finish(sets_kept)
+                self._writer.finish(sets_kept, is_needed)
             except OSError as error:
                 self._give_up_writing(self._writer, error)
         return self._set

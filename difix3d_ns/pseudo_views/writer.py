@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,13 +77,14 @@ class SetWriter:
             for view, entry in zip(views, entries, strict=True)
         ]
 
-    def finish(self, sets_kept: int) -> None:
+    def finish(self, sets_kept: int, is_needed: Callable[[Path], bool] = lambda saved: False) -> None:
         """Moves the set to its place and removes the sets that are too old and those of later steps.
 
         Sets of later steps are left over when a run resumes from an earlier checkpoint.
 
         Args:
             sets_kept: number of sets that stay, including this one.
+            is_needed: whether an older set stays nevertheless.
 
         Raises:
             OSError: the set cannot be written.
@@ -96,7 +97,7 @@ class SetWriter:
         saved = saved_sets(self._folder)
         later = [other for other in saved if other.name > self._name]
         outdated = [other for other in saved if other.name <= self._name][:-sets_kept]
-        for other in (*later, *outdated):
+        for other in (*later, *(other for other in outdated if not is_needed(other))):
             shutil.rmtree(other)
             for image in rejected_images(self._folder, other.name):
                 image.unlink()

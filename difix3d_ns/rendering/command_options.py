@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
@@ -38,6 +38,12 @@ def load_for(
             check(config)
 
     difix, references = given_settings(command.difix), given_settings(command.references)
+    follows = getattr(command, "previous_frame_as_reference", False)
+    if follows and command.clear_unseen:
+        raise Difix3DError(
+            "--clear-unseen True is for frames with photos as references: leave it out, or "
+            "--previous-frame-as-reference."
+        )
     run = load_run(
         command.load_config,
         RunOptions(
@@ -47,14 +53,14 @@ def load_for(
             downscale_factor,
             command.eval_num_rays_per_chunk,
             command.match_colors,
-            command.clear_unseen,
+            False if follows else command.clear_unseen,
             check=require_used,
         ),
     )
     fixer = run.enhancer.fixer
     require_used_difix(fixer, difix)
     require_used_references(run.enhancer.references, references, fixer.config.use_reference)
-    if getattr(command, "previous_frame_as_reference", False) and not fixer.config.use_reference:
+    if follows and not fixer.config.use_reference:
         raise Difix3DError(
             "--previous-frame-as-reference and --difix.use-reference False exclude each other: leave out the former, "
             "or give --difix.use-reference True."
@@ -62,8 +68,19 @@ def load_for(
     if is_enhanced(command):
         CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
         fixer.load()
+        if not follows and run.enhancer.aligns_references():
+            _require_no_choice(references)
         _report_clearing(run, command.clear_unseen)
     return run
+
+
+def _require_no_choice(references: Mapping[str, Any]) -> None:
+    """Raises Difix3DError for given settings that choose one photo, where several are aligned."""
+    for name in sorted(references.keys() - {"align"}):
+        raise Difix3DError(
+            f"{option_name('--references.', name)} has no effect on aligned references, which are made of several "
+            "photos: leave it out, or add --references.align none."
+        )
 
 
 def _report_clearing(run: Run, given: bool | None) -> None:

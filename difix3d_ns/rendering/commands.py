@@ -253,7 +253,14 @@ class Dataset(DifixOptions, DatasetRender):
             self.overwrite,
         )
         require_free_folders(options)
-        render_dataset(load_for(self, downscale_factor=self.downscale_factor), options)
+        run = load_for(self, downscale_factor=self.downscale_factor)
+        for split in options.splits:
+            cameras = run.cameras(split)
+            if min(int(cameras.width.min()), int(cameras.height.min())) < 1:
+                raise Difix3DError(
+                    f"--downscale-factor {self.downscale_factor} leaves nothing of the views: give less."
+                )
+        render_dataset(run, options)
 
 
 Commands = tyro.conf.FlagConversionOff[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import telling_errors
+from difix3d_ns.files import names_below_common_folder, telling_errors
 from difix3d_ns.images.photos import READING_ERRORS, over
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names, require_used_colormap
@@ -85,7 +84,7 @@ def render_dataset(run: Run, options: DatasetOptions) -> None:
 
 def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetOptions) -> None:
     cameras = dataset.cameras.to(run.pipeline.device)
-    names = _names_of_photos(dataset.image_filenames)
+    names = names_below_common_folder(dataset.image_filenames)
     with_photo = any("gt-" in name for name in options.output_names)
     enhanced = any(name.removeprefix("raw-") == ENHANCED for name in options.output_names)
     with progress_bars() as progress:
@@ -108,12 +107,6 @@ def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetO
                     _write(path, name, outputs, photo, dataset, options)
                 progress.advance(task)
             start = indices.stop
-
-
-def _names_of_photos(files: Sequence[Path]) -> list[Path]:
-    """The photos' paths relative to their common folder, without extensions."""
-    root = Path(os.path.commonpath([Path(file).parent for file in files]))
-    return [Path(file).relative_to(root).with_suffix("") for file in files]
 
 
 def _what_the_dataset_has(

@@ -31,25 +31,36 @@ def frame_geometry(model: Model, camera: Cameras, outputs: Outputs) -> FrameGeom
         Difix3DError: the camera is not a perspective camera, or the model does not render such a depth.
     """
     require_carriable(camera)
-    along_rays = isinstance(model, NerfactoModel) or (
-        type(model).get_outputs_for_camera is Model.get_outputs_for_camera
-    )
-    if not (isinstance(model, SplatfactoModel) or along_rays) or not {"depth", "accumulation"} <= {*outputs}:
+    if not renders_depth(model) or not {"depth", "accumulation"} <= {*outputs}:
         raise Difix3DError(
             f"{type(model).__name__} renders no depth to warp frames into each other's views: use a splat, or one of "
             "nerfstudio's ray-based methods."
         )
     depth, accumulation = outputs["depth"], outputs["accumulation"]
     K = camera.get_intrinsics_matrices()[0].to(depth)
-    if along_rays:
+    if _measures_along_rays(model):
         depth = depth / ray_lengths(K, *depth.shape[:2])
     return FrameGeometry(camera.camera_to_worlds[0].to(depth), K, depth, accumulation)
 
 
+def renders_depth(model: Model) -> bool:
+    """Whether it is known how a model measures its depth, if it renders any."""
+    return isinstance(model, SplatfactoModel) or _measures_along_rays(model)
+
+
+def _measures_along_rays(model: Model) -> bool:
+    return isinstance(model, NerfactoModel) or type(model).get_outputs_for_camera is Model.get_outputs_for_camera
+
+
+def is_carriable(cameras: Cameras) -> bool:
+    """Whether cameras are perspective cameras: only their frames can be warped by depth."""
+    return CameraType(int(cameras.camera_type.flatten()[0])) is CameraType.PERSPECTIVE
+
+
 def require_carriable(cameras: Cameras) -> None:
-    """Raises Difix3DError unless the cameras are perspective cameras: only their frames can be warped by depth."""
-    kind = CameraType(int(cameras.camera_type.flatten()[0]))
-    if kind is not CameraType.PERSPECTIVE:
+    """Raises Difix3DError unless `is_carriable`."""
+    if not is_carriable(cameras):
+        kind = CameraType(int(cameras.camera_type.flatten()[0]))
         raise Difix3DError(
             f"frames of {kind.name.lower()} cameras cannot be warped into each other's views: use perspective cameras."
         )

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from difix3d_ns.cameras.generated_paths import looking_at
 from difix3d_ns.cameras.poses import k_nearest_poses
@@ -41,6 +41,8 @@ def nearest_photo(run: Run, camera: Cameras, check_occlusions: bool) -> int:
 def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height width 3"]:
     """Reads a training photo and scales it to a frame's height.
 
+    All photos get the width of the widest one, with black bars, because the frames of a video have one size.
+
     Raises:
         Difix3DError: the photo cannot be read.
     """
@@ -53,7 +55,10 @@ def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height wid
             f"the photo {file} cannot be read ({reason_of(error)}): leave out --render-nearest-camera."
         ) from error
     width = max(1, photo.shape[-1] * height // photo.shape[-2])
-    return interpolate(photo, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    scaled = interpolate(photo, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    cameras = run.train_dataset.cameras
+    missing = max(0, int((cameras.width * height // cameras.height).max()) - width)
+    return pad(scaled, (0, 0, missing // 2, missing - missing // 2))
 
 
 def _is_seen(run: Run, pose: Float[Tensor, "1 3 4"], point: Float[Tensor, "3"]) -> bool:

@@ -29,6 +29,7 @@ from difix3d_ns.fixing.references import ReferenceConfig
 from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, photo_dataset, read_photo
 from difix3d_ns.images.scene_checks import unreadable_scene
+from difix3d_ns.nerfacto.model import Difix3DNerfactoModel
 from difix3d_ns.rendering.crop import background_of
 from difix3d_ns.splats.gaussians import means_and_opacities
 from difix3d_ns.vetting.color_matching import match_colors
@@ -73,6 +74,8 @@ class Run:
         model = self.model
         self.train_dataset = self._dataset_or_loaded("train")
         self.unit = unit or self._radius_of_cameras()
+        if isinstance(model, Difix3DNerfactoModel):
+            model.train_cameras = self.train_dataset.cameras  # for its output `coverage`
         self.enhancer = RenderEnhancer(
             LazyFixer(difix, pipeline.device),
             self.train_dataset,

@@ -246,6 +246,13 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
         count += 1
 
     yield write
+    names = [file.stem for file in options.destination.iterdir() if file.suffix in SUFFIXES.values()]
+    if older := [name for name in names if name.isdecimal() and int(name) >= count]:
+        CONSOLE.print(
+            f"{options.destination} also holds {len(older)} images of an earlier, longer path, from {min(older)} on.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_quality: int) -> None:

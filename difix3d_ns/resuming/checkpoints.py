@@ -62,6 +62,11 @@ def require_readable(file: Path, parts: Mapping[str, type] = TO_TRAIN) -> None:
         raise Difix3DError(f"{file} is not a checkpoint of nerfstudio: it lacks {', '.join(missing)}.")
 
 
+def has_scaler(file: Path) -> bool:
+    """Whether a readable checkpoint holds the state of a gradient scaler. Trainings without CUDA leave it empty."""
+    return bool(torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("scalers"))
+
+
 @contextmanager
 def explained_misfit(checkpoint: str) -> Iterator[None]:
     """Reports in one sentence that a checkpoint, although readable, cannot be loaded into a run.
@@ -81,6 +86,13 @@ def explained_misfit(checkpoint: str) -> Iterator[None]:
         raise Difix3DError(f"the checkpoint {checkpoint} does not fit this run ({first_line(error)}).") from error
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, which need not exist, newest first. They may be damaged."""
+    names = [path.name for path in folder.glob("step-*.ckpt")]
+    found = [re.fullmatch(r"step-(\d{9,})\.ckpt", name) for name in names]
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
 def newest_readable_step(folder: Path, parts: Mapping[str, type] = TO_TRAIN) -> int | None:
     """The step of the newest undamaged checkpoint in a folder. Prints a warning for each damaged one that it skips.
 
@@ -94,10 +106,7 @@ def newest_readable_step(folder: Path, parts: Mapping[str, type] = TO_TRAIN) -> 
     Raises:
         Difix3DError: all checkpoints are damaged.
     """
-    names = [path.name for path in folder.glob("step-*.ckpt")]
-    steps = sorted(
-        (int(found[1]) for name in names if (found := re.fullmatch(r"step-(\d{9,})\.ckpt", name))), reverse=True
-    )
+    steps = saved_steps(folder)
     for step in steps:
         try:
             require_readable(checkpoint_file(folder, step), parts)

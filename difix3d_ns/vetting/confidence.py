@@ -26,7 +26,8 @@ class ConfidenceConfig:
     """Colour difference, in [0, 1], between a confident render and its fixed view that lowers a pixel's weight to 37%.
     With 0, disagreement does not change the weight."""
     half_distance: float = 3.0
-    """Pose distance to the nearest photo, in steps plus radians, that halves the weight of a novel view.
+    """Pose distance to the nearest photo that halves the weight of a novel view: the distance in the unit of
+    `step_length` (see `step_unit`) plus the angle in radians.
     With 0, the distance does not change the weight."""
 
 

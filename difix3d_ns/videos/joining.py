@@ -45,17 +45,23 @@ class Timing:
         return (len(self.times) / span).limit_denominator(100_000)
 
 
+def audio_tracks(container: Any) -> list[Any]:
+    """The audio streams that can be copied. FFmpeg must know their codec, unlike that of spatial audio of phones."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
+
+
 def require_audio_fits(video: Path, output: Path) -> None:
     """Tests whether the output's container supports the audio of a video.
 
     Raises:
         Difix3DError: it does not.
     """
-    with av.open(str(video)) as source:
-        codecs = [stream.codec_context.name for stream in source.streams.audio]
+    with av.open(str(video.absolute())) as source:
+        tracks = audio_tracks(source)
+        codecs = [stream.codec_context.name for stream in tracks]
         try:
             with av.open(BytesIO(), "w", format=VIDEO_OUTPUTS[output.suffix.lower()]) as trial:
-                copies = {each.index: trial.add_stream_from_template(each) for each in source.streams.audio}
+                copies = {each.index: trial.add_stream_from_template(each) for each in tracks}
                 # Some containers raise the error only when they are closed, and only if something was written.
                 for packet in islice(_audio_packets(source, copies, Fraction(0)) if copies else (), TRIAL_PACKETS):
                     trial.mux(packet)
@@ -90,8 +96,8 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
             video_stream = _copy_of(first, container, timing)
             tracks = [_video_packets(filled, first, video_stream, coded, timing)]
             if audio is not None:
-                source = stack.enter_context(av.open(str(audio.file)))
-                copies = {each.index: container.add_stream_from_template(each) for each in source.streams.audio}
+                source = stack.enter_context(av.open(str(audio.file.absolute())))
+                copies = {each.index: container.add_stream_from_template(each) for each in audio_tracks(source)}
                 if copies:
                     tracks.append(_audio_packets(source, copies, audio.offset))
             for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
@@ -140,14 +146,14 @@ def _video_packets(pieces: Sequence[Path], first: Any, stream: Any, coded: Timin
 @contextmanager
 def _open_piece(piece: Path) -> Iterator[Any]:
     try:
-        with av.open(str(piece)) as container:
+        with av.open(str(piece.absolute())) as container:
             yield container
     except InvalidDataError as error:
         raise Difix3DError(f"the piece {piece} is damaged: delete it and repeat the command with --resume.") from error
 
 
 def _audio_packets(source: Any, copies: dict[int, Any], offset: Fraction) -> Iterator[Any]:
-    for packet in source.demux(*source.streams.audio):
+    for packet in source.demux(*audio_tracks(source)):
         if packet.dts is None:
             continue
         shift = round(offset / packet.time_base)

@@ -148,8 +148,8 @@ class VideoReader:
                     yield index, frame
 
     def _open(self) -> Any:
-        # `genpts` derives missing times from the decoding times.
-        return av.open(str(self.file), options={"fflags": "+genpts"})
+        # `genpts` derives missing times from the decoding times. FFmpeg would take 12:30.mov for a protocol.
+        return av.open(str(self.file.absolute()), options={"fflags": "+genpts"})
 
     def _read_header(self, container: Any) -> None:
         streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
@@ -316,6 +316,8 @@ def _extras(container: Any, stream_index: int) -> tuple[str, ...]:
         for each in streams
     ]
     found = [name for kind, name in STREAM_EXTRAS.items() if kind in kinds]
+    if any(each.type == "audio" and each.codec_context is None for each in streams):
+        found.append("audio of an unknown codec")
     if container.chapters():
         found.append("chapters")
     tags = [tag for tag in container.metadata if tag.lower() not in TECHNICAL_TAGS]

@@ -21,13 +21,16 @@ def mark_as_spherical(video: Path) -> None:
     if video.suffix.lower() != ".mp4":
         return
     part = part_of(video)
-    with telling_errors(video, FFmpegError):
-        # nerfstudio needs a file with the index at its end, so the packets are copied into one.
-        with av.open(str(video)) as source, av.open(str(part), "w", format="mp4") as target:
-            stream = target.add_stream_from_template(source.streams.video[0])
-            for packet in source.demux(source.streams.video[0]):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    target.mux(packet)
-        insert_spherical_metadata_into_file(part)
-        os.replace(part, video)
+    try:
+        with telling_errors(video, FFmpegError):
+            # nerfstudio needs a file with the index at its end, so the packets are copied into one.
+            with av.open(str(video.absolute())) as source, av.open(str(part.absolute()), "w", format="mp4") as target:
+                stream = target.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(source.streams.video[0]):
+                    if packet.dts is not None:
+                        packet.stream = stream
+                        target.mux(packet)
+            insert_spherical_metadata_into_file(part)
+            os.replace(part, video)
+    finally:
+        part.unlink(missing_ok=True)

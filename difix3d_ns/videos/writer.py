@@ -158,4 +158,4 @@ def open_output(part: Path, file: Path, container_format: str | None = None) -> 
         options["movflags"] = "+faststart"
     with telling_errors(file, FFmpegError):
         part.parent.mkdir(parents=True, exist_ok=True)
-        return av.open(str(part), "w", format=container_format, options=options)
+        return av.open(str(part.absolute()), "w", format=container_format, options=options)

@@ -92,6 +92,16 @@ def rendering_for_viewer() -> RenderStateMachine | None:
     return thread if isinstance(thread, RenderStateMachine) else None
 
 
+def training_rests_for_viewer() -> AbstractContextManager[object]:
+    """A context in which no training step runs, for code in the viewer's render thread that reads a lazy output.
+
+    The viewer reads outputs after it has let training go on. Outside this thread the context does nothing.
+    """
+    machine = rendering_for_viewer()
+    lock = None if machine is None else machine.viewer.train_lock
+    return nullcontext() if lock is None else lock
+
+
 def frame_is_outdated(machine: RenderStateMachine) -> bool:
     """Whether the frame that the render thread works on will not be shown: the camera moved, or the page closed."""
     waiting = machine.next_action

@@ -29,7 +29,7 @@ class Photos:
     def __init__(self, count: int) -> None:
         self.rendered: Counter[float] = Counter()
         cameras = [camera(0.1 * index) for index in range(count)]
-        self.photos = ScenePhotos(cameras, lambda index: RENDER, self.render, "cpu")
+        self.photos = ScenePhotos(lambda: cameras, lambda index: RENDER, self.render, "cpu")
 
     def render(self, camera: Cameras) -> dict[str, torch.Tensor]:
         self.rendered[round(float(camera.camera_to_worlds[0, 0, 3]), 3)] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class TrainingState:
         unfinished.replace(path)
 
     def restore(self, path: Path) -> int:
-        """Restores the state from a checkpoint, if it exists.
+        """Restores the state from a checkpoint, if it exists. Learning rates and weight decay stay as they were given.
 
         Returns:
             The step to continue with; 0 without a checkpoint.
@@ -83,7 +84,22 @@ class TrainingState:
             for name, value in state["average"].items():
                 self.average.weights[name].copy_(value)
         self.average.num_updates = state["num_updates"]
+        rates, decays = list(self.scheduler.base_lrs), [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self._go_on_with(rates, decays)
         torch.set_rng_state(state["torch_rng"])
         return int(state["step"])
+
+    def _go_on_with(self, rates: Sequence[float], decays: Sequence[float]) -> None:
+        """Replaces the restored learning rates and weight decays by those that this training was started with.
+
+        For example, a training whose loss became infinite is resumed with a lower rate.
+        """
+        self.scheduler.base_lrs = list(rates)
+        for group, rate, decay, factor in zip(
+            self.optimizer.param_groups, rates, decays, self.scheduler.lr_lambdas, strict=True
+        ):
+            lr = rate * factor(self.scheduler.last_epoch)
+            group.update(initial_lr=rate, lr=lr, weight_decay=decay)
+        self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.number_formats import best_dtype
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage
 from difix3d_ns.difix.training.checkpoint import TrainingState
@@ -200,7 +201,8 @@ def _step_in_words(config: TrainConfig, num_processes: int) -> str:
 
 def _mixed_precision(config: TrainConfig) -> str:
     if config.mixed_precision == "auto":
-        return "bf16" if torch.cuda.is_available() else "no"
+        suits = torch.cuda.is_available() and best_dtype(f"cuda:{torch.cuda.current_device()}") is torch.bfloat16
+        return "bf16" if suits else "no"
     return config.mixed_precision
 
 
@@ -213,7 +215,10 @@ def _require_equal(value: list[Any], otherwise: str) -> None:
 def _require_finite(what: str, value: Any, step: int) -> None:
     """Raises DifixError for NaN or infinity, before the value reaches the weights and a checkpoint."""
     if not math.isfinite(value):
-        raise DifixError(f"the {what} is {float(value)} at step {step}: lower the learning rate and start again.")
+        raise DifixError(
+            f"the {what} is {float(value)} at step {step}: lower the learning rate and repeat "
+            "the command, which resumes from its last checkpoint."
+        )
 
 
 def _backward(

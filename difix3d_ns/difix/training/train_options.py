@@ -103,7 +103,8 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the losses."""
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """Number format of the computation; `auto` uses bf16 with CUDA and float32 without."""
+    """Number format of the computation; `auto` uses bf16 on GPUs of compute capability 8.0 or
+    more and float32 elsewhere."""
     gradient_checkpointing: bool = False
     """Whether to recompute activations in the backward pass, which saves memory and takes longer."""
     num_workers: int = 2
