@@ -103,7 +103,8 @@ def names_below_common_folder(photos: Sequence[str | Path]) -> list[Path]:
     root = Path(os.path.commonpath([Path(photo).parent for photo in photos]))
     paths = [Path(photo).relative_to(root) for photo in photos]
     count = Counter(path.with_suffix("") for path in paths)
-    return [path if count[bare := path.with_suffix("")] > 1 else bare for path in paths]
+    names = [path if count[bare := path.with_suffix("")] > 1 else bare for path in paths]
+    return names if len(set(names)) == len(names) else paths
 
 
 def match_by_name_or_order(

@@ -214,15 +214,14 @@ def _require_unlocked(folder: Path) -> None:
     Raises:
         Difix3DError: another process holds the lock.
     """
-    if not (folder / LOCK_NAME).exists():
-        return
     try:
-        with _lock_of(folder).acquire(timeout=0):
-            pass
+        if (folder / LOCK_NAME).exists():
+            with _lock_of(folder).acquire(timeout=0):
+                pass
     except Timeout as error:
         raise _in_use(folder) from error
     except (OSError, NotImplementedError):
-        return  # `_lock_folder` warns
+        return  # reported when the folder is written and locked
 
 
 def _lock_of(folder: Path) -> FileLock:

@@ -12,6 +12,7 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import (
     distinct_names,
     match_by_name_or_order,
+    names_below_common_folder,
     natural_order,
     photo_names,
     without_parent_steps,
@@ -28,6 +29,13 @@ def test_distinct_names_use_as_few_parts_as_possible() -> None:
     assert distinct_names([Path("a/0001"), Path("a/0002")]) == ["0001", "0002"]
     assert distinct_names([Path("/x/a/0"), Path("/y/a/0")]) == ["x-a-0", "y-a-0"]
     assert distinct_names([]) == []
+
+
+def test_photos_keep_their_extension_only_where_it_tells_them_apart() -> None:
+    names = names_below_common_folder([Path("/s/a.png"), Path("/s/b.png"), "/s/b.jpg"])
+    assert names == [Path("a"), Path("b.png"), Path("b.jpg")]
+    assert names_below_common_folder(["/s/x/0.png", "/s/y/0.jpg"]) == [Path("x/0"), Path("y/0")]
+    assert names_below_common_folder(["/s/x/0.png"]) == [Path("0")]
 
 
 def test_natural_order_sorts_numbers_by_value() -> None:

@@ -413,3 +413,12 @@ def test_a_view_can_be_rendered_without_some_gaussians_which_stay_in_the_model()
         model.gauss_params["opacities"][hidden] = -20.0
     torch.testing.assert_close(rest, model.get_outputs_for_camera(make_camera())["rgb"], atol=1e-3, rtol=0)
     assert not torch.allclose(rest, whole, atol=1e-2)
+
+
+def test_metrics_of_pseudo_views_do_not_mix_with_those_of_photos() -> None:
+    model = make_model(color_corrected_metrics=True)
+    model.optimizers = make_optimizers(model)
+    batch = {"image": torch.rand(HEIGHT, WIDTH, 3), "pseudo_view": 0}
+    metrics = model.train().get_metrics_dict(model.get_outputs(make_camera()), batch)
+    assert {"pseudo_view_psnr", "pseudo_view_cc_psnr"} <= metrics.keys()
+    assert not {"psnr", "cc_psnr"} & metrics.keys()

@@ -287,13 +287,19 @@ def test_holes_in_novel_views_of_few_photos_have_the_mean_colour_of_the_photos(
     assert seen and all((render - mean).abs().max() < 0.01 for render in seen)
 
 
-@pytest.mark.parametrize(("kind", "background"), [("transparent", "random"), ("plain", "white")])
-def test_transparent_photos_and_a_chosen_background_keep_the_background_of_the_model(
-    tmp_path: Path, kind: str, background: str
-) -> None:
-    pipeline = make_pipeline(scene_of_photos(tmp_path, kind), few_photos="auto")
-    pipeline.difix3d_model.config.background_color = background
+def test_a_chosen_background_stays_behind_novel_views(tmp_path: Path) -> None:
+    pipeline = make_pipeline(scene_of_photos(tmp_path, "plain"), few_photos="auto")
+    pipeline.difix3d_model.config.background_color = "white"
     assert pipeline._novel_view_background() is None
+
+
+@pytest.mark.parametrize(("kind", "few_photos"), [("transparent", "yes"), ("plain", "no")])
+def test_the_viewers_background_does_not_get_into_novel_views(tmp_path: Path, kind: str, few_photos: str) -> None:
+    pipeline = make_pipeline(scene_of_photos(tmp_path, kind), few_photos=few_photos)
+    model = pipeline.difix3d_model
+    own = model.background_color.clone()
+    model.set_background(torch.tensor([1.0, 0.0, 0.0]))  # as each frame of the viewer does
+    assert torch.equal(pipeline._novel_view_background(), own)
 
 
 def test_a_negative_floater_ratio_is_refused(banana: Path, tmp_path: Path) -> None:

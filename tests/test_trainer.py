@@ -233,14 +233,33 @@ def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead
     first = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None and "held" in first.stdout.readline()
     try:
-        with pytest.raises(
-            SystemExit, match=r"another training is writing to .*: wait until it ends, or choose another"
-        ):
+        refusal = r"another training is writing to .*: wait until it ends, or choose another"
+        with pytest.raises(SystemExit, match=refusal):
             trainer.setup()
+        # ns-train writes the config before it sets up the training.
+        with pytest.raises(SystemExit, match=refusal):
+            trainer.config.save_config()
+        assert not (trainer.base_dir / "config.yml").exists()
     finally:
         first.kill()
         first.communicate()
+    trainer.config.save_config()
     trainer.setup()
+    trainer.config.save_config()  # the training itself writes it again
+
+
+def test_a_training_with_mixed_precision_goes_on_from_one_without(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "a")
+    trainer.save_checkpoint(3)
+    resumed = make_trainer(tmp_path / "b", load_dir=trainer.checkpoint_dir)
+    resumed.grad_scaler = scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    resumed._load_checkpoint()
+    assert resumed._start_step == 4 and resumed.grad_scaler is scaler and scaler.get_scale() == 256.0
+    resumed.save_checkpoint(7)
+    again = make_trainer(tmp_path / "c", load_dir=resumed.checkpoint_dir)
+    again.grad_scaler = torch.amp.GradScaler("cpu")
+    again._load_checkpoint()
+    assert again.grad_scaler.get_scale() == 256.0
 
 
 def test_a_folder_that_cannot_be_created_ends_in_one_sentence(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over
 from difix3d_ns.images.scene_checks import unreadable_scene
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
-from difix3d_ns.rendering.geometry import frame_geometry, is_carriable, renders_depth, require_carriable
+from difix3d_ns.rendering.geometry import frame_geometry, renders_depth, require_carriable
 from difix3d_ns.rendering.loading import (
     RunOptions,
     load_run,
@@ -71,7 +71,6 @@ class RunSource:
             )
         files = [Path(file) for file in self._photos.image_filenames]
         self._names = [str(name) for name in names_below_common_folder(files)]
-        self._path = self._camera_path(config, given_path)
         folder = config.load_config.resolve().parent
         self.title = f"{folder.parent.parent.name}, {folder.parent.name}"
         choice = fixer.resolve()
@@ -83,6 +82,7 @@ class RunSource:
         }
         if enhancer.clears_unseen():
             self.facts["what no photo shows"] = "cleared"
+        self._path = self._camera_path(config, given_path)
         self.num_views = len(files)
         self.num_frames = 0 if self._path is None else len(self._path)
 
@@ -131,7 +131,8 @@ class RunSource:
                     )
                 return None
             # Nobody asked for this path, so that it cannot be used is no reason to measure nothing.
-            if config.num_frames is None and not (is_carriable(cameras[0]) and renders_depth(self._pipeline.model)):
+            if config.num_frames is None and not renders_depth(self._pipeline.model):
+                self.facts["flicker"] = "not measured, as the model renders no depth by which frames are compared"
                 return None
             path = path_through(cameras, num_frames)
         elif len(path) > num_frames:

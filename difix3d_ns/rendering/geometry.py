@@ -52,15 +52,10 @@ def _measures_along_rays(model: Model) -> bool:
     return isinstance(model, NerfactoModel) or type(model).get_outputs_for_camera is Model.get_outputs_for_camera
 
 
-def is_carriable(cameras: Cameras) -> bool:
-    """Whether cameras are perspective cameras: only their frames can be warped by depth."""
-    return CameraType(int(cameras.camera_type.flatten()[0])) is CameraType.PERSPECTIVE
-
-
 def require_carriable(cameras: Cameras) -> None:
-    """Raises Difix3DError unless `is_carriable`."""
-    if not is_carriable(cameras):
-        kind = CameraType(int(cameras.camera_type.flatten()[0]))
+    """Raises Difix3DError unless the cameras are perspective cameras: only their frames can be warped by depth."""
+    kind = CameraType(int(cameras.camera_type.flatten()[0]))
+    if kind is not CameraType.PERSPECTIVE:
         raise Difix3DError(
             f"frames of {kind.name.lower()} cameras cannot be warped into each other's views: use perspective cameras."
         )

@@ -249,7 +249,7 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
     names = [file.stem for file in options.destination.iterdir() if file.suffix in SUFFIXES.values()]
     if older := [name for name in names if name.isdecimal() and int(name) >= count]:
         CONSOLE.print(
-            f"{options.destination} also holds {len(older)} images of an earlier, longer path, from {min(older)} on.",
+            f"{options.destination} also holds images of an earlier, longer path, from {min(older)} on: {len(older)}.",
             markup=False,
             soft_wrap=True,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from scenes_of_photos import scene_of_photos
+from scenes_of_photos import MAGENTA, scene_of_photos
 from training_runs import make_pipeline
 
 from difix3d_ns.curation.references import ReferencePictures
@@ -38,6 +40,34 @@ def test_an_aligned_reference_has_the_size_of_the_render_and_alpha(pipeline: Dif
     assert rgba.shape[:2] == outputs["rgb"].shape[:2]
     assert facts["reference"] == "aligned" and facts["reference_distance"] > 0
     assert facts["reference_share"] == pytest.approx(float((rgba[..., 3] > 0).mean()), abs=0.05)
+
+
+def test_masked_pixels_of_photos_are_left_out_of_aligned_references(pipeline: Difix3DPipeline, tmp_path: Path) -> None:
+    photos = training_photos(pipeline, tmp_path)
+    outputs = render(pipeline, photos[0].camera)
+    height, width = outputs["rgb"].shape[:2]
+    valid = torch.ones(height, width, 1, dtype=torch.bool)
+    valid[:, width // 2 :] = False
+    painted = []
+    for photo in photos:
+        with Image.open(photo.picture) as opened:
+            pixels = np.array(opened.convert("RGB"))
+        pixels[~valid[..., 0].numpy()] = MAGENTA
+        picture = tmp_path / f"{photo.photo.stem}-painted.png"
+        Image.fromarray(pixels).save(picture)
+        painted.append(replace(photo, picture=picture))
+
+    def num_magenta(views: list[PhotoView]) -> int:
+        file, facts = ReferencePictures("aligned", views).reference_of(
+            photos[0], outputs, pipeline, 1, tmp_path / "reference.png"
+        )
+        assert facts["reference_share"] > 0.1
+        with Image.open(file) as opened:
+            rgba = np.asarray(opened).astype(int)
+        return int((np.abs(rgba[..., :3] - MAGENTA).max(axis=-1) < 20)[rgba[..., 3] > 0].sum())
+
+    assert num_magenta(painted) > 100
+    assert num_magenta([replace(photo, mask=valid) for photo in painted]) == 0
 
 
 def test_a_photo_is_not_in_the_reference_of_its_own_view(

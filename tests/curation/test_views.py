@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from scenes_of_photos import KINDS, scene_of_photos
+from scenes_of_photos import KINDS, block, scene_of_photos
 from training_runs import make_pipeline
 
 from difix3d_ns.curation.views import photo_views
@@ -31,3 +31,24 @@ def test_the_photos_of_pairs_are_those_of_the_training(tmp_path: Path, kind: str
         # Photos that training sees as they are need no copy.
         assert (view.picture == view.photo) == (kind in ("plain", "turned") and scale == 1.0)
     assert torch.equal(views[0].camera.fx, pipeline.datamanager.train_dataset.cameras.fx[:1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("kind", ["plain", "masked", "distorted-masked"])
+def test_the_masks_of_photos_are_those_of_the_training(tmp_path: Path, kind: str, scale: float) -> None:
+    pipeline = make_pipeline(scene_of_photos(tmp_path / "scene", kind))
+    pipeline.config.datamanager.camera_res_scale_factor = scale
+    pipeline = pipeline.config.setup(device="cpu")
+    dataset = pipeline.datamanager.train_dataset
+    names = {str(file): file.stem for file in dataset.image_filenames}
+    for index, view in enumerate(photo_views(pipeline, "train", names, tmp_path / "out")):
+        mask = dataset.mask(index)
+        if kind == "plain":
+            assert view.mask is None and mask is None
+            continue
+        assert view.mask is not None and mask is not None
+        assert view.mask.dtype == torch.bool
+        assert view.mask.shape == (int(view.camera.height), int(view.camera.width), 1)
+        assert torch.equal(view.mask, mask)
+        if kind == "masked" and scale == 1.0:
+            assert torch.equal(view.mask[..., 0], torch.from_numpy(block()))

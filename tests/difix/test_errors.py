@@ -22,6 +22,7 @@ FULL = [
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later."),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes."),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     MemoryError(),

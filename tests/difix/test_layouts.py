@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,40 @@ def test_a_fixer_uses_a_training_checkpoint_with_its_base(training_checkpoint: t
     torch.testing.assert_close(fixed, expected[0].permute(1, 2, 0))
     with pytest.raises(DifixError, match="as base"):
         LazyFixer(DifixConfig(model=str(checkpoint)), "cpu").fetch()
+
+
+def pickled_code(file: Path) -> None:
+    file.write_bytes(pickle.dumps(Evil(file.with_name("ran"))))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (Path.unlink, r"there is no training checkpoint .*model\.pkl: correct the name"),
+        (lambda file: file.write_bytes(b"garbage"), r"model\.pkl cannot be read as plain weights"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1000]), r"model\.pkl cannot be read as plain weights"),
+        (pickled_code, r"model\.pkl cannot be read as plain weights"),
+        (lambda file: torch.save({"weights": torch.zeros(1)}, file), "lacks state_dict_unet, state_dict_vae"),
+    ],
+    ids=["missing", "garbage", "cut off", "code", "something else"],
+)
+def test_a_fixer_refuses_a_bad_training_checkpoint_in_one_sentence_before_training_starts(
+    training_checkpoint: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    checkpoint, base = training_checkpoint
+    spoil(checkpoint)
+    with pytest.raises(DifixError, match=sentence) as caught:
+        LazyFixer(DifixConfig(model=str(checkpoint), base=str(base)), "cpu").fetch()
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_training_checkpoint_in_torchs_old_format_loads(
+    tiny: DifixPipeline, training_checkpoint: tuple[Path, Path]
+) -> None:
+    checkpoint, base = training_checkpoint
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content, checkpoint, _use_new_zipfile_serialization=False)
+    fixer = LazyFixer(DifixConfig(model=str(checkpoint), base=str(base)), "cpu")
+    assert fixer.fetch().source == str(checkpoint)
+    assert torch.equal(output(DifixPipeline.from_pretrained(checkpoint, base=base)), output(tiny))

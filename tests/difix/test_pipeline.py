@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from difix.tiny_network import make_tiny
 from PIL import Image
@@ -15,6 +18,7 @@ from PIL import Image
 from difix3d_ns.difix.architecture import DifixArchitecture
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import TIMESTEP, DifixPipeline
+from difix3d_ns.difix.unet import mix_references
 
 
 def pictures(count: int, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -191,19 +195,26 @@ def test_a_missing_reference_is_told_once_to_a_network_that_expects_one(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "moves", "expected"),
+    ("dtype", "moves", "capability", "expected"),
     [
-        (None, [("cuda",)], torch.bfloat16),
-        (None, [(torch.device("cuda", 1),)], torch.bfloat16),
-        (None, [("cpu",)], torch.float32),
-        (None, [("cuda", torch.float32)], torch.float32),
-        (None, [(torch.float16,), ("cuda",)], torch.float32),  # as below the move itself is left out
-        (torch.float32, [("cuda",)], torch.float32),
+        (None, [("cuda",)], (8, 0), torch.bfloat16),
+        (None, [(torch.device("cuda", 1),)], (9, 0), torch.bfloat16),
+        (None, [("cuda",)], (7, 5), torch.float32),  # it would emulate bfloat16
+        (None, [("cpu",)], (8, 0), torch.float32),
+        (None, [("cuda", torch.float32)], (8, 0), torch.float32),
+        (None, [(torch.float16,), ("cuda",)], (8, 0), torch.float32),  # as below the move itself is left out
+        (torch.float32, [("cuda",)], (8, 0), torch.float32),
     ],
 )
-def test_a_gpu_means_bfloat16_unless_a_number_format_is_given(
-    our_folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None, moves: list, expected: torch.dtype
+def test_a_gpu_means_bfloat16_if_it_computes_with_it_and_no_number_format_is_given(
+    our_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype | None,
+    moves: list,
+    capability: tuple[int, int],
+    expected: torch.dtype,
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     network = DifixPipeline.from_pretrained(our_folder, torch_dtype=dtype)
     seen: list[tuple] = []
     monkeypatch.setattr(DiffusionPipeline, "to", lambda self, *args: seen.append(args) or self)
@@ -211,6 +222,67 @@ def test_a_gpu_means_bfloat16_unless_a_number_format_is_given(
         assert network.to(*move) is network
     assert seen == moves
     assert {part.dtype for part in (network.vae, network.unet)} == {expected}
+
+
+def slice_attention(network: DifixPipeline) -> None:
+    network.enable_attention_slicing()
+
+
+def slice_attention_to_the_most(network: DifixPipeline) -> None:
+    network.enable_attention_slicing("max")
+
+
+def use_xformers(network: DifixPipeline) -> None:
+    network.enable_xformers_memory_efficient_attention()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (slice_attention, "attention cannot be sliced.*lower max_pixels_per_batch"),
+        (slice_attention_to_the_most, "attention cannot be sliced.*lower max_pixels_per_batch"),
+        (use_xformers, "xformers cannot replace the attention"),
+    ],
+)
+def test_switches_that_would_replace_the_attention_are_refused_and_references_still_matter(
+    tiny: DifixPipeline, change: Callable[[DifixPipeline], None], sentence: str
+) -> None:
+    expected = tiny(pictures(1), pictures(1, seed=1), output_type="pt").images
+    network = make_tiny()
+    with pytest.raises(DifixError, match=sentence):
+        change(network)
+    assert torch.equal(network(pictures(1), pictures(1, seed=1), output_type="pt").images, expected)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda unet: unet.fuse_qkv_projections(),
+        lambda unet: unet.set_attn_processor(AttnProcessor2_0()),
+        lambda unet: unet.mid_block.attentions[0].transformer_blocks[0].attn1.set_processor(AttnProcessor2_0()),
+    ],
+    ids=["fused", "stock", "one layer"],
+)
+@pytest.mark.parametrize("reference", [None, pictures(1, seed=1)], ids=["alone", "with reference"])
+def test_attention_that_was_replaced_is_told_instead_of_ignoring_references(
+    tiny: DifixPipeline, replace: Callable[[Any], None], reference: torch.Tensor | None
+) -> None:
+    network = make_tiny()
+    replace(network.unet)
+    with pytest.raises(DifixError, match="attention was replaced and no longer mixes references"):
+        network(pictures(1), reference)
+    mix_references(network.unet)
+    expected = tiny(pictures(1), reference, output_type="pt").images
+    assert torch.equal(network(pictures(1), reference, output_type="pt").images, expected)
+
+
+@pytest.mark.parametrize("options", [{"variant": "fp16"}, {"max_shard_size": "1KB"}])
+def test_files_of_other_names_which_could_not_be_loaded_again_are_not_written(
+    tiny: DifixPipeline, tmp_path: Path, options: dict[str, str]
+) -> None:
+    with pytest.raises(DifixError, match=f"save_pretrained takes no {next(iter(options))} here"):
+        tiny.save_pretrained(tmp_path / "saved", **options)
+    assert not (tmp_path / "saved").exists()
 
 
 def test_large_pictures_are_normalised_precisely_on_the_cpu() -> None:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from difix3d_ns.difix import tiling
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.tiling import TiledLayers
+from difix3d_ns.difix.training.lora import add_lora
 from difix3d_ns.fixing.stopping import FixStopped, stoppable
 
 
@@ -144,6 +145,35 @@ def test_diffusers_own_switch_tiles_large_images_without_gradients(monkeypatch: 
         assert is_tiled(64, 16)
         assert not is_tiled(32, 32)
     assert not is_tiled(64, 16, tiled=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_decoder_with_a_separate_lora_gives_the_same_result_by_tiles(
+    tile_pixels: int, layout: torch.memory_format
+) -> None:
+    vae = make_tiny().vae
+    posterior, skips = vae.encode_with_skips(pictures(1, 104, 72) * 2 - 1)
+    before = vae.decode_with_skips(posterior.mode(), skips)
+    add_lora(vae.decoder, rank=2)
+    for name, parameter in vae.decoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    torch.nn.Module.to(vae, memory_format=layout)
+    assert isinstance(vae._layers((104, 72), tiled=True), TiledLayers)
+    with LargestConvolution() as at_once:
+        whole = vae.decode_with_skips(posterior.mode(), skips)
+    with LargestConvolution() as by_tiles:
+        tiled = vae.decode_with_skips(posterior.mode(), skips, tiled=True)
+    assert (whole - before).abs().max() > 0.05
+    torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=1e-5)
+    assert at_once.pixels >= 104 * 72 > 1.5 * by_tiles.pixels
+
+
+def test_with_gradients_a_decoder_with_a_separate_lora_is_not_tiled() -> None:
+    vae = make_tiny().vae
+    add_lora(vae.decoder, rank=2)
+    assert vae._layers((104, 72), tiled=True) is None
 
 
 @torch.no_grad()

@@ -110,6 +110,46 @@ def test_flicker_of_raw_and_enhanced_frames_is_measured(monkeypatch: pytest.Monk
     assert all((tmp_path / "out" / file).exists() for file in video["files"]["enhanced"])
 
 
+class MaskedSource:
+    """Views of random pixels, each with a mask that is valid in its first columns."""
+
+    title, facts, num_frames = "made up", {"network": "none"}, 0
+
+    def __init__(self, **valid_columns: int) -> None:
+        self.valid_columns, self.num_views = valid_columns, len(valid_columns)
+
+    def views(self):
+        for name, number in self.valid_columns.items():
+            images = {kind: torch.rand(40, 40, 3) for kind in ("raw", "enhanced", "photo")}
+            yield View(name, images, mask=(torch.arange(40) < number).expand(40, 40)[..., None])
+
+    def frames(self):
+        yield from ()
+
+
+def test_a_photo_without_a_valid_pixel_is_left_out_of_the_means(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report, "_source", lambda config: MaskedSource(a=40, hidden=0, b=20))
+    evaluate(EvaluateConfig(tmp_path / "out", load_config=tmp_path / "config.yml"))
+    found = metrics_of(tmp_path / "out")
+    assert [view["name"] for view in found["views"]] == ["a", "b"]
+    for kind in ("raw", "enhanced"):
+        for name in ("psnr", "ssim"):
+            values = [view[kind][name] for view in found["views"]]
+            assert found["mean"][kind][name] == pytest.approx(sum(values) / 2)
+    (note,) = [each for each in found["notes"] if "masks" in each]
+    assert note.endswith("too few pixels to measure: hidden.") and note in (tmp_path / "out" / "index.html").read_text()
+    assert not list((tmp_path / "out").rglob("hidden*"))
+
+
+def test_a_scene_without_a_valid_pixel_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(report, "_source", lambda config: MaskedSource(a=0, b=0))
+    with pytest.raises(Difix3DError, match="no held-out photo has enough valid pixels to measure"):
+        evaluate(EvaluateConfig(tmp_path / "out", load_config=tmp_path / "config.yml"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_folder_with_contents_is_refused_and_unchanged(paint: PaintFolder, tmp_path: Path) -> None:
     photos = paint("photos", {"a": GRAY})
     (tmp_path / "out").mkdir()

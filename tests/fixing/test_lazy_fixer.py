@@ -84,6 +84,7 @@ def test_a_broken_result_becomes_nan_on_request_and_spoils_no_other(
         lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         lambda: RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
     ],
 )
 def test_a_batch_that_does_not_fit_into_memory_is_halved(
@@ -112,6 +113,21 @@ def test_a_view_that_does_not_fit_into_memory_is_left_out_and_the_others_are_fix
     assert "too full to clean an image of 48 x 40, even tile by tile" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(DifixError, match="memory of cpu is too full to clean an image of 48 x 40"):
         make_fixer().clean(images)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["GET was unable to find an engine to execute this computation", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED\nhint."],
+)
+def test_the_library_that_found_no_memory_is_quoted(
+    make_fixer: MakeFixer, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    SmallMemory(monkeypatch, pixels=100, error=lambda: RuntimeError(message))
+    with pytest.raises(DifixError) as caught:
+        make_fixer().clean(renders((16, 24)))
+    sentence = str(caught.value)
+    assert f"an image of 24 x 16, even tile by tile ({message.splitlines()[0]}): limit the Gaussians" in sentence
+    assert "\n" not in sentence
 
 
 class Brightening:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fixing.wall import HEIGHT, WIDTH, Wall, cameras, make
+from fixing.wall import HEIGHT, WIDTH, Dataset, Wall, cameras, correct_cameras, make
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from difix3d_ns.fixing.aligning import RenderedSplat
@@ -84,6 +84,31 @@ def test_surfaces_of_photos_are_rendered_again_only_when_the_splat_has_changed()
     assert wall.rendered == 2 * [-0.1, 0.0, 0.1]
 
 
+def test_photos_show_what_they_see_from_where_the_splat_has_corrected_their_cameras_to() -> None:
+    wall = Wall()
+    correct_cameras(wall, 3.0)
+    _, enhancer = make(True, wall, clears_unseen=True)
+    outputs = [RenderedSplat(wall).render(BESIDE)]
+    wall.rendered.clear()
+    assert torch.equal(enhancer.blur_unseen([RENDER], [RENDER], [BESIDE], outputs)[0], RENDER)
+    assert wall.rendered == [2.9, 3.0, 3.1]
+    wall.step += 1
+    correct_cameras(wall, 0.0)
+    assert is_blurred(enhancer.blur_unseen([RENDER], [RENDER], [BESIDE], outputs)[0])
+
+
+def test_an_unreadable_mask_is_reported_and_all_of_its_photo_counts_as_valid(capsys: pytest.CaptureFixture) -> None:
+    class Masked(Dataset):
+        def mask(self, index: int) -> None:
+            if index == 1:
+                raise ValueError("the mask b.png cannot be read.")
+
+    _, enhancer = make(True, Wall(), Masked(), clears_unseen=True)
+    enhanced = enhancer.blur_unseen([RENDER] * 2, [RENDER] * 2, [BESIDE, cameras(0.02)])
+    assert is_blurred(enhanced[0]) and torch.equal(enhanced[1], RENDER)
+    assert " ".join(capsys.readouterr().out.split()).count("the mask b.png cannot be read") == 1
+
+
 def test_a_camera_that_is_no_pinhole_is_not_blurred() -> None:
     _, enhancer = make(True, Wall(), clears_unseen=True)
     assert torch.equal(enhancer.enhance(RENDER, cameras(3.0, kind=CameraType.FISHEYE)), RENDER)
@@ -120,6 +145,14 @@ def test_fog_that_no_photo_shows_is_hidden_before_the_network_sees_the_render() 
     assert wall.hidden == [0, 0] and wall.training
     half = make(True, FoggyWall(), clears_unseen=True, difix={"strength": 0.5})[1].enhance(FOGGY, BESIDE)
     torch.testing.assert_close(half[:, SEEN], (RENDER + FOGGY)[:, SEEN] / 2)
+
+
+def test_fog_is_what_no_photo_shows_from_where_the_splat_has_corrected_its_camera_to() -> None:
+    for mode, hidden in (("SO3xR3", []), ("off", [0])):
+        wall = FoggyWall()
+        correct_cameras(wall, 3.0, mode)
+        make(True, wall, clears_unseen=True)[1].without_floaters([FOGGY], [BESIDE])
+        assert wall.hidden == hidden
 
 
 def test_a_view_without_fog_is_rendered_once() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,6 +42,8 @@ class Wall:
 
     device = torch.device("cpu")
     training = True
+    camera_optimizer: SimpleNamespace
+    camera_of_photo: Callable[[Cameras, int], Cameras]
 
     def __init__(self) -> None:
         self.step = 100
@@ -56,6 +61,25 @@ class Wall:
         self.rendered.append(round(float(camera.camera_to_worlds[0, 0, 3]), 3))
         plane = torch.ones(HEIGHT, WIDTH, 1)
         return {"rgb": plane.expand(-1, -1, 3) / 2, "depth": DEPTH * plane, "accumulation": plane}
+
+
+def correct_cameras(splat: Wall, shift: float, mode: str = "SO3xR3") -> None:
+    """Lets a splat place the cameras of its photos `shift` beside where they are given, as an optimizer learns to.
+
+    Args:
+        splat: changed in place.
+        shift: along x.
+        mode: of the camera optimizer.
+    """
+
+    def camera_of_photo(camera: Cameras, index: int) -> Cameras:
+        assert torch.equal(camera.camera_to_worlds, Dataset.cameras[index : index + 1].camera_to_worlds)
+        corrected = deepcopy(camera)
+        corrected.camera_to_worlds[:, 0, 3] += shift
+        return corrected
+
+    splat.camera_optimizer = SimpleNamespace(config=SimpleNamespace(mode=mode))
+    splat.camera_of_photo = camera_of_photo
 
 
 class Recorder:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from videos.footage import make_pictures, make_video, packets, pixels
+from videos.footage import make_pictures, make_video, packets, pixels, with_unknown_audio
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -40,7 +40,18 @@ def test_each_image_becomes_the_output_of_the_network(run: Run, model: str, tmp_
         assert abs(pixels(tmp_path / "out" / file.name) - expected).max() <= 0.51
     assert f"Difix: {model}, as configured." in printed
     assert re.search(r"5 frames cleaned in [\d.]+ s \([\d.]+ frames/s\)", printed)
+    assert "ns-difix render" not in printed
     assert len(contents(tmp_path / "out")) == 5
+
+
+def test_a_network_that_needs_aligned_references_says_that_it_changed_nothing(run: Run, tmp_path: Path) -> None:
+    files = make_pictures(tmp_path / "in", 2)
+    (photo,) = make_pictures(tmp_path / "photo", 1, (20, 20))
+    printed = run(tmp_path / "in", tmp_path / "out", model="embedded", reference=photo)
+    assert re.search(r"2 frames written without a change in [\d.]+ s", printed) and "cleaned" not in printed
+    assert printed.endswith("which frames lack: clean them with ns-difix render, or with another --model.")
+    for file in files:
+        assert np.array_equal(pixels(tmp_path / "out" / file.name), pixels(file))
 
 
 def test_one_folder_may_mix_sizes_bits_alpha_and_gray(run: Run, tmp_path: Path) -> None:
@@ -129,6 +140,15 @@ def test_a_video_keeps_frames_times_and_audio(run: Run, model: str, tmp_path: Pa
     run(video, tmp_path / "silent.mkv", audio=False)
     with pytest.raises(StopIteration):
         packets(tmp_path / "silent.mkv", "audio")
+
+
+def test_audio_of_an_unknown_codec_is_left_out_of_a_cleaned_video(run: Run, tmp_path: Path) -> None:
+    video = with_unknown_audio(make_video(tmp_path / "in.mov", 5, (16, 24)))
+    printed = run(video, tmp_path / "out.mov", frames_per_piece=3)
+    assert "5 frames cleaned" in printed and "audio of an unknown codec" in printed
+    assert len(VideoReader(tmp_path / "out.mov")) == 5
+    with pytest.raises(StopIteration):
+        packets(tmp_path / "out.mov", "audio")
 
 
 def test_a_video_becomes_images_and_images_a_video(run: Run, tmp_path: Path) -> None:

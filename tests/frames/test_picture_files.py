@@ -126,6 +126,17 @@ def test_the_kind_of_a_sixteen_bit_file_is_known(tmp_path: Path, suffix: str, ch
     assert kind is not None and (kind.size, kind.bits, kind.transparent) == ((6, 9), 16, channels == 4)
 
 
+def test_an_eight_bit_image_whose_rows_have_2160_bytes_is_not_taken_for_sixteen_bits(tmp_path: Path) -> None:
+    values = RANDOM.integers(0, 256, (6, 720, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "wide.bmp")
+    assert read_kind(tmp_path / "wide.bmp") == FileKind((6, 720), 8, False)
+    picture = read_picture(tmp_path / "wide.bmp")
+    assert not picture.deep and np.array_equal((picture.rgb.numpy() * 255).round(), values)
+    cv2.imwrite(str(tmp_path / "wide.png"), values.astype(np.uint16) * 257)
+    assert read_kind(tmp_path / "wide.png") == FileKind((6, 720), 16, False)
+    assert read_picture(tmp_path / "wide.png").deep
+
+
 @pytest.mark.parametrize(("mode", "transparent"), [("RGB", False), ("RGBA", True), ("L", False), ("LA", True)])
 def test_the_kind_of_an_eight_bit_file_is_known(tmp_path: Path, mode: str, transparent: bool) -> None:
     for suffix in (".png", ".webp", ".tif"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from small_nerfacto import make_nerfacto_pipeline, shrink
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.methods.render_outputs import RenderOutputs
 from difix3d_ns.nerfacto import model as model_module
+from difix3d_ns.nerfacto.coverage import Coverage
 from difix3d_ns.nerfacto.pipeline import Difix3DNerfactoPipeline
+from difix3d_ns.viewer import panel
 
 
 @pytest.fixture
@@ -127,6 +131,27 @@ def test_coverage_can_be_read_while_the_model_trains(pipeline: Difix3DNerfactoPi
     outputs = pipeline.model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[:1])
     pipeline.train()
     assert outputs["coverage"].isfinite().all() and pipeline.model.training
+
+
+def test_no_step_runs_while_the_viewer_reads_coverage(
+    pipeline: Difix3DNerfactoPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = threading.Lock()
+    machine = SimpleNamespace(viewer=SimpleNamespace(train_lock=lock))
+    monkeypatch.setattr(panel, "rendering_for_viewer", lambda: machine)
+    held: list[tuple[bool, bool]] = []
+    measure = Coverage.__call__
+
+    def watched(self: Coverage, *args: Any) -> torch.Tensor:
+        held.append((lock.locked(), pipeline.model.training))
+        return measure(self, *args)
+
+    monkeypatch.setattr(Coverage, "__call__", watched)
+    pipeline.eval()
+    outputs = pipeline.model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[:1])
+    pipeline.train()
+    assert outputs["coverage"].isfinite().all() and pipeline.model.training
+    assert held == [(True, False)] and not lock.locked()
 
 
 def test_several_cameras_at_once_are_refused(pipeline: Difix3DNerfactoPipeline) -> None:

@@ -17,6 +17,7 @@ from training_runs import (
     training_callbacks,
 )
 
+from difix3d_ns.alignment.scene_photos import ScenePhotos
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.pipeline import Difix3DPipeline
 
@@ -215,6 +216,73 @@ def test_a_resumed_run_continues_the_walk(banana: Path, tmp_path: Path) -> None:
     first.loop.fix(40)
     before_step(callbacks, 40)
     assert torch.equal(banks[0].camera_to_worlds(), banks[1].camera_to_worlds())
+
+
+def test_a_run_that_is_killed_many_fixes_after_its_checkpoint_keeps_its_views(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"fix_steps": (20, 40, 60, 80, 90), "planned_num_iterations": 0}
+    checkpoints = tmp_path / "nerfstudio_models"
+    loop = start_loop(first := make_pipeline(banana, **settings), tmp_path)
+    loop.fix(20)
+    poses = first.datamanager.pseudo_views.camera_to_worlds()
+    checkpoints.mkdir()
+    (checkpoints / "step-000000030.ckpt").touch()
+    for step in (40, 60, 80, 90):
+        loop.fix(step)
+    resumed = make_pipeline(banana, **settings)
+    training_callbacks(resumed, tmp_path, 70, start_step=31, load_dir=checkpoints)
+    assert torch.equal(resumed.datamanager.pseudo_views.camera_to_worlds(), poses)
+    assert "Resumed with 5 pseudo views fixed at step 20." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_resumed_run_whose_views_are_lost_says_so(
+    banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"fix_steps": (20, 40), "planned_num_iterations": 0}
+    start_loop(make_pipeline(banana, **settings), tmp_path).fix(40)
+    training_callbacks(
+        make_pipeline(banana, **settings), tmp_path, 70, start_step=31, load_dir=tmp_path / "nerfstudio_models"
+    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "holds no novel views that were fixed before step 31. They start again at the photos" in printed
+
+
+def test_a_resumed_run_knows_the_reliability_of_its_last_fix(banana: Path, tmp_path: Path, stub: StubFixer) -> None:
+    pipeline = make_tested_pipeline(banana)
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+    stub.clean = lambda renders, references, cameras: photos if len(renders) == 3 else renders
+    start_loop(pipeline, tmp_path).fix(50)
+    run = {"start_step": 60, "load_dir": tmp_path / "nerfstudio_models"}
+    assert start_loop(make_tested_pipeline(banana), tmp_path, **run).reliability == 1.0
+
+
+@pytest.mark.parametrize(
+    "steps", [{"fix_every": -5}, {"fix_steps": (-20, 40)}, {"early_fix_steps": (-1,)}, {"planned_num_iterations": -1}]
+)
+def test_negative_steps_end_in_one_sentence(banana: Path, tmp_path: Path, steps: dict) -> None:
+    with pytest.raises(SystemExit, match=r"--pipeline\.fix-every and .* must be 0 or more"):
+        training_callbacks(make_pipeline(banana, **steps), tmp_path)
+
+
+def test_photos_prepared_for_references_do_not_stay_in_memory_after_a_fix(
+    banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    prepared = ScenePhotos._photo
+
+    def counted(self: ScenePhotos, index: int) -> object:
+        found = prepared(self, index)
+        kept.append(len(self._views))
+        photos.append(self)
+        return found
+
+    photos: list[ScenePhotos] = []
+    monkeypatch.setattr(ScenePhotos, "_photo", counted)
+    pipeline = make_pipeline(banana)
+    pipeline.config.references.align = "depth"
+    start_loop(pipeline, tmp_path).fix(10)
+    assert max(kept) > 0 and len(photos[-1]._views) == 0
 
 
 def test_a_run_from_a_foreign_checkpoint_gets_its_own_schedule(banana: Path, tmp_path: Path) -> None:

@@ -57,6 +57,26 @@ def test_a_resume_takes_only_sets_from_before_its_checkpoint(tmp_path: Path) -> 
     assert restored_bank(tmp_path, last_step=99).step == -1
 
 
+def test_views_that_a_checkpoint_needs_stay_however_many_fixes_follow(tmp_path: Path) -> None:
+    bank = saved_bank(tmp_path, 100, 200, sets_kept=1)
+    for step in (300, 400, 500):
+        with bank.incoming(step, tmp_path, checkpoint_steps=[250]) as add:
+            add(pseudo_view_set(step))
+    assert [path.name for path in saved_sets(tmp_path)] == ["step-000000200", "step-000000500"]
+    assert restored_bank(tmp_path, last_step=250).step == 200
+    with bank.incoming(600, tmp_path, checkpoint_steps=[550]) as add:
+        add(pseudo_view_set(600))
+    assert [path.name for path in saved_sets(tmp_path)] == ["step-000000500", "step-000000600"]
+
+
+def test_all_sets_that_teach_after_a_resume_stay(tmp_path: Path) -> None:
+    bank = saved_bank(tmp_path, 1, 2, 3, draw_from="kept", sets_kept=2)
+    for step in (4, 5, 6):
+        with bank.incoming(step, tmp_path, checkpoint_steps=[3]) as add:
+            add(pseudo_view_set(step))
+    assert [path.name[-1] for path in saved_sets(tmp_path)] == ["2", "3", "5", "6"]
+
+
 def test_a_resume_decodes_no_image_before_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved_bank(tmp_path, 100, 200)
     decoded: list[str] = []

@@ -12,6 +12,7 @@ import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import TrainerConfig
+from small_nerfacto import shrink
 
 IMAGE_SCALE = 0.1
 FRAME_SIZE = (31, 48)
@@ -76,6 +77,15 @@ def nerfacto_run(alexnet: None, banana: Path, tmp_path: Path) -> Path:
     model.proposal_net_args_list = [{"hidden_dim": 8, "log2_hashmap_size": 8, "num_levels": 2, "max_res": 16}] * 2
     model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = (16, 8), 8
     return save_run(config, banana, tmp_path / "nerfacto")
+
+
+@pytest.fixture
+def difix3d_nerfacto_run(banana: Path, tmp_path: Path) -> Path:
+    """Config of a difix3d-nerfacto run."""
+    config = deepcopy(all_methods["difix3d-nerfacto"])
+    shrink(config.pipeline.model)
+    config.pipeline.datamanager.dataparser.downscale_factor = 1
+    return save_run(config, banana, tmp_path / "difix3d-nerfacto")
 
 
 @pytest.fixture

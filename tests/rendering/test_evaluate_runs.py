@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.nerfacto import NerfactoModel
 from PIL import Image
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.evaluation.run import RunSource
+from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
+from difix3d_ns.fixing.references import ReferenceConfig
+from difix3d_ns.model import Difix3DModel
 
 NUM_HELD_OUT = 5
 
@@ -25,14 +35,17 @@ def darkening_fixer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LazyFixer, "clean", lambda self, renders, *_: [render / 2 for render in renders])
 
 
-@pytest.mark.parametrize("method", ["splatfacto", "nerfacto"])
+@pytest.mark.parametrize(
+    ("method", "reference"), [("splatfacto", "photos aligned by depth"), ("nerfacto", "nearest photo")]
+)
 def test_a_run_of_another_method_is_measured_raw_and_enhanced(
-    method: str, request: pytest.FixtureRequest, tmp_path: Path
+    method: str, reference: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     config = request.getfixturevalue(f"{method}_run")
     evaluate(EvaluateConfig(tmp_path / "out", load_config=config, model="embedded", num_frames=2, frame_size=48))
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert len(found["views"]) == NUM_HELD_OUT and found["facts"]["network"] == "embedded"
+    assert found["facts"]["reference"] == reference
     for view in found["views"]:
         raw, enhanced, photo = (
             np.asarray(Image.open(tmp_path / "out" / view["files"][kind])).astype(float) / 255
@@ -74,6 +87,71 @@ def test_a_given_strength_holds_even_if_it_is_the_default(
     difix3d_run.write_text(yaml.dump(config))
     source = RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, strength=given, num_frames=0))
     assert source.facts["strength"] == strength
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ({}, "photos aligned by depth"),
+        ({"references": ReferenceConfig(align="none")}, "nearest photo"),
+        ({"references": ReferenceConfig("overlap", align="none")}, "photo with the largest overlap"),
+        ({"difix": DifixConfig("embedded", use_reference=False)}, "none"),
+    ],
+)
+def test_the_reference_is_told_as_the_network_gets_it(
+    difix3d_run: Path, tmp_path: Path, settings: dict[str, Any], reference: str
+) -> None:
+    config = yaml.load(difix3d_run.read_text(), Loader=yaml.Loader)
+    for name, value in settings.items():
+        setattr(config.pipeline, name, value)
+    difix3d_run.write_text(yaml.dump(config))
+    source = RunSource(EvaluateConfig(tmp_path / "out", load_config=difix3d_run, model="embedded", num_frames=0))
+    assert source.facts["reference"] == reference
+
+
+class RenderingByItself(Model):
+    """A model of which nobody knows what its depth measures."""
+
+    def get_outputs_for_camera(self, camera, obb_box=None):
+        raise NotImplementedError
+
+
+class HeldOut:
+    """Three held-out photos of a kind, side by side; only their cameras are used."""
+
+    def __init__(self, kind: CameraType) -> None:
+        poses = torch.eye(4)[:3].repeat(3, 1, 1)
+        poses[:, 0, 3] = torch.arange(3)
+        self.cameras = Cameras(poses, 10.0, 10.0, 8.0, 6.0, 16, 12, camera_type=kind)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "can_be_warped"),
+    [
+        (Difix3DModel, CameraType.PERSPECTIVE, True),
+        (NerfactoModel, CameraType.PERSPECTIVE, True),
+        (NerfactoModel, CameraType.EQUIRECTANGULAR, True),  # the path's own cameras are perspective ones
+        (NerfactoModel, CameraType.FISHEYE, True),
+        (RenderingByItself, CameraType.PERSPECTIVE, False),
+    ],
+)
+def test_flicker_that_cannot_be_measured_is_left_out_unless_it_is_asked_for(
+    tmp_path: Path, model: type[Model], kind: CameraType, can_be_warped: bool
+) -> None:
+    source = RunSource.__new__(RunSource)  # without a run, of which only the following is used
+    source._photos = HeldOut(kind)
+    source._pipeline = SimpleNamespace(model=model.__new__(model))
+    source.facts = {}
+    config = EvaluateConfig(tmp_path / "out", load_config=tmp_path / "config.yml")
+    assert (source._camera_path(config, None) is not None) is can_be_warped
+    assert ("flicker" not in source.facts) is can_be_warped
+    asked = source._camera_path(replace(config, num_frames=4), None)
+    given = source._camera_path(config, HeldOut(CameraType.PERSPECTIVE).cameras)
+    assert asked is not None and len(asked) == 4
+    assert given is not None and len(given) == 3
 
 
 def test_a_strength_without_effect_is_refused(difix3d_run: Path, tmp_path: Path) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from PIL import Image
+from scenes_of_photos import scene_of_photos
 
 from difix3d_ns.cli.render import main
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
+from difix3d_ns.images.photos import read_photo
+from difix3d_ns.nerfacto.coverage import Coverage
+from difix3d_ns.nerfacto.model import Difix3DNerfactoModel
+from difix3d_ns.rendering.loading import RunOptions, load_run
+from difix3d_ns.rendering.nearest_photo import photo_beside
 from difix3d_ns.rendering.runs import Run
 from difix3d_ns.videos.reader import VideoReader
 
@@ -49,6 +57,14 @@ def render(subcommand: str, config: Path, output: Path, *arguments: object) -> N
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image).astype(float) / 255
+
+
+def edited(scene: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Changes the content of a transforms JSON by a function; returns the file."""
+    content = json.loads(scene.read_text())
+    change(content)
+    scene.write_text(json.dumps(content))
+    return scene
 
 
 def test_a_camera_path_of_a_splatfacto_run_is_rendered_raw_and_enhanced(
@@ -124,6 +140,42 @@ def test_a_spiral_of_a_splat_is_rendered_at_the_size_of_the_photos(difix3d_run: 
     assert pixels(frames[0]).shape[:2] == (FRAME_SIZE[0], 2 * FRAME_SIZE[1])
 
 
+@pytest.fixture
+def run_with_a_portrait(difix3d_run_on, tmp_path: Path) -> Path:
+    """Config of a run with two training photos of 48 x 32 pixels and a last one of 32 x 48."""
+    scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
+
+    def turn_last(content: dict[str, Any]) -> None:
+        lens = {name: content.pop(name) for name in ("w", "h", "fl_x", "fl_y", "cx", "cy")}
+        for frame in content["frames"]:
+            frame.update(lens)
+            if frame["file_path"] == content["train_filenames"][-1]:
+                frame.update(w=320, h=480, cx=160, cy=240)
+                with Image.open(scene.parent / frame["file_path"]) as photo:
+                    photo.transpose(Image.Transpose.ROTATE_90).save(scene.parent / frame["file_path"])
+
+    return difix3d_run_on(edited(scene, turn_last))
+
+
+def test_a_video_beside_portrait_and_landscape_photos_has_one_size(run_with_a_portrait: Path, tmp_path: Path) -> None:
+    path = ["--pose-source", "train", "--interpolation-steps", 2, "--render-nearest-camera", "True"]
+    render("interpolate", run_with_a_portrait, tmp_path / "out.mp4", *path, "--rendered-output-names", "rgb")
+    video = VideoReader(tmp_path / "out.mp4")
+    assert (len(video), video.height, video.width) == (4, 32, 2 * 48)
+
+
+def test_a_portrait_beside_a_frame_has_black_bars(run_with_a_portrait: Path) -> None:
+    run = load_run(run_with_a_portrait, RunOptions())
+    for index, columns in ((0, range(48)), (1, range(48)), (2, range(13, 34))):
+        shown = photo_beside(run, index, 32)
+        assert shown.shape == (32, 48, 3)
+        is_black = (shown == 0).all(dim=(0, 2)).tolist()
+        assert is_black == [column not in columns for column in range(48)]
+    photo = read_photo(run.train_dataset, 2)
+    assert photo.shape == (48, 32, 3)
+    assert torch.allclose(shown[:, 13:34].mean(dim=(0, 1)), photo.mean(dim=(0, 1)), atol=0.01)
+
+
 def test_interpolation_between_the_photos_of_a_nerfacto_run(nerfacto_run: Path, tmp_path: Path, batches: list) -> None:
     names = ["--rendered-output-names", "rgb", "rgb_enhanced", "--output-format", "images", "--image-format", "png"]
     path = ["--pose-source", "train", "--interpolation-steps", 2]
@@ -180,6 +232,49 @@ def test_the_views_of_a_dataset_are_named_after_their_photos(difix3d_run: Path, 
         assert pixels(files["gt-rgb"][0]).std() > 0.05
 
 
+def test_photos_that_differ_by_extension_only_get_an_image_each(difix3d_run_on, tmp_path: Path) -> None:
+    scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
+
+    def rename_second(content: dict[str, Any]) -> None:
+        first, second, *others = content["test_filenames"]
+        renamed = str(Path(first).with_suffix(".jpg"))
+        (scene.parent / second).rename(scene.parent / renamed)
+        for frame in content["frames"]:
+            if frame["file_path"] == second:
+                frame["file_path"] = renamed
+        content["test_filenames"] = [first, renamed, *others]
+        content["val_filenames"] = content["test_filenames"]
+
+    run = difix3d_run_on(edited(scene, rename_second))
+    names = ["--rendered-output-names", "rgb", "raw-depth", "gt-rgb"]
+    render("dataset", run, tmp_path / "out", *names, "--image-format", "png")
+    files = [Path(name) for name in json.loads(scene.read_text())["test_filenames"]]
+    stems = {files[0].name, files[1].name, *(file.stem for file in files[2:])}
+    assert len(stems) == 5
+    for name, suffix in (("rgb", ".png"), ("raw-depth", ".npy.gz"), ("gt-rgb", ".png")):
+        assert {path.name for path in (tmp_path / "out" / "test" / name).iterdir()} == {f"{s}{suffix}" for s in stems}
+    for file in files[:2]:
+        written = pixels(tmp_path / "out" / "test" / "gt-rgb" / f"{file.name}.png")
+        assert np.abs(written.mean(axis=(0, 1)) - pixels(scene.parent / file).mean(axis=(0, 1))).max() < 0.01
+
+
+def test_a_run_of_this_packages_nerfacto_renders_how_well_pixels_are_known(
+    difix3d_nerfacto_run: Path, tmp_path: Path
+) -> None:
+    names = ["--rendered-output-names", "rgb", "coverage", "raw-coverage"]
+    render("dataset", difix3d_nerfacto_run, tmp_path / "out", *names, "--image-format", "png")
+    written = tmp_path / "out" / "test"
+    assert {name: len(list((written / name).iterdir())) for name in names[1:]} == dict.fromkeys(names[1:], 5)
+    run = load_run(difix3d_nerfacto_run, RunOptions())
+    assert isinstance(run.model, Difix3DNerfactoModel)
+    camera = run.cameras("test")[:1]
+    accumulation = run.model.get_outputs_for_camera(camera)["accumulation"]
+    expected = Coverage(run.model, run.cameras("train"))(camera, accumulation)
+    with gzip.open(min((written / "raw-coverage").iterdir())) as file:
+        found = np.load(file)
+    assert found.std() > 0.01 and np.allclose(found, expected.numpy(), atol=1e-4)
+
+
 def test_a_moved_run_is_found_beside_its_config(splatfacto_run: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(splatfacto_run.parent, tmp_path / "elsewhere"))
     shutil.rmtree(splatfacto_run.parent)
@@ -208,6 +303,20 @@ def test_existing_files_are_replaced_only_on_request(splatfacto_run: Path, tmp_p
     assert old.read_bytes() == b"old"
     render("spiral", splatfacto_run, tmp_path / "out", *images, "--overwrite", "True")
     assert pixels(old).shape == (*FRAME_SIZE, 3)
+
+
+def test_images_of_an_earlier_longer_path_are_told_of(
+    splatfacto_run: Path, tmp_path: Path, camera_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--output-format", "images", "--rendered-output-names", "rgb", "--overwrite", "True"]
+    longer, shorter = tmp_path / "longer.json", tmp_path / "shorter.json"
+    camera_path().rename(longer)
+    edited(camera_path(), lambda content: content["camera_path"].pop()).rename(shorter)
+    for path, is_told in ((longer, False), (longer, False), (shorter, True)):
+        render("camera-path", splatfacto_run, tmp_path / "out", "--camera-path-filename", path, *options)
+        told = "out also holds images of an earlier, longer path, from 00002 on: 1."
+        assert (told in " ".join(capsys.readouterr().out.split())) is is_told
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_an_existing_video_survives_an_error(splatfacto_run: Path, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_every_setting_of_the_network_and_of_references_holds_in_every_subcomman
     difix3d_run.write_text(yaml.dump(config))
     default = {name: value for name, value in vars(DifixConfig()).items() if value is not None}
     given = [f"--difix.{name.replace('_', '-')}={value}" for name, value in (default | {"model": "embedded"}).items()]
-    given += ["--references.choice=pose", "--references.max-distance=0.0"]
+    given += ["--references.choice=pose", "--references.max-distance=0.0", "--references.align=none"]
     given += ["--camera-path-filename", camera_path()] if subcommand == "camera-path" else []
     given += ["--interpolation-steps", 1] if subcommand == "interpolate" else []
     given += ["--seconds", 0.05] if subcommand == "spiral" else []
@@ -192,6 +192,9 @@ def test_the_options_are_those_of_the_configs_and_help_says_what_holds_without_t
         (["--references.choice", "overlap", "--references.min-overlap", 2], "must be from 0 to 1, not 2"),
         (["--references.max-distance", -1], "must be 0 or more, not -1"),
         (["--difix.use-reference", "False", "--references.choice", "pose"], "no effect without references"),
+        (["--difix.model", "embedded", "--references.max-distance", 0.5], "has no effect on aligned references"),
+        (["--difix.model", "embedded", "--references.choice", "pose"], r"or add --references\.align none"),
+        (["--previous-frame-as-reference", "True", "--clear-unseen", "True"], "is for frames with photos as reference"),
         (["--eval-num-rays-per-chunk", 100], "not for splats: leave it out"),
         (["--eval-num-rays-per-chunk", 0], "must be 1 or more, not 0"),
         (["--camera-idx", 0], "does that only in training"),
@@ -220,6 +223,7 @@ def test_an_option_without_effect_or_with_an_invalid_value_is_refused_in_one_sen
         (["--rendered-output-names", "raw-depth", "--depth-near-plane", 1], "add depth"),
         (["--colormap-options.normalize", "True"], "is for outputs of one channel"),
         (["--downscale-factor", "inf"], "--downscale-factor is inf"),
+        (["--downscale-factor", 1000], "--downscale-factor 1000.0 leaves nothing of the views"),
         (["--rendered-output-names", "gt-rgb", "--match-colors", "True"], "is for enhanced frames"),
     ],
 )

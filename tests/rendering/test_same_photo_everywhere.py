@@ -125,6 +125,21 @@ def test_references_are_over_the_background_of_the_renders(
         assert torch.allclose(reference[:, 0], torch.tensor(expected), atol=0.02)
 
 
+@pytest.mark.parametrize("kind", ["masked"])
+def test_without_masks_frames_are_still_cleared_of_what_no_photo_shows(
+    splatfacto_run: Path, banana: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (banana.parent / "masks").iterdir():
+        file.unlink()
+    main([
+        "spiral", "--load-config", str(splatfacto_run), "--output-path", str(tmp_path / "out"), "--seconds", "0.1",
+        "--output-format", "images", "--difix.model", "embedded",
+    ])  # fmt: skip
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--clear-unseen False leaves both" in printed and "all of its photo counts as valid" in printed
+
+
 @pytest.mark.parametrize("kind", ["distorted"])
 def test_without_photos_cameras_are_undistorted_too(difix3d_run: Path, banana: Path) -> None:
     with_photos = load_run(difix3d_run, RunOptions())

@@ -12,7 +12,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 
 import difix3d_ns.config  # noqa: F401  (allows the types, as every ns- command does)
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.resuming.checkpoints import require_readable
+from difix3d_ns.resuming.checkpoints import require_readable, saved_steps
 
 
 def test_the_state_of_nerfstudios_schedulers_can_be_read(tmp_path: Path) -> None:
@@ -43,3 +43,10 @@ def test_a_checkpoint_with_damaged_bytes_is_read_or_reported(tmp_path: Path, dat
         assert file.name in str(error) and "\n" not in str(error)
     else:
         assert torch.load(file)["step"] == torch.load(file, mmap=True)["step"]
+
+
+def test_checkpoints_of_a_folder_are_listed_newest_first(tmp_path: Path) -> None:
+    for name in ("step-000000200.ckpt", "step-000030000.ckpt", "step-000000009.ckpt.part", "notes.ckpt"):
+        (tmp_path / name).touch()
+    assert saved_steps(tmp_path) == [30000, 200]
+    assert saved_steps(tmp_path / "missing") == []

@@ -89,6 +89,14 @@ def make_video(
     return file
 
 
+def with_unknown_audio(file: Path) -> Path:
+    """Renames the codec of a video's AAC audio to one that FFmpeg does not know, as phones write spatial audio."""
+    content = file.read_bytes()
+    assert b"mp4a" in content and b"esds" in content
+    file.write_bytes(content.replace(b"mp4a", b"apac").replace(b"esds", b"dapa"))
+    return file
+
+
 def packets(file: Path, kind: str) -> list[tuple[float, bytes]]:
     """Time in seconds and content of all packets of the first `video` or `audio` stream."""
     with av.open(str(file)) as container:

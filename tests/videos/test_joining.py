@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from videos.footage import make_video, packets, scene_frame
+from videos.footage import make_video, packets, scene_frame, with_unknown_audio
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.videos.joining import Timing, join_pieces, require_audio_fits
 from difix3d_ns.videos.reader import VideoReader
+from difix3d_ns.videos.spherical import mark_as_spherical
 from difix3d_ns.videos.writer import VideoWriter
 
 
@@ -64,6 +65,30 @@ def test_audio_that_the_container_does_not_support_is_reported(tmp_path: Path) -
     ):
         require_audio_fits(source, tmp_path / "out.mp4")
     require_audio_fits(source, tmp_path / "out.mov")
+
+
+def test_audio_of_an_unknown_codec_is_not_joined(tmp_path: Path) -> None:
+    video = VideoReader(with_unknown_audio(make_video(tmp_path / "in.mov", 4)))
+    assert video.extras == ("audio of an unknown codec",)
+    require_audio_fits(video.file, tmp_path / "out.mp4")
+    timing = Timing(video.times, video.durations, video.time_base)
+    join_pieces(code_pieces(tmp_path, video, 2), tmp_path / "out.mp4", timing, timing, video)
+    joined = VideoReader(tmp_path / "out.mp4")
+    assert len(joined) == 4 and joined.extras == ()
+    with pytest.raises(StopIteration):
+        packets(joined.file, "audio")
+
+
+def test_a_name_with_a_colon_is_not_taken_for_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "12:30.mov", 4)
+    video, output = VideoReader(Path("12:30.mov")), Path("12:45.mp4")
+    require_audio_fits(video.file, output)
+    timing = Timing(video.times, video.durations, video.time_base)
+    join_pieces(code_pieces(Path("noon:"), video, 2), output, timing, timing, video)
+    mark_as_spherical(output)
+    assert len(VideoReader(output)) == len(list(VideoReader(output))) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"12:30.mov", "12:45.mp4", "noon:"}
 
 
 def test_pieces_without_frames_are_skipped(tmp_path: Path) -> None:

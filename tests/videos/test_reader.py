@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from videos.footage import make_video, scene_frame
 
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.videos import spherical
 from difix3d_ns.videos.reader import VideoReader
 from difix3d_ns.videos.spherical import mark_as_spherical
 from difix3d_ns.videos.writer import VideoWriter
@@ -97,6 +99,20 @@ def test_a_video_that_is_marked_as_spherical_says_so(tmp_path: Path) -> None:
     assert VideoReader(tmp_path / "video.mp4").extras == ()
     mark_as_spherical(tmp_path / "video.mp4")
     assert VideoReader(tmp_path / "video.mp4").extras == ("the mark as a 360-degree video",)
+
+
+def test_a_video_that_cannot_be_marked_stays_alone_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make_video(tmp_path / "video.mp4", 3, audio=None)
+    before = file.read_bytes()
+
+    def fail(part: Path) -> None:
+        assert part.stat().st_size
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spherical, "insert_spherical_metadata_into_file", fail)
+    with pytest.raises(Difix3DError, match=r"video\.mp4 cannot be written, as no space is left"):
+        mark_as_spherical(file)
+    assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == before
 
 
 def damage(file: Path) -> None:

@@ -21,6 +21,7 @@ from difix3d_ns.difix.architecture import build_difix
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
+from difix3d_ns.difix.training.checkpoint import TrainingState
 from difix3d_ns.difix.training.networks import start_network, trainable_parameters
 from difix3d_ns.difix.training.start_autoencoder import start_autoencoder
 from difix3d_ns.difix.training.train import learning_rate_factor, train
@@ -106,6 +107,64 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     whole, parts = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_training_resumed_with_a_learning_rate_of_zero_keeps_its_weights(make_config: MakeConfig) -> None:
+    options = {"ema_decay": 0.0, "weight_decay": 0.5}
+    config = make_config(steps=2, **options)
+    train(config)
+    before = saved_weights(config.output_dir)
+    train(make_config(steps=4, learning_rate=0.0, **options))
+    after = saved_weights(config.output_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_resumed_training_goes_on_with_the_rates_and_the_weight_decay_that_it_is_given(
+    make_config: MakeConfig,
+) -> None:
+    settings = {"schedule": "cosine", "warmup_steps": 8}
+    config = make_config(steps=2, weight_decay=0.01, **settings)
+    train(config)
+    resumed = make_config(
+        steps=4, learning_rate=1e-4, autoencoder_learning_rate=1e-5, weight_decay=0.3, steps_per_save=3, **settings
+    )
+    train(resumed)
+    state = torch.load(config.output_dir / "training" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == state["scheduler"]["last_epoch"] == 4
+    groups = state["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.3]
+    assert [group["initial_lr"] for group in groups] == state["scheduler"]["base_lrs"] == [1e-5, 1e-4]
+    factor = learning_rate_factor(4, resumed)
+    assert [group["lr"] for group in groups] == [1e-5 * factor, 1e-4 * factor]
+    assert {int(each["step"]) for each in state["optimizer"]["state"].values()} == {4}
+
+
+def test_the_first_step_after_resuming_has_the_new_rate_at_its_place_in_the_schedule(make_config: MakeConfig) -> None:
+    options = {"warmup_steps": 8, "steps_per_save": 1}
+
+    def resumed(rate: float, decay: float) -> tuple[TrainingState, TrainConfig]:
+        config = make_config(learning_rate=rate, **options)
+        pipeline = start_network(config)
+        parameters = trainable_parameters(pipeline, "decoder")
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+        return TrainingState(pipeline, optimizer, scheduler, WeightAverage(pipeline, 0.0)), config
+
+    first, config = resumed(1e-3, 0.01)
+    for _ in range(3):
+        first.optimizer.step()
+        first.scheduler.step()
+    file = config.output_dir / "checkpoint.pt"
+    first.save(file, 3)
+    for rate, decay in ((1e-3, 0.01), (1e-4, 0.2)):
+        state, config = resumed(rate, decay)
+        assert state.restore(file) == 3
+        (group,) = state.optimizer.param_groups
+        assert group["lr"] == state.scheduler.get_last_lr()[0] == rate * learning_rate_factor(3, config)
+        assert group["weight_decay"] == decay
+        state.optimizer.step()
+        state.scheduler.step()
+        assert group["lr"] == rate * learning_rate_factor(4, config)
 
 
 def test_the_network_is_measured_and_saved_in_the_given_number_format(make_config: MakeConfig) -> None:
@@ -213,7 +272,7 @@ def test_a_checkpoint_of_another_network_is_refused(make_config: MakeConfig) -> 
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(make_config: MakeConfig) -> None:
-    with pytest.raises(DifixError, match="the loss is nan"):
+    with pytest.raises(DifixError, match=r"the loss is nan at step \d: lower the learning rate and repeat the command"):
         train(make_config(learning_rate=1e30, warmup_steps=0, steps_per_validation=1000))
 
 
