@@ -71,6 +71,23 @@ def train_splat(
     Raises:
         Difix3DError: the method is unknown, not based on splatfacto, or without novel views although there is a fixer.
     """
+    try:
+        _train(transforms, folder, settings, snapshots, on_snapshot, poses_as_given, points)
+    finally:
+        # The trainer and its splat refer to each other, and would fill the GPU until Python looks for such circles.
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _train(
+    transforms: dict[str, Any],
+    folder: Path,
+    settings: TrainingSettings,
+    snapshots: Sequence[int],
+    on_snapshot: Snapshot,
+    poses_as_given: bool,
+    points: StartPoints | None,
+) -> None:
     folder.mkdir(parents=True)
     if points is not None:
         points.write(folder / "points.ply")
@@ -96,14 +113,7 @@ def train_splat(
     num_photos = len(transforms["train_filenames"])
     CONSOLE.print(f"Training {settings.method} on {num_photos} photos for {config.max_num_iterations} steps.")
     trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], call, iters=steps))
-    try:
-        trainer.train()
-    finally:
-        # The callbacks hold the trainer and its splat, which would fill the GPU until Python looks for such circles.
-        trainer.callbacks.clear()
-        del trainer, call
-        gc.collect()
-        torch.cuda.empty_cache()
+    trainer.train()
 
 
 def _method_config(method: str) -> TrainerConfig:
