@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool
 from torch import Tensor
 
 from difix3d_ns.alignment.views import AlignmentView
@@ -42,13 +43,23 @@ def matches_between(photos: Sequence[AlignmentView]) -> list[DepthMap]:
     return cross_checked(views, [depth_map(index, views, sweep) for index, sweep in enumerate(sweeps)])
 
 
-def with_matches(photo: AlignmentView, matches: DepthMap) -> AlignmentView:
-    """A photo with matched depths in place of rendered ones, at its full size."""
+def with_matches(
+    photo: AlignmentView, matches: DepthMap, mask: Bool[Tensor, "height width 1"] | None = None
+) -> AlignmentView:
+    """A photo with matched depths in place of rendered ones, at its full size.
+
+    Args:
+        photo: the photo.
+        matches: its matched depths.
+        mask: its valid pixels; None if all are. Others stay invalid, whatever they match.
+    """
     inverse = torch.where(matches.matched, 1 / matches.depth.clamp_min(1e-9), 0.0)
     maps = torch.stack([inverse, matches.matched.to(inverse)])[None]
     summed, weight = F.interpolate(maps, photo.size, mode="bilinear", align_corners=False)[0]
     # Beside other pixels, only the matches are interpolated.
     matched = weight > 0.75
+    if mask is not None:
+        matched &= mask[..., 0].to(matched.device)
     depth = torch.where(matched, weight / summed.clamp_min(1e-12), photo.depth)
     return replace(photo, depth=depth, valid=photo.valid | matched, confirmed=matched)
 

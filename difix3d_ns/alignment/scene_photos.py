@@ -85,7 +85,7 @@ class ScenePhotos:
             without: index of a photo that is left out, because it is the render's own view.
 
         Returns:
-            None if photos cannot be read and no other is left.
+            None if no photo is left, because it is the render's own view or cannot be read.
         """
         if state != self._state:
             self.forget()
@@ -100,7 +100,7 @@ class ScenePhotos:
         self._all_matches()  # before photos are chosen, because unreadable ones are found here
         while True:
             candidates = [i for i in self._nearest(camera) if i != without and i not in self._unreadable]
-            if not candidates and self._unreadable:
+            if not candidates:
                 return None
             chosen = photos_to_warp(target, [self._blanks[index] for index in candidates], self._config.num_photos)
             found = [self._photo(candidates[place]) for place in chosen]
@@ -126,11 +126,12 @@ class ScenePhotos:
         None if the photo cannot be read.
         """
         if index not in self._views:
-            rendered = self._rendered(index)
-            if rendered is None:
+            prepared = self._rendered(index)
+            if prepared is None:
                 return None
+            rendered, mask = prepared
             matches = self._all_matches().get(index)
-            self._views[index] = rendered if matches is None else with_matches(rendered, matches)
+            self._views[index] = rendered if matches is None else with_matches(rendered, matches, mask)
         self._views.move_to_end(index)
         found = self._views[index]
         kept = sum(view.size[0] * view.size[1] for view in self._views.values())
@@ -139,7 +140,8 @@ class ScenePhotos:
             kept -= view.size[0] * view.size[1]
         return found
 
-    def _rendered(self, index: int) -> AlignmentView | None:
+    def _rendered(self, index: int) -> tuple[AlignmentView, Bool[Tensor, "height width 1"] | None] | None:
+        """A photo with its rendered depth, and its valid pixels; None if it cannot be read."""
         try:
             photo, mask = self._read(index), self._read_mask(index)
         except READING_ERRORS as error:
@@ -151,7 +153,7 @@ class ScenePhotos:
             return None
         camera = self._cameras[index]
         outputs = self._render(camera.to(self._device))
-        return alignment_view(photo.to(self._device), camera, outputs["depth"], outputs["accumulation"], mask)
+        return alignment_view(photo.to(self._device), camera, outputs["depth"], outputs["accumulation"], mask), mask
 
     def _all_matches(self) -> dict[int, DepthMap]:
         """The matched depths by photo. They are matched once: photos stay the same, and cameras nearly so."""
@@ -159,7 +161,7 @@ class ScenePhotos:
             count = len(self._cameras) if self._config.match_photos else 0
             chosen = torch.linspace(0, max(0, count - 1), min(count, MAX_MATCHED)).round().long().tolist()
             views = {index: self._rendered(index) for index in chosen}
-            small = {index: reduced_for_matching(view) for index, view in views.items() if view is not None}
+            small = {index: reduced_for_matching(view[0]) for index, view in views.items() if view is not None}
             matches = matches_between([*small.values()]) if len(small) > 1 else []
             self._matches = dict(zip(small, matches, strict=False))
         return self._matches

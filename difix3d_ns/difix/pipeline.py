@@ -160,11 +160,16 @@ class DifixPipeline(DiffusionPipeline):
 
     def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
         """Refused: slices would replace the attention that mixes target and reference."""
+        if slice_size is None:
+            return  # as diffusers switches slices off
         raise DifixError("attention cannot be sliced, as references need it whole: lower max_pixels_per_batch instead.")
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
         """Refused, as `enable_attention_slicing`. PyTorch's own attention is as economical."""
         raise DifixError("xformers cannot replace the attention, which mixes references; PyTorch's needs as little.")
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Changes nothing, as xformers is never used."""
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
         """Writes diffusers' folders and the prompt embedding; `from_pretrained` reads them.

@@ -266,7 +266,7 @@ class RenderEnhancer:
             except (DifixMemoryError, MemoryError, RuntimeError) as error:
                 if not isinstance(error, DifixMemoryError) and not is_full_memory(error):
                     raise
-                reason = first_line(error)
+                reason = first_line(error).split(". ")[0]
             # Outside the handler, because its exception keeps the tensors of the failed call in memory.
             self._aligner.forget()
             torch.cuda.empty_cache()

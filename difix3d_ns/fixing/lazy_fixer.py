@@ -188,8 +188,8 @@ class LazyFixer:
             height, width = batch.renders[0].shape[:2]
             fault = DifixMemoryError(
                 f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile "
-                f"({first_line(error)}): limit the Gaussians with --pipeline.model.max-gaussians, or the images with "
-                "--pipeline.datamanager.camera-res-scale-factor."
+                f"({first_line(error).split('. ')[0]}): limit the Gaussians with "
+                "--pipeline.model.max-gaussians, or the images with --pipeline.datamanager.camera-res-scale-factor."
             )
         torch.cuda.empty_cache()
         if len(batch) > 1:

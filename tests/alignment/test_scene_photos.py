@@ -60,3 +60,41 @@ def test_the_memory_of_photos_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     for place in (0.0, 1.0, 1.9):
         made.photos.reference(RENDER, camera(place), OUTPUTS, state=0)
     assert len(made.photos._views) == 5
+
+
+def test_masked_pixels_stay_out_of_references_although_photos_match_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 40, 120, generator=generator)
+    texture = torch.nn.functional.interpolate(coarse, size=(64, 288), mode="bicubic")[0].clamp(0, 1).permute(1, 2, 0)
+    wall = torch.ones(64, 96, 1)
+    outputs = {"depth": 4 * wall, "accumulation": wall}
+    left = wall > 0
+    left[:, 48:] = False
+
+    def camera_at(pixels: int) -> Cameras:
+        pose = torch.eye(4)[None, :3].clone()
+        pose[0, 0, 3] = pixels * 4 / 90
+        return Cameras(pose, 90.0, 90.0, 48.0, 32.0, 96, 64)
+
+    def seen_from(pixels: int) -> torch.Tensor:
+        return texture[:, 96 + pixels : 192 + pixels]
+
+    cameras = [camera_at(4 * index) for index in range(4)]
+    shown = []
+    for mask in (None, left):
+        photos = ScenePhotos(
+            lambda: cameras,
+            lambda index: seen_from(4 * index),
+            lambda camera: outputs,
+            "cpu",
+            lambda index, mask=mask: mask,
+        )
+        reference = photos.reference(seen_from(6), camera_at(6), outputs, state=0)
+        assert reference is not None
+        shown.append(reference.validity > 0)
+    assert shown[0][:, 64:].float().mean() > 0.8 and shown[1][:, :32].float().mean() > 0.8
+    assert not shown[1][:, 64:].any()
+
+
+def test_without_another_photo_there_is_no_reference() -> None:
+    assert Photos(1).photos.reference(RENDER, camera(0.0), OUTPUTS, state=0, without=0) is None
