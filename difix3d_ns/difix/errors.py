@@ -69,9 +69,8 @@ def refuse_full_memory(error: BaseException) -> None:
 
 def full_memory(error: BaseException) -> str:
     """The sentence for a full memory; it quotes the first sentence of the library's message."""
-    quoted = first_line(error).split(". ")[0]
     return (
-        f"the memory is full ({quoted}): end other programs that use it, or make the images smaller "
+        f"the memory is full ({first_sentence(error)}): end other programs that use it, or make the images smaller "
         "(--pipeline.datamanager.camera-res-scale-factor of ns-train, --downscale-factor of ns-difix render, "
         "--crop-size of ns-difix train) or the Gaussians fewer (--pipeline.model.max-gaussians of ns-train)."
     )
@@ -93,6 +92,11 @@ def first_line(error: BaseException) -> str:
     with hints, lists of keys or URLs. `reason_of` quotes the whole message.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of `first_line`, for a full memory, whose messages go on with figures and hints."""
+    return first_line(error).split(". ")[0]
 
 
 def abbreviated(names: Sequence[str], limit: int = 5) -> str:

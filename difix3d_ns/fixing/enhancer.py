@@ -11,7 +11,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from difix3d_ns.difix.errors import DifixMemoryError, first_line, is_full_memory, reason_of, refuse_full_memory
+from difix3d_ns.difix.errors import DifixMemoryError, first_sentence, is_full_memory, reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.aligning import Outputs, ReferenceAligner, RenderedSplat
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
@@ -266,7 +266,7 @@ class RenderEnhancer:
             except (DifixMemoryError, MemoryError, RuntimeError) as error:
                 if not isinstance(error, DifixMemoryError) and not is_full_memory(error):
                     raise
-                reason = first_line(error).split(". ")[0]
+                reason = first_sentence(error)
             # Outside the handler, because its exception keeps the tensors of the failed call in memory.
             self._aligner.forget()
             torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from difix3d_ns.difix.batching import batches_of_one_size
-from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError, first_line, is_full_memory
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError, first_sentence, is_full_memory
 from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
 from difix3d_ns.errors import warn
 from difix3d_ns.fixing.fixer import DifixConfig, Fixer, ManagedFixer
@@ -188,7 +188,7 @@ class LazyFixer:
             height, width = batch.renders[0].shape[:2]
             fault = DifixMemoryError(
                 f"the memory of {self.device} is too full to clean an image of {width} x {height}, even tile by tile "
-                f"({first_line(error).split('. ')[0]}): limit the Gaussians with "
+                f"({first_sentence(error)}): limit the Gaussians with "
                 "--pipeline.model.max-gaussians, or the images with --pipeline.datamanager.camera-res-scale-factor."
             )
         torch.cuda.empty_cache()

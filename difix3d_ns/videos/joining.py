@@ -20,7 +20,7 @@ from av.error import FFmpegError, InvalidDataError
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import VIDEO_OUTPUTS, part_of, telling_errors
 from difix3d_ns.videos.encodings import ENCODINGS_WITH_ALPHA_BY_CODEC
-from difix3d_ns.videos.reader import VideoReader
+from difix3d_ns.videos.reader import VideoReader, audio_tracks
 from difix3d_ns.videos.writer import open_output
 
 TRIAL_PACKETS = 20
@@ -43,11 +43,6 @@ class Timing:
         """Mean number of frames per second."""
         span = (self.times[-1] + self.durations[-1] - self.times[0]) * self.time_base
         return (len(self.times) / span).limit_denominator(100_000)
-
-
-def audio_tracks(container: Any) -> list[Any]:
-    """The audio streams that can be copied. FFmpeg must know their codec, unlike that of spatial audio of phones."""
-    return [stream for stream in container.streams.audio if stream.codec_context is not None]
 
 
 def require_audio_fits(video: Path, output: Path) -> None:

@@ -308,6 +308,11 @@ class _Turn:
         return np.ascontiguousarray(turned[:, ::-1] if self.flips_columns else turned)
 
 
+def audio_tracks(container: Any) -> list[Any]:
+    """The audio streams that can be copied. FFmpeg must know their codec, unlike that of spatial audio of phones."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
+
+
 def _extras(container: Any, stream_index: int) -> tuple[str, ...]:
     """What a file holds besides its first video stream and its audio."""
     streams = [each for each in container.streams if each.index != stream_index]
@@ -316,7 +321,7 @@ def _extras(container: Any, stream_index: int) -> tuple[str, ...]:
         for each in streams
     ]
     found = [name for kind, name in STREAM_EXTRAS.items() if kind in kinds]
-    if any(each.type == "audio" and each.codec_context is None for each in streams):
+    if len(audio_tracks(container)) < len(container.streams.audio):
         found.append("audio of an unknown codec")
     if container.chapters():
         found.append("chapters")
