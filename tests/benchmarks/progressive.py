@@ -21,8 +21,9 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -162,13 +163,21 @@ def in_parallel(
     Raises:
         SystemExit: a call failed. No others are begun, and those that have begun are finished first.
     """
+    waiting = iter(calls.items())
     with ThreadPoolExecutor(num_jobs) as pool:
-        futures = {pool.submit(function, *arguments): key for key, arguments in calls.items()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+        def begin(number: int) -> dict[Future[Result], Key]:
+            return {pool.submit(function, *arguments): key for key, arguments in islice(waiting, number)}
+
+        running = begin(num_jobs)
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            finished = {future: running.pop(future) for future in done}
+            # A free thread would take the next call from a queue before a failure is seen here.
+            if not any(future.exception() for future in done):
+                running |= begin(len(done))
+            for future, key in sorted(finished.items(), key=lambda item: item[0].exception() is not None):
+                yield key, future.result()
 
 
 def results_of(
