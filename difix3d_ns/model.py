@@ -78,14 +78,23 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     """Gaussians that the render in progress leaves out."""
 
     def populate_modules(self) -> None:
-        """Builds the Gaussians, the metrics and the densification."""
+        """Builds the Gaussians, the metrics and the densification.
+
+        Raises:
+            Difix3DError: the degree of spherical harmonics is not one that gsplat renders.
+        """
         # Imported here because torchmetrics imports transformers and the rasterization imports Numba, which are slow to
         # import with the plugin. A render must not import them: the viewer interrupts renders with an exception, which
         # would leave half-imported modules.
         from torchmetrics.image import PeakSignalNoiseRatio
 
-        from difix3d_ns.rasterization import rasterization
+        from difix3d_ns.rasterization import MAX_DEGREE, rasterization
 
+        # Differs: training would end in a traceback at the step that turns on the first unknown degree.
+        if not 0 <= self.config.sh_degree <= MAX_DEGREE:
+            raise Difix3DError(
+                f"--pipeline.model.sh-degree must be from 0 to {MAX_DEGREE}, not {self.config.sh_degree}."
+            )
         # Differs: works on every device; gsplat's own function needs CUDA.
         self.rasterization = rasterization
         load_gsplat_kernels(self.kwargs.get("device", "cpu"))

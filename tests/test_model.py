@@ -316,6 +316,12 @@ def test_a_checkpoint_with_another_degree_of_harmonics_is_refused() -> None:
         make_model(sh_degree=1).load_state_dict(make_model(sh_degree=3).state_dict())
 
 
+@pytest.mark.parametrize("sh_degree", [-1, 5])
+def test_harmonics_that_cannot_be_rendered_are_refused_before_training(sh_degree: int) -> None:
+    with pytest.raises(Difix3DError, match=rf"^--pipeline\.model\.sh-degree must be from 0 to 4, not {sh_degree}\.$"):
+        make_model(sh_degree=sh_degree)
+
+
 def test_an_empty_crop_box_gives_an_empty_image() -> None:
     model = make_model().eval()
     box = OrientedBox(R=torch.eye(3), T=torch.full((3,), 100.0), S=torch.ones(3))

@@ -1,4 +1,4 @@
-"""Colours from spherical harmonics of degree 0 to 3, forward and backward, as Numba kernels."""
+"""Colours from spherical harmonics of degree 0 to 4, forward and backward, as Numba kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from difix3d_ns.rasterization.compiling import as_array, cached_njit, untraced
 
-MAX_DEGREE = 3
+MAX_DEGREE = 4
+"""The largest degree that gsplat knows on a GPU."""
 NUM_BASES = (MAX_DEGREE + 1) ** 2
 
 
@@ -82,6 +83,17 @@ def _bases(degree, x, y, z, basis):
     basis[12] = z * (np.float32(1.865881662950577) * z * z - np.float32(1.119528997770346))
     basis[14] = np.float32(1.445305721320277) * z * (x * x - y * y)
     basis[15] = -c3 * x * (x * x - 3 * y * y)
+    if degree < 4:
+        return
+    xx, yy, zz = x * x, y * y, z * z
+    c6, c7 = np.float32(0.6258357354491761), np.float32(1.7701307697799304)
+    near_ring = np.float32(0.47308734787878004) * (7 * zz - 1)
+    ring = np.float32(0.6690465435572892) * (7 * zz - 3)
+    basis[16], basis[24] = 4 * c6 * x * y * (xx - yy), c6 * (xx * (xx - 3 * yy) - yy * (3 * xx - yy))
+    basis[17], basis[23] = -c7 * y * z * (3 * xx - yy), -c7 * x * z * (xx - 3 * yy)
+    basis[18], basis[22] = 2 * near_ring * x * y, near_ring * (xx - yy)
+    basis[19], basis[21] = -ring * y * z, -ring * x * z
+    basis[20] = np.float32(0.10578554691520431) * (zz * (35 * zz - 30) + 3)
 
 
 @njit
@@ -114,6 +126,30 @@ def _bases_gradient(degree, x, y, z, gradient):
     c5 = np.float32(1.445305721320277)
     gradient[14, 0], gradient[14, 1], gradient[14, 2] = 2 * c5 * x * z, -2 * c5 * y * z, c5 * (x * x - y * y)
     gradient[15, 0], gradient[15, 1] = -c3 * 3 * (x * x - y * y), c3 * 6 * x * y
+    if degree < 4:
+        return
+    xx, yy, zz = x * x, y * y, z * z
+    c6, c7 = np.float32(0.6258357354491761), np.float32(1.7701307697799304)
+    near_ring, near_ring_z = np.float32(0.47308734787878004) * (7 * zz - 1), np.float32(6.62322287030292) * z
+    ring, ring_z = np.float32(0.6690465435572892) * (7 * zz - 3), np.float32(9.366651609802049) * z
+    gradient[16, 0], gradient[16, 1] = 4 * c6 * y * (3 * xx - yy), 4 * c6 * x * (xx - 3 * yy)
+    gradient[24, 0], gradient[24, 1] = 4 * c6 * x * (xx - 3 * yy), -4 * c6 * y * (3 * xx - yy)
+    gradient[17, 0], gradient[17, 1], gradient[17, 2] = (
+        -6 * c7 * x * y * z,
+        -3 * c7 * z * (xx - yy),
+        -c7 * y * (3 * xx - yy),
+    )
+    gradient[23, 0], gradient[23, 1], gradient[23, 2] = (
+        -3 * c7 * z * (xx - yy),
+        6 * c7 * x * y * z,
+        -c7 * x * (xx - 3 * yy),
+    )
+    gradient[18, 0], gradient[18, 1], gradient[18, 2] = 2 * near_ring * y, 2 * near_ring * x, 2 * near_ring_z * x * y
+    gradient[22, 0], gradient[22, 1] = 2 * near_ring * x, -2 * near_ring * y
+    gradient[22, 2] = near_ring_z * (xx - yy)
+    gradient[19, 1], gradient[19, 2] = -ring * z, -(ring + ring_z * z) * y
+    gradient[21, 0], gradient[21, 2] = -ring * z, -(ring + ring_z * z) * x
+    gradient[20, 2] = np.float32(0.10578554691520431) * z * (140 * zz - 60)
 
 
 @untraced

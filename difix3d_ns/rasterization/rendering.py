@@ -59,7 +59,7 @@ def rasterization(
         far_plane: Gaussians farther than this are culled.
         radius_clip: Gaussians with at most this radius, in pixels, are culled.
         eps2d: added to the diagonal of the 2D covariances, in square pixels.
-        sh_degree: degree of the spherical harmonics to use, 0 to 3 on the CPU.
+        sh_degree: degree of the spherical harmonics to use, 0 to 4.
         packed: whether `info` contains only the visible (camera, Gaussian) pairs; the images are the same.
         tile_size: has no effect on the CPU.
         backgrounds: colours behind the Gaussians.

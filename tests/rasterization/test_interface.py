@@ -145,7 +145,7 @@ def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatc
     [
         ({"distributed": True}, NotImplementedError),
         ({"sparse_grad": True}, NotImplementedError),
-        ({"sh_degree": 4}, NotImplementedError),
+        ({"sh_degree": 5}, NotImplementedError),
         ({"sh_degree": 2}, ValueError),
         ({"render_mode": "depth"}, ValueError),
         ({"rasterize_mode": "smooth"}, ValueError),

@@ -53,7 +53,7 @@ def test_random_scenes(seed: int) -> None:
     check(make_scene(40, seed))
 
 
-@pytest.mark.parametrize("sh_degree", range(4))
+@pytest.mark.parametrize("sh_degree", range(5))
 def test_harmonics(sh_degree: int) -> None:
     check(make_scene(25, sh_degree, sh_degree=sh_degree), sh_degree=sh_degree)
 
@@ -145,7 +145,7 @@ def test_two_runs_give_identical_gradients() -> None:
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("sh_degree", [None, 3])
+@pytest.mark.parametrize("sh_degree", [None, 3, 4])
 def test_cameras_can_be_optimised(sh_degree: int | None) -> None:
     scene = make_scene(30, 18, sh_degree=sh_degree)
     gradients = []
