@@ -130,8 +130,9 @@ def _bases_gradient(degree, x, y, z, gradient):
         return
     xx, yy, zz = x * x, y * y, z * z
     c6, c7 = np.float32(0.6258357354491761), np.float32(1.7701307697799304)
-    near_ring, near_ring_z = np.float32(0.47308734787878004) * (7 * zz - 1), np.float32(6.62322287030292) * z
-    ring, ring_z = np.float32(0.6690465435572892) * (7 * zz - 3), np.float32(9.366651609802049) * z
+    c8, c9 = np.float32(0.47308734787878004), np.float32(0.6690465435572892)
+    near_ring, near_ring_z = c8 * (7 * zz - 1), c8 * 14 * z
+    ring, ring_z = c9 * (7 * zz - 3), c9 * 14 * z
     gradient[16, 0], gradient[16, 1] = 4 * c6 * y * (3 * xx - yy), 4 * c6 * x * (xx - 3 * yy)
     gradient[24, 0], gradient[24, 1] = 4 * c6 * x * (xx - 3 * yy), -4 * c6 * y * (3 * xx - yy)
     gradient[17, 0], gradient[17, 1], gradient[17, 2] = (
