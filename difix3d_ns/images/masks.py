@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
@@ -42,8 +43,15 @@ def read_mask(file: Path, scale_factor: float = 1.0) -> Bool[np.ndarray, "height
     if scale_factor == 1.0:
         return valid
     masked = Image.fromarray((~valid).astype(np.float32))
-    size = int(masked.width * scale_factor), int(masked.height * scale_factor)
+    size = scaled_size(masked.width, masked.height, scale_factor)
     return np.asarray(masked.resize(size, resample=Image.Resampling.BILINEAR)) == 0
+
+
+def scaled_size(width: int, height: int, scale_factor: float) -> tuple[int, int]:
+    """Width and height of a photo or mask that is resized as `Cameras.rescale_output_resolution` resizes its camera."""
+    # As there, the products are 32-bit numbers: 720 * 0.7 is 504 in them, and less than that in Python's.
+    scaled_width, scaled_height = (torch.tensor([width, height]) * torch.tensor([scale_factor])).long().tolist()
+    return scaled_width, scaled_height
 
 
 def filled(

@@ -20,7 +20,7 @@ from torch import Tensor
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.files import without_parent_steps
 from difix3d_ns.images.eight_bit import eight_bit_picture
-from difix3d_ns.images.masks import filled, read_mask
+from difix3d_ns.images.masks import filled, read_mask, scaled_size
 from difix3d_ns.images.undistortion import Undistortion
 
 READING_ERRORS = (*UNEXPECTED_CONTENT, EOFError)
@@ -75,7 +75,7 @@ class PhotoDataset(InputDataset):
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             raise ValueError(f"the photo {file} is damaged or of an unsupported type ({error})") from error
         if self.scale_factor != 1.0:
-            size = int(image.width * self.scale_factor), int(image.height * self.scale_factor)
+            size = scaled_size(image.width, image.height, self.scale_factor)
             image = image.resize(size, resample=Image.Resampling.BILINEAR)
         return np.array(image)
 
@@ -96,7 +96,11 @@ class PhotoDataset(InputDataset):
             ValueError: a file cannot be read, or its size does not fit.
         """
         read = self.get_image_uint8 if image_type == "uint8" else self.get_image_float32
-        data: dict[str, Any] = {"image_idx": image_idx, "image": read(image_idx)}
+        image, camera = read(image_idx), self.cameras[image_idx]
+        size = int(camera.height), int(camera.width)
+        if tuple(image.shape[:2]) != size:
+            raise _wrong_size(f"the photo {self.image_filenames[image_idx]}", image.shape, size)
+        data: dict[str, Any] = {"image_idx": image_idx, "image": image}
         mask = self.mask(image_idx)
         if mask is not None:
             data["mask"] = mask
@@ -148,10 +152,14 @@ class PhotoDataset(InputDataset):
         assert self._undistortion is not None
         size = self._undistortion.size_before(index)
         if tuple(shape[:2]) != size:
-            raise ValueError(
-                f"{what} has {shape[1]} x {shape[0]} pixels, but the scene's file says {size[1]} x {size[0]}: correct "
-                "the size there, or put back the image of this size"
-            )
+            raise _wrong_size(what, shape, size)
+
+
+def _wrong_size(what: str, shape: Sequence[int], size: tuple[int, int]) -> ValueError:
+    return ValueError(
+        f"{what} has {shape[1]} x {shape[0]} pixels, but the scene's file says {size[1]} x {size[0]}: correct "
+        "the size there, or put back the image of this size"
+    )
 
 
 @cache

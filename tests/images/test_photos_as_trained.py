@@ -153,6 +153,16 @@ def test_what_is_painted_under_a_mask_changes_no_valid_pixel_and_no_reference(
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("kind", ["masked", "distorted-masked"])
+def test_scaled_photos_and_masks_have_the_size_of_their_cameras(tmp_path: Path, kind: str) -> None:
+    # 720 * 0.7 is 504 in the 32-bit numbers of nerfstudio's cameras, and less in Python's.
+    manager, _ = managers(scene_of_photos(tmp_path, kind, size=(720, 60)), camera_res_scale_factor=0.7)
+    camera, data = manager.train_dataset.cameras[0], manager.cached_train[0]
+    size = int(camera.height), int(camera.width)
+    assert size == (42, 504) or "distorted" in kind
+    assert data["image"].shape[:2] == data["mask"].shape[:2] == size
+
+
 def test_a_mask_of_another_size_is_named_with_the_remedy(tmp_path: Path) -> None:
     scene = scene_of_photos(tmp_path, "masked", save_mask=lambda valid, path: of_numbers(np.uint8, 255)(valid.T, path))
     manager, _ = managers(scene)
