@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import (
@@ -29,6 +30,7 @@ from torch import Tensor
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.images.photos import PhotoDataset
 from difix3d_ns.methods.datamanager import NovelViewDataManager
+from difix3d_ns.nerfacto.pixel_sampler import ValidPixelSampler
 from difix3d_ns.nerfacto.rays import FixedRays, draw_rays, joined
 from difix3d_ns.pseudo_views.bank import STEPS_AHEAD, PseudoViewBankConfig
 from difix3d_ns.pseudo_views.views import PseudoView
@@ -125,7 +127,10 @@ class Difix3DNerfactoDataManager(NovelViewDataManager, VanillaDataManager[PhotoD
         if config.patch_size > 1 and type(config.pixel_sampler) is PixelSamplerConfig:
             return PatchPixelSamplerConfig().setup(patch_size=config.patch_size, num_rays_per_batch=num_rays)
         # A copy, because nerfstudio changes the settings, which are also those in the run's config.yml.
-        sampler = deepcopy(config.pixel_sampler).setup(num_rays_per_batch=num_rays)
+        settings = deepcopy(config.pixel_sampler)
+        if type(settings) is PixelSamplerConfig:
+            settings._target = ValidPixelSampler
+        sampler = settings.setup(num_rays_per_batch=num_rays)
         if _collate_fn(dataset) is variable_res_collate:
             # nerfstudio's rejection sampling of masked pixels fails for photos of several sizes.
             sampler.config.rejection_sample_mask = False
@@ -205,6 +210,13 @@ class PhotoLoader(CacheDataloader):
         if any("mask" in photo for photo in photos):  # nerfstudio collates what all photos have
             for photo in photos:
                 photo.setdefault("mask", torch.ones_like(photo["image"][..., :1], dtype=torch.bool))
+                # Of photos of several sizes, each gives its share of the rays.
+                if self.collate_fn is variable_res_collate and not photo["mask"].any():
+                    file = self.dataset.image_filenames[photo["image_idx"]]
+                    raise ValueError(f"the mask of {file} leaves no pixel: correct the mask, or remove the photo")
+        if any(photo["image"].shape[-1] == 4 for photo in photos):
+            for photo in photos:
+                photo["image"] = _with_alpha(photo["image"])
         return photos
 
 
@@ -212,6 +224,11 @@ def _collate_fn(dataset: PhotoDataset) -> Any:
     cameras = dataset.cameras
     same = (cameras.width == cameras.width[0]).all() and (cameras.height == cameras.height[0]).all()
     return nerfstudio_collate if same else variable_res_collate
+
+
+def _with_alpha(image: UInt8[Tensor, "height width channels"]) -> UInt8[Tensor, "height width 4"]:
+    """A photo with alpha; one that has none is opaque."""
+    return image if image.shape[-1] == 4 else torch.cat([image, torch.full_like(image[..., :1], 255)], dim=-1)
 
 
 def _in_unit_range(batch: dict[str, Any]) -> dict[str, Any]:

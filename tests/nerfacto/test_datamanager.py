@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -106,9 +108,9 @@ def test_photos_are_undistorted_as_for_splats(tmp_path: Path, kind: str) -> None
     manager.next_eval(0)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_photos_of_several_sizes_are_drawn(tmp_path: Path, masked: bool) -> None:
-    scene = scene_of_photos(tmp_path, "masked" if masked else "plain")
+def scene_of_sizes(folder: Path, kind: str) -> Path:
+    """A scene whose first training photo is half as large as the others."""
+    scene = scene_of_photos(folder, kind)
     content = json.loads(scene.read_text())
     frame = next(frame for frame in content["frames"] if frame["file_path"] == content["train_filenames"][0])
     for key in ("w", "h", "fl_x", "fl_y", "cx", "cy"):
@@ -120,13 +122,68 @@ def test_photos_of_several_sizes_are_drawn(tmp_path: Path, masked: bool) -> None
         del content[key]  # they would hold for all photos
     for file in (frame["file_path"], frame.get("mask_path")):
         if file is not None:
-            with Image.open(tmp_path / file) as opened:
-                opened.resize((frame["w"], frame["h"]), Image.Resampling.NEAREST).save(tmp_path / file)
+            with Image.open(folder / file) as opened:
+                opened.resize((frame["w"], frame["h"]), Image.Resampling.NEAREST).save(folder / file)
     scene.write_text(json.dumps(content))
+    return scene
+
+
+def mask_all_but(scene: Path, num_valid: int) -> None:
+    """Masks each photo but for its first pixels."""
+    for file in (scene.parent / "masks").iterdir():
+        with Image.open(file) as opened:
+            valid = np.zeros(opened.size[::-1], np.uint8)
+        valid.flat[:num_valid] = 255
+        Image.fromarray(valid).save(file)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_photos_of_several_sizes_are_drawn(tmp_path: Path, masked: bool) -> None:
+    scene = scene_of_sizes(tmp_path, "masked" if masked else "plain")
     manager = with_fixed_views(datamanager(scene, camera_res_scale_factor=1.0))
     rays, batch = manager.next_train(0)
     assert len(rays) == NUM_RAYS and batch["is_fixed"].sum() == 60
     assert manager.training_photo(0).shape != manager.training_photo(1).shape
+
+
+@pytest.mark.filterwarnings("ignore:.*Masked sampling failed.*")
+@pytest.mark.parametrize("make", [scene_of_photos, scene_of_sizes])
+def test_masks_may_leave_fewer_pixels_than_there_are_rays(tmp_path: Path, make: Callable[..., Path]) -> None:
+    scene = make(tmp_path, "masked")
+    mask_all_but(scene, num_valid=3)
+    manager = datamanager(scene, camera_res_scale_factor=1.0)
+    for step in range(2):
+        rays, batch = manager.next_train(step)
+        _, row, column = batch["indices"].T
+        assert len(rays) == NUM_RAYS and (row == 0).all() and set(column.tolist()) == {0, 1, 2}
+
+
+def test_a_mask_without_valid_pixels_is_named_if_photos_have_several_sizes(tmp_path: Path) -> None:
+    scene = scene_of_sizes(tmp_path, "masked")
+    mask_all_but(scene, num_valid=0)
+    with pytest.raises(Difix3DError, match=r"the mask of .*images.* leaves no pixel"):
+        datamanager(scene, camera_res_scale_factor=1.0)
+
+
+def test_photos_with_and_without_alpha_are_in_one_batch(tmp_path: Path) -> None:
+    scene = scene_of_photos(tmp_path, "transparent")
+    opaque = tmp_path / json.loads(scene.read_text())["train_filenames"][1]
+    with Image.open(opaque) as opened:
+        opened.convert("RGB").save(opaque)
+    manager = datamanager(scene, camera_res_scale_factor=1.0)
+    _, batch = manager.next_train(0)
+    photo = batch["indices"][:, 0]
+    assert batch["image"].shape == (NUM_RAYS, 4)
+    assert (batch["image"][photo == 1, 3] == 1).all() and (batch["image"][photo == 0, 3] < 0.5).any()
+
+
+def test_photos_of_another_size_than_the_scene_says_are_refused(tmp_path: Path) -> None:
+    scene = scene_of_photos(tmp_path)
+    for file in (tmp_path / "images").iterdir():
+        with Image.open(file) as opened:
+            opened.resize((48, 32)).save(file)
+    with pytest.raises(Difix3DError, match=r"has 48 x 32 pixels, but the scene's file says 96 x 64: correct the size"):
+        datamanager(scene, camera_res_scale_factor=1.0)
 
 
 def test_photos_in_memory_are_those_of_their_files(banana: Path) -> None:
