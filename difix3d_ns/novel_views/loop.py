@@ -154,11 +154,10 @@ class NovelViewLoop:
 
     def describe(self) -> str:
         """The text printed before training: when novel views are fixed."""
-        num_fixes = len([step for step in self.schedule.steps if step not in self.schedule.early])
-        length = self.walk.step_length_to_arrive(num_fixes)
+        length = self.walk.step_length_to_arrive(self.schedule.num_moves(self.few_photos))
         fixes_to_arrive = self.walk.num_fixes_to_arrive
         text = describe_fixes(len(self.walk), self.schedule, fixes_to_arrive, length, self.few_photos)
-        if num_fixes > 0 and self._blurs_unseen:
+        if self._blurs_unseen and self.schedule.num_moves(few_photos=False) > 0:
             text += " In fixed views, wide areas that no photo shows are blurred unless the network changes them."
         return text
 

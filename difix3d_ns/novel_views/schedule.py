@@ -23,6 +23,10 @@ class FixSchedule:
         """The fix steps from the first step of the run on, ascending."""
         return tuple(sorted(step for step in {*self.certain, *self.early} if step >= self.first_step))
 
+    def num_moves(self, few_photos: bool) -> int:
+        """Number of fixes that move the novel views for certain: with few photos, early ones do too."""
+        return len([step for step in self.steps if few_photos or step not in self.early])
+
 
 def fix_steps_of_run(
     fix_steps: Sequence[int],
@@ -70,30 +74,36 @@ def describe_fixes(
         num_views: number of novel views.
         schedule: the run's fixes.
         num_fixes_to_arrive: fixes that the farthest view needs to reach its target.
-        step_length_to_arrive: `step_length` with which it arrives within the certain fixes.
+        step_length_to_arrive: `step_length` with which it arrives within the fixes that move views for certain.
         few_photos: whether views are kept as rendered at early steps if the network is not reliable.
     """
-    certain = [step for step in schedule.steps if step not in schedule.early]
-    if not certain:
+    if not schedule.steps:
         return "No fix of novel views falls into this run: see --pipeline.fix-steps and --pipeline.fix-every."
-    fixes = f"{len(certain)} fix{'es' if len(certain) > 1 else ''}"
-    text = f"{num_views} novel views are fixed before steps {_listed(certain)} ({fixes}; "
-    text += f"they reach their targets after {num_fixes_to_arrive})."
-    if num_fixes_to_arrive > len(certain):
+    certain = [step for step in schedule.steps if step not in schedule.early]
+    early = [step for step in schedule.steps if step in schedule.early]
+    parts: list[str] = []
+    who = f"{num_views} novel views are"
+    if certain:
+        fixes = f"{len(certain)} fix{'es' if len(certain) > 1 else ''}"
+        counted = ", early ones included" if early and few_photos else ""
+        parts.append(
+            f"{who} fixed before steps {_listed(certain)} ({fixes}; they reach their targets after "
+            f"{num_fixes_to_arrive}{counted})."
+        )
+    if certain and num_fixes_to_arrive > schedule.num_moves(few_photos):
         step_length = math.ceil(step_length_to_arrive * 100) / 100
-        text += (
-            f" That is too few to arrive: lengthen the steps with --pipeline.step-length {step_length:g}, or fix "
+        parts.append(
+            f"That is too few to arrive: lengthen the steps with --pipeline.step-length {step_length:g}, or fix "
             "more often with --pipeline.fix-every or more --pipeline.fix-steps."
         )
-    early = [step for step in schedule.steps if step in schedule.early]
     if early and few_photos:
-        text += (
-            f" Before steps {_listed(early)} they are also rendered and kept, and fixed once the network proves "
-            "reliable at photos."
-        )
+        before = f"before steps {_listed(early)}"
+        rendered = f"B{before[1:]} they are also rendered and kept" if certain else f"{who} rendered and kept {before}"
+        parts.append(f"{rendered}, and fixed once the network proves reliable at photos.")
     elif early:
-        text += f" If the network proves reliable at photos, also before steps {_listed(early)}."
-    return text
+        also = "also" if certain else f"{who} fixed"
+        parts.append(f"If the network proves reliable at photos, {also} before steps {_listed(early)}.")
+    return " ".join(parts)
 
 
 def _listed(steps: Sequence[int]) -> str:

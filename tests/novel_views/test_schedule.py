@@ -68,3 +68,17 @@ def test_a_run_without_fixes_is_announced() -> None:
 def test_a_resumed_run_does_not_repeat_earlier_fixes() -> None:
     schedule = FixSchedule((400, 550, 700), frozenset({80, 450}), first_step=450)
     assert schedule.steps == (450, 550, 700)
+
+
+def test_with_few_photos_early_fixes_count_as_steps_towards_the_targets() -> None:
+    schedule = FixSchedule((400, 550), frozenset({80, 160, 240}))
+    text = describe_fixes(5, schedule, 4, 0.4, few_photos=True)
+    assert "they reach their targets after 4, early ones included" in text and "too few" not in text
+    assert "too few to arrive" in describe_fixes(5, schedule, 6, 0.4, few_photos=True)
+    assert "too few to arrive" in describe_fixes(5, schedule, 4, 0.4)
+
+
+@pytest.mark.parametrize("few_photos", [False, True])
+def test_a_run_with_early_fixes_only_says_when_they_are(few_photos: bool) -> None:
+    text = describe_fixes(5, FixSchedule((), frozenset({80, 160})), 4, 0.4, few_photos)
+    assert "No fix" not in text and "5 novel views are" in text and "before steps 80, 160" in text.replace("B", "b")
