@@ -17,6 +17,9 @@ from difix3d_ns.methods.datamanager import NovelViewDataManager
 from difix3d_ns.pseudo_views.bank import STEPS_AHEAD, PseudoViewBankConfig
 from difix3d_ns.pseudo_views.views import PseudoView
 
+MIN_PHOTOS_FOR_FPS = 8
+"""nerfstudio samples farthest points with a tree of height 3, which needs 2 ** 3 points."""
+
 
 @dataclass
 class Difix3DDataManagerConfig(FullImageDatamanagerConfig):
@@ -48,6 +51,20 @@ class Difix3DDataManager(NovelViewDataManager, FullImageDatamanager[PhotoDataset
     def _dataset(self, parsed: DataparserOutputs) -> PhotoDataset:
         config = self.config
         return self.dataset_type(parsed, config.camera_res_scale_factor, image_type=config.cache_images_type)
+
+    def sample_train_cameras(self) -> list[int]:
+        """The order of the training photos in the next epoch.
+
+        Raises:
+            Difix3DError: farthest points are wanted among too few photos.
+        """
+        num_photos = len(self.train_dataset)
+        if self.config.train_cameras_sampling_strategy == "fps" and num_photos < MIN_PHOTOS_FOR_FPS:
+            raise Difix3DError(
+                "--pipeline.datamanager.train-cameras-sampling-strategy fps needs at least "
+                f"{MIN_PHOTOS_FOR_FPS} training photos, and this scene has {num_photos}: leave it at random."
+            )
+        return super().sample_train_cameras()
 
     def cached_photo(self, index: int) -> dict[str, Tensor] | None:
         """A training photo as it is cached, with its mask; None if the photos are not in memory."""

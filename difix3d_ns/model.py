@@ -21,6 +21,7 @@ from difix3d_ns.images.metrics import ImageMetrics
 from difix3d_ns.machine.loading_kernels import load_gsplat_kernels
 from difix3d_ns.methods.model import EnhancedOutputs, Enhancer, pseudo_view_weight
 from difix3d_ns.methods.render_outputs import RenderOutputs
+from difix3d_ns.resuming.starts import require_gaussians
 from difix3d_ns.splats.densification import CappedStrategy
 from difix3d_ns.splats.dropout import drop_out, without_dropped
 from difix3d_ns.splats.floaters import find_floaters
@@ -165,11 +166,8 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
             Difix3DError: another method wrote the checkpoint, or its degree of spherical harmonics is different.
         """
         state = {name: value for name, value in dict.items() if not name.startswith("lpips.")}
+        require_gaussians(state)
         prefix = "" if "means" in state else "gauss_params."
-        if f"{prefix}means" not in state:
-            raise Difix3DError(
-                "the checkpoint contains no Gaussians, so another method wrote it: load one of difix3d or splatfacto."
-            )
         for name, parameter in self.gauss_params.items():
             shape, wanted = state[f"{prefix}{name}"].shape[1:], parameter.shape[1:]
             if shape != wanted:

@@ -22,7 +22,7 @@ from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConf
 from difix3d_ns.model import VIEWER_BACKGROUND, Difix3DModel, Difix3DModelConfig
 from difix3d_ns.novel_views.few_photos import are_few, mean_color
 from difix3d_ns.resuming.optimizers import reattach_optimizers
-from difix3d_ns.resuming.starts import Start, require_same_modules
+from difix3d_ns.resuming.starts import Start, require_gaussians, require_same_modules
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians, means_and_opacities
 from difix3d_ns.stereo.config import StartPointsConfig
 from difix3d_ns.stereo.scene import add_points_seen_once, place_start_points
@@ -50,7 +50,8 @@ class Difix3DPipelineConfig(NovelViewPipelineConfig):
     start_points: StartPointsConfig = field(default=StartPointsConfig())
     """Where the first Gaussians are placed."""
     fix_novel_views: bool = True
-    """Whether training fixes novel views at all. False trains splatfacto with an enhanced output."""
+    """Whether training fixes novel views at all. False trains splatfacto with an enhanced output.
+    Few photos still switch on what holds the splat back from overfitting, unless `few_photos` is `no`."""
     blur_unseen: bool = True
     """With few photos (see `few_photos`), whether fixed views are blurred in wide areas whose surface no photo shows,
     unless the network has changed them. Otherwise the splat learns its own wrong guesses there, such as needles.
@@ -210,6 +211,7 @@ class Difix3DPipeline(NovelViewPipeline):
         return "Gaussians are split until --pipeline.model.stop-split-at."
 
     def _require_fitting(self, checkpoint: dict[str, Any]) -> None:
+        require_gaussians(checkpoint)
         require_same_modules(checkpoint, self.difix3d_model.state_dict())
 
 

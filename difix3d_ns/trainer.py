@@ -57,13 +57,18 @@ class Difix3DTrainerConfig(TrainerConfig):
         return folder
 
     def save_config(self) -> None:
-        """Writes the run's `config.yml`; if its folder cannot be written or another training uses it, exits with one
-        sentence.
+        """Writes the run's `config.yml`; if it has no steps, its folder cannot be written, or another training uses
+        it, exits with one sentence.
 
         nerfstudio calls this right before it starts a process per GPU. So this is the place to refuse several: if the
         processes did it, each would print the sentence, and nerfstudio a traceback.
         """
         with exit_with_one_sentence():
+            if self.max_num_iterations < 1:
+                raise Difix3DError(
+                    f"--max-num-iterations must be 1 or more, not {self.max_num_iterations}: to use a trained "
+                    "run as it is, give its config.yml to ns-viewer, ns-render or ns-export."
+                )
             require_one_process(self.method_name, self.machine.num_devices * self.machine.num_machines)
             _require_unlocked(self.get_base_dir())
         try:

@@ -37,6 +37,11 @@ def with_pseudo_views(manager: Difix3DDataManager, count: int = 2) -> Difix3DDat
     return manager
 
 
+def test_farthest_point_sampling_of_few_photos_is_refused_by_its_option(banana: Path) -> None:
+    with pytest.raises(Difix3DError, match=r"train-cameras-sampling-strategy fps needs at least 8 .* this scene has 3"):
+        datamanager(banana, train_cameras_sampling_strategy="fps")
+
+
 def test_without_pseudo_views_every_step_gets_a_photo(banana: Path) -> None:
     manager = datamanager(banana, pseudo_view_probability=1.0)
     assert all("pseudo_view" not in manager.next_train(step)[1] for step in range(5))

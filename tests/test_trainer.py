@@ -248,6 +248,13 @@ def test_a_second_training_in_the_same_folder_is_refused_until_the_first_is_dead
     trainer.config.save_config()  # the training itself writes it again
 
 
+def test_a_training_of_no_steps_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_num_iterations=0)
+    with pytest.raises(SystemExit, match="--max-num-iterations must be 1 or more, not 0"):
+        trainer.config.save_config()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_training_with_mixed_precision_goes_on_from_one_without(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "a")
     trainer.save_checkpoint(3)

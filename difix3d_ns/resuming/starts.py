@@ -150,6 +150,21 @@ def is_placed_as_in_training(run_folder: Path, transform: Float[Tensor, "3 4"], 
         return None
 
 
+def require_gaussians(checkpoint: Mapping[str, Any]) -> None:
+    """Makes sure that a checkpoint holds Gaussians.
+
+    Args:
+        checkpoint: state of the pipeline in the checkpoint, or of the model alone.
+
+    Raises:
+        Difix3DError: it holds none.
+    """
+    if not any(name.split(".")[-1] == "means" for name in checkpoint):
+        raise Difix3DError(
+            "the checkpoint contains no Gaussians, so another method wrote it: load one of difix3d or splatfacto."
+        )
+
+
 def require_same_modules(checkpoint: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Makes sure that this run has the optional modules that a checkpoint holds besides the Gaussians.
 

@@ -207,6 +207,8 @@ def test_a_checkpoint_of_another_method_ends_in_one_sentence(tmp_path: Path) -> 
 
     foreign = tmp_path / "foreign" / "step-000000010.ckpt"
     foreign.parent.mkdir()
-    torch.save({"step": 10, "pipeline": {"_model.field.weight": torch.zeros(3)}, "optimizers": {}}, foreign)
+    # As nerfacto's checkpoints: no advice about the camera optimizer is given for a scene that cannot be loaded.
+    state = {"_model.field.weight": torch.zeros(3), "_model.camera_optimizer.pose_adjustment": torch.zeros(3, 6)}
+    torch.save({"step": 10, "pipeline": state, "optimizers": {}}, foreign)
     _, printed = train(tmp_path / "run", "--load-checkpoint", foreign, "--max-num-iterations", 20, expect=1)
     assert "difix3d: the checkpoint contains no Gaussians" in printed

@@ -13,6 +13,7 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.resuming.run_record import RunRecord
 from difix3d_ns.resuming.starts import (
     Start,
+    require_gaussians,
     require_same_frame,
     require_same_modules,
     revision_of_earlier_run,
@@ -105,6 +106,13 @@ def test_parameters_that_this_run_lacks_are_reported_with_their_option() -> None
         require_same_modules({"_model.module.camera_optimizer.pose_adjustment": torch.zeros(5, 6)}, {})
     with pytest.raises(Difix3DError, match=r"add --pipeline\.model\.use-bilateral-grid True"):
         require_same_modules({"_model.bil_grids.grids": torch.zeros(5, 12, 8, 16, 16)}, own)
+
+
+@pytest.mark.parametrize("prefix", ["_model.", "_model.module.", "_model.gauss_params.", ""])
+def test_gaussians_of_a_checkpoint_are_found(prefix: str) -> None:
+    require_gaussians({f"{prefix}means": torch.zeros(1, 3)})
+    with pytest.raises(Difix3DError, match="contains no Gaussians"):
+        require_gaussians({f"{prefix}field.weight": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("revision", ["0" * 40, None])
