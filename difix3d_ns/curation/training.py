@@ -163,4 +163,9 @@ def _training_config(settings: TrainingSettings, transforms_file: Path, poses_as
         config.pipeline.fix_novel_views = settings.fixer is not None
         if settings.fixer is not None:
             config.pipeline.difix = replace(config.pipeline.difix, model=settings.fixer)
+    if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+        raise Difix3DError(
+            f"--method {settings.method} trains on a CUDA GPU, and there is no usable one here: leave it at "
+            "difix3d-mini, which trains on the CPU."
+        )
     return config

@@ -49,7 +49,12 @@ def lpips_backbone_available(backbone: LpipsBackbone) -> bool:
 
 def lpips_backbone_cached(backbone: LpipsBackbone) -> bool:
     """Whether torchvision's network is on the disk."""
-    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(backbone_url(backbone)).name).exists()
+    return cached_backbone(backbone).exists()
+
+
+def cached_backbone(backbone: LpipsBackbone) -> Path:
+    """Where torchvision keeps a network that it has downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(backbone_url(backbone)).name
 
 
 def backbone_url(backbone: LpipsBackbone) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 from difix3d_ns.curation import CurateConfig, curate
@@ -116,4 +117,11 @@ def test_test_scenes_alone_are_enough() -> None:
 def test_a_fixer_is_refused_for_a_method_without_novel_views(banana: Path, tmp_path: Path) -> None:
     settings = TrainingSettings("splatfacto", 4, 1.0, 42, fixer="identity")
     with pytest.raises(Difix3DError, match="splatfacto has no novel views: leave out --fixer"):
+        train_splat(json.loads(banana.read_text()), tmp_path / "run", settings, (4,), lambda pipeline, step: None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_method_for_gpus_is_refused_without_one(banana: Path, tmp_path: Path) -> None:
+    settings = TrainingSettings("splatfacto", 4, 1.0, 42)
+    with pytest.raises(Difix3DError, match=r"--method splatfacto trains on a CUDA GPU.*leave it at difix3d-mini"):
         train_splat(json.loads(banana.read_text()), tmp_path / "run", settings, (4,), lambda pipeline, step: None)

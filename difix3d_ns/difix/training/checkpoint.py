@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ class TrainingState:
         optimizer: optimizer of its weights.
         scheduler: scheduler of the learning rate.
         average: moving average of its weights.
+
+    Attributes:
+        skipped: names of the pairs that were skipped so far, because they cannot be read.
     """
 
     def __init__(self, pipeline: DifixPipeline, optimizer: Any, scheduler: Any, average: WeightAverage) -> None:
@@ -28,9 +32,14 @@ class TrainingState:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.average = average
+        self.skipped: list[str] = []
 
     def save(self, path: Path, step: int) -> None:
-        """Writes the checkpoint. It replaces an existing one only when it is complete."""
+        """Writes the checkpoint. It replaces an existing one only when it is complete.
+
+        Raises:
+            DifixError: it cannot be written.
+        """
         state = {
             "step": step,
             "weights": network_weights(self.pipeline),
@@ -39,11 +48,21 @@ class TrainingState:
             "average": self.average.weights,
             "num_updates": self.average.num_updates,
             "torch_rng": torch.get_rng_state(),
+            "skipped": self.skipped,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        torch.save(state, unfinished)
-        unfinished.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, unfinished)
+            unfinished.replace(path)
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError if the disk is full
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            refuse_full_memory(error)
+            raise DifixError(
+                f"the checkpoint of step {step} cannot be written to {path} ({first_line(error)}): free some space, "
+                "and repeat the command, which resumes from its last checkpoint."
+            ) from error
 
     def restore(self, path: Path) -> int:
         """Restores the state from a checkpoint, if it exists. Learning rates and weight decay stay as they were given.
@@ -89,6 +108,7 @@ class TrainingState:
         self.scheduler.load_state_dict(state["scheduler"])
         self._go_on_with(rates, decays)
         torch.set_rng_state(state["torch_rng"])
+        self.skipped = list(state.get("skipped", []))  # earlier versions did not save them
         return int(state["step"])
 
     def _go_on_with(self, rates: Sequence[float], decays: Sequence[float]) -> None:

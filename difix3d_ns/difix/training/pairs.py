@@ -24,6 +24,9 @@ from tqdm import tqdm
 from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.images import resize, resize_with_alpha, to_image_list, with_alpha
 
+UNREADABLE_PICTURE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""Exceptions of Pillow for a file that is missing, damaged, not a picture, or far too large."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -91,7 +94,7 @@ def load_pair(pair: Pair, with_trust: bool = False) -> Float[Tensor, "views chan
         try:
             with Image.open(file) as picture:
                 pictures.extend(to_image_list(picture, keep_alpha=with_trust and file == pair.reference))
-        except (OSError, SyntaxError, DifixError) as error:  # PIL raises SyntaxError for a broken PNG
+        except (*UNREADABLE_PICTURE, DifixError) as error:
             raise DifixError(f"the image {file} of pair {pair.name} cannot be read: {reason_of(error)}.") from error
     height, width = pictures[1].shape[-2:]
     if not with_trust:
@@ -112,7 +115,7 @@ def require_trust(pairs: Sequence[Pair], path: Path) -> None:
             with Image.open(pair.reference or pair.image) as picture:
                 if pair.reference is not None and picture.mode == "RGBA":
                     return
-        except (OSError, SyntaxError):  # reported where the pair is read
+        except UNREADABLE_PICTURE:  # reported where the pair is read
             continue
     raise DifixError(
         f"{path} has no reference with alpha, which a network for aligned references needs: make the pairs anew with "

@@ -6,17 +6,19 @@ import gc
 import json
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.errors import DifixError, first_line, refuse_full_memory
 from difix3d_ns.difix.number_formats import best_dtype
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage
@@ -58,6 +60,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     train_pairs, test_pairs = read_pairs(config.pairs, "train"), read_pairs(config.pairs, "test")
     if not train_pairs:
         raise DifixError(f"{config.pairs} has no pairs to train on: its part train is missing or empty.")
+    _require_folder(config.output_dir)
     folder = config.output_dir / TRAINING_FOLDER
     accelerator = Accelerator(
         mixed_precision=_mixed_precision(config),
@@ -88,6 +91,11 @@ def train(config: TrainConfig) -> dict[str, float]:
     state = TrainingState(pipeline, optimizer, scheduler, average)
     checkpoint = folder / "checkpoint.pt"
     start = state.restore(checkpoint)
+    if start > config.steps:
+        raise DifixError(
+            f"the training in {config.output_dir} has already made {start} steps: give --steps {start} to save its "
+            "network, more to go on, or another --output-dir."
+        )
     _require_equal([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk that they share")
     _require_equal([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone that all have")
 
@@ -126,6 +134,10 @@ def train(config: TrainConfig) -> dict[str, float]:
         evaluation = evaluate(pipeline, share, reader, perceptual, config.num_panels)
         return mean_metrics(gather_object(evaluation.metrics)), evaluation
 
+    def skipped() -> list[str]:
+        """The pairs that any process has skipped, also before the training was resumed; all processes must call it."""
+        return sorted({*state.skipped, *gather_object([pair.name for pair in list(reader.skipped)])})
+
     report = Report(config, accelerator, folder, start)
     for step in range(start, config.steps):
         losses = _backward(accelerator, network, loss_function, batches, step, config.gradient_accumulation_steps)
@@ -140,24 +152,28 @@ def train(config: TrainConfig) -> dict[str, float]:
         if finished % config.steps_per_validation == 0 and test_pairs and finished < config.steps:
             with average.applied(pipeline):
                 report.validation(finished, *validate(spread(test_pairs, config.max_validation_pairs)))
-        if accelerator.is_main_process and (finished % config.steps_per_save == 0 or finished == config.steps):
-            state.save(checkpoint, finished)
+        if finished % config.steps_per_save == 0 or finished == config.steps:
+            state.skipped = skipped()
+            if accelerator.is_main_process:
+                state.save(checkpoint, finished)
 
     average.swap(pipeline)
     if accelerator.is_main_process and config.save_pkl:
         save_published_checkpoint(config.output_dir / PUBLISHED_CHECKPOINT, pipeline, optimizer)
     _prepare_for_saving(pipeline, config)
     if accelerator.is_main_process:
-        pipeline.save_pretrained(config.output_dir)
+        with _explained_writing(config.output_dir):
+            pipeline.save_pretrained(config.output_dir)
     for part in (pipeline.vae, pipeline.unet):
         part.float()
     metrics, evaluation = validate(test_pairs)
     report.validation(config.steps, metrics, evaluation)
-    skipped = sorted({pair.name for pair in gather_object(list(reader.skipped))})
+    names = skipped()
     if accelerator.is_main_process:
-        _write_summary(config, metrics, len(test_pairs), skipped)
-    if skipped:
-        accelerator.print(f"Skipped {len(skipped)} pairs that cannot be read; metrics.json lists them.")
+        with _explained_writing(config.output_dir):
+            _write_summary(config, metrics, len(test_pairs), names)
+    if names:
+        accelerator.print(f"Skipped {len(names)} pairs that cannot be read; metrics.json lists them.")
     # What exchanges the gradients must be gone before its process group is closed. Otherwise it is the last to hold the
     # group and frees it, and torch 2.6 then waits forever for a thread of the group, which waits for this one.
     accelerator.free_memory()
@@ -169,7 +185,8 @@ def train(config: TrainConfig) -> dict[str, float]:
 
 def _by_learning_rate(pipeline: DifixPipeline, config: TrainConfig) -> list[dict[str, Any]]:
     """AdamW's parameter groups: the trained parameters of the autoencoder and the UNet, with their learning rates."""
-    of_autoencoder = config.autoencoder_learning_rate or config.learning_rate
+    of_autoencoder = config.autoencoder_learning_rate
+    of_autoencoder = config.learning_rate if of_autoencoder is None else of_autoencoder
     groups = [
         {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": learning_rate}
         for part, learning_rate in ((pipeline.vae, of_autoencoder), (pipeline.unet, config.learning_rate))
@@ -184,11 +201,35 @@ def _parts(config: TrainConfig) -> Literal["published", "unet-decoder", "all"]:
 
 
 def _check(config: TrainConfig) -> None:
-    for name in ("steps", "batch_size", "gradient_accumulation_steps"):
+    for name in ("steps", "batch_size", "gradient_accumulation_steps", "steps_per_save", "steps_per_validation"):
         if (value := getattr(config, name)) < 1:
             raise DifixError(f"{name} is {value}: it must be at least 1.")
+    for name in ("learning_rate", "autoencoder_learning_rate", "weight_decay"):
+        if (value := getattr(config, name)) is not None and not 0 <= value < math.inf:
+            raise DifixError(f"{name} is {value}: it must be 0 or more.")
     check_published_checkpoint(config)
     check_tracker(config)
+
+
+def _require_folder(output_dir: Path) -> None:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DifixError(
+            f"the output folder {output_dir} cannot be created ({error.strerror}): choose another --output-dir."
+        ) from error
+
+
+@contextmanager
+def _explained_writing(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        refuse_full_memory(error)
+        raise DifixError(
+            f"the network cannot be written to {output_dir} ({first_line(error)}): free some space, and repeat the "
+            "command, which resumes from its last checkpoint."
+        ) from error
 
 
 def _step_in_words(config: TrainConfig, num_processes: int) -> str:

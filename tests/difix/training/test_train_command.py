@@ -56,11 +56,11 @@ def test_the_module_trains_in_bf16_with_accumulation_and_prints_its_settings(
         "--learning-rate": 1e-4,
         "--gradient-accumulation-steps": 2,
         "--mixed-precision": "bf16",
-        "--loss.backbone": "file",
+        "--loss.backbone": "none",
     }
     done = run_module(options, "--gradient-checkpointing", "--save-pkl")
     assert done.returncode == 0, done.stderr
-    assert "No VGG-16: --loss.vgg-weights is not set. Losses: l2. Left out for lack of VGG-16" in done.stdout
+    assert "No VGG-16, because --loss.backbone is none. Losses: l2. Left out for lack of VGG-16" in done.stdout
     assert "Each step trains on 2 pairs (processes: 1, batches per process: 2, pairs per batch: 1)." in done.stdout
     assert "RuntimeWarning" not in done.stderr  # which Python gives if the module is already loaded
     image = torch.rand(1, 3, 24, 32)

@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from difix.tiny_network import TINY
 from difix.training.conftest import save_picture
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import ndimage
 
@@ -253,7 +254,75 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(make_config: MakeConf
     assert distance(large, parts) < 0.02 * distance(large, half)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "gradient_accumulation_steps", "steps"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda file: Image.new("1", (20_000, 20_000)).save(file), id="too large"),
+        pytest.param(lambda file: file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40)), id="damaged header"),
+    ],
+)
+def test_pictures_that_pillow_refuses_are_skipped_too(
+    make_config: MakeConfig, pairs_json: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(pairs_json.parent / "render_0.png")
+    config = make_config(skip_bad=True)
+    train(config)
+    assert json.loads((config.output_dir / "metrics.json").read_text())["skipped_pairs"] == ["view_0"]
+
+
+def test_pairs_that_were_skipped_before_an_interruption_are_listed(make_config: MakeConfig, pairs_json: Path) -> None:
+    picture = pairs_json.parent / "render_0.png"
+    content = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    train(make_config(steps=3, skip_bad=True))
+    picture.write_bytes(content)
+    config = make_config(steps=4, skip_bad=True)
+    train(config)
+    assert json.loads((config.output_dir / "metrics.json").read_text())["skipped_pairs"] == ["view_0"]
+
+
+def test_fewer_steps_than_were_made_are_refused(make_config: MakeConfig) -> None:
+    train(make_config(steps=3))
+    with pytest.raises(DifixError, match=r"has already made 3 steps: give --steps 3 to save its network, more to"):
+        train(make_config(steps=2))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_is_told_in_one_sentence(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(state: dict[str, Any], file: Path) -> None:
+        if state["step"] > 1:
+            file.write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    config = make_config(steps=2, steps_per_save=1)
+    with pytest.raises(DifixError, match=r"checkpoint of step 2 cannot be written to .*failed.*: free some space, and"):
+        train(config)
+    assert [file.name for file in (config.output_dir / "training").glob("checkpoint*")] == ["checkpoint.pt"]
+    monkeypatch.undo()
+    train(config)
+
+
+def test_an_output_folder_that_is_a_file_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DifixError, match=r"the output folder .*file cannot be created \(File exists\): choose another"):
+        train(make_config(output_dir=tmp_path / "file"))
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "autoencoder_learning_rate", "weight_decay"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_negative_and_infinite_rates_are_refused(make_config: MakeConfig, name: str, value: float) -> None:
+    with pytest.raises(DifixError, match=f"{name} is {value}: it must be 0 or more"):
+        train(make_config(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_size", "gradient_accumulation_steps", "steps", "steps_per_save", "steps_per_validation"]
+)
 def test_a_number_below_one_is_refused(make_config: MakeConfig, name: str) -> None:
     with pytest.raises(DifixError, match=f"{name} is 0"):
         train(make_config(**{name: 0}))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
+from difix3d_ns.difix.lpips import cached_backbone
 from difix3d_ns.difix.training import vgg
 from difix3d_ns.difix.training.train_options import LossConfig
 from difix3d_ns.difix.training.vgg import PerceptualLoss, VggFeatures, gram_loss, gram_matrix, load_perceptual
@@ -111,6 +112,21 @@ def test_without_any_vgg_one_sentence_says_why() -> None:
         None,
         "No VGG-16: torchvision's is not cached and cannot be downloaded now, and --loss.vgg-weights is not set.",
     )
-    assert load_perceptual(LossConfig(backbone="file"))[1] == "No VGG-16: --loss.vgg-weights is not set."
+    with pytest.raises(DifixError, match=r"--loss\.backbone file needs --loss\.vgg-weights"):
+        load_perceptual(LossConfig(backbone="file"))
     with pytest.raises(DifixError, match="is not cached and cannot be downloaded"):
+        load_perceptual(LossConfig(backbone="torchvision"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_damaged_cached_network_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = cached_backbone("vgg")
+    file.parent.mkdir()
+    file.write_bytes(b"half a download")
+    assert load_perceptual(LossConfig()) == (
+        None,
+        f"No VGG-16: torchvision's at {file} is damaged, and --loss.vgg-weights is not set.",
+    )
+    with pytest.raises(DifixError, match=r"VGG-16 at .*\.pth is damaged: delete it, so that it is downloaded again"):
         load_perceptual(LossConfig(backbone="torchvision"))
