@@ -66,6 +66,8 @@ class ReferencePictures:
         reference = self._aligned.reference(outputs["rgb"], view.camera, outputs, step, without=own[0] if own else None)
         assert reference is not None  # an unreadable photo raises an error here
         rgba = reference.rgba().cpu()
+        if view.mask is not None:  # the render has the photo's pixels there, see `with_masked_pixels_of_photo`
+            rgba[..., 3:] *= view.mask
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(to_bytes(rgba).numpy(), "RGBA").save(file)
         return file, {**facts, "reference_share": round(float((rgba[..., 3] > 0).float().mean()), 4)}

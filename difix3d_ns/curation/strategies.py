@@ -17,7 +17,7 @@ from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.shifted_paths import photographed_from_aside
 from difix3d_ns.curation.splits import Split, split_for
 from difix3d_ns.curation.training import TrainingSettings, train_splat
-from difix3d_ns.curation.views import PhotoView, photo_views, render, save_picture
+from difix3d_ns.curation.views import PhotoView, photo_views, render, save_picture, with_masked_pixels_of_photo
 
 UNDERFIT_FRACTIONS = (0.25, 0.5, 0.75)
 """Fractions of a complete training after which an underfitted model is rendered."""
@@ -131,7 +131,7 @@ def _render_pairs(
         name = names[str(view.photo)]
         image = task.folder / "renders" / f"{name}-step-{step}.png"
         outputs = render(pipeline, view.camera)
-        save_picture(outputs["rgb"], image)
+        save_picture(with_masked_pixels_of_photo(outputs["rgb"], view), image)
         aligned = task.folder / "references" / image.name
         reference, facts = references.reference_of(view, outputs, pipeline, step, aligned)
         how = {

@@ -79,6 +79,17 @@ def render(pipeline: VanillaPipeline, camera: Cameras) -> dict[str, Float[Tensor
     return rendered
 
 
+def with_masked_pixels_of_photo(
+    rgb: Float[Tensor, "height width 3"], view: PhotoView
+) -> Float[Tensor, "height width 3"]:
+    """A render in [0, 1] with its photo's pixels where that is masked, so that a pair of both teaches nothing there."""
+    if view.mask is None:
+        return rgb
+    with Image.open(view.picture) as opened:
+        photo = torch.from_numpy(np.array(opened.convert("RGB"))).float() / 255
+    return torch.where(view.mask, rgb, photo)
+
+
 def save_picture(rgb: Float[Tensor, "height width 3"], file: Path) -> None:
     """Writes an image with values in [0, 1] as PNG."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,13 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
-from scenes_of_photos import scene_of_photos
+from scenes_of_photos import block, scene_of_photos
 from training_runs import make_pipeline
 
+from difix3d_ns.curation import CurateConfig
 from difix3d_ns.curation.references import ReferencePictures
+from difix3d_ns.curation.scenes import read_scene
+from difix3d_ns.curation.strategies import Task, _render_pairs
 from difix3d_ns.curation.views import PhotoView, nearest_other, photo_views, render
 from difix3d_ns.pipeline import Difix3DPipeline
 
@@ -92,3 +95,21 @@ def test_a_raw_reference_is_the_nearest_other_photo(pipeline: Difix3DPipeline, t
     nearest, distance = nearest_other(photos[0], photos)
     assert file == nearest.picture and facts == {"reference": "raw", "reference_distance": round(distance, 4)}
     assert not (tmp_path / "none.png").exists()
+
+
+def test_pairs_teach_nothing_where_the_photo_is_masked(tmp_path: Path) -> None:
+    file = scene_of_photos(tmp_path / "scene", "masked")
+    pipeline = make_pipeline(file)
+    pipeline.config.datamanager.camera_res_scale_factor = 1.0
+    pipeline = pipeline.config.setup(device="cpu").eval()
+    photos = training_photos(pipeline, tmp_path)
+    task = Task(read_scene(file), "underfit", tmp_path / "out", CurateConfig(tmp_path / "out"))
+    pairs = _render_pairs(task, pipeline, photos, ReferencePictures("aligned", photos), step=1)
+    masked = ~block()
+    for entry in pairs.values():
+        image, target, reference = (
+            np.asarray(Image.open(entry[key])) for key in ("image", "target_image", "ref_image")
+        )
+        assert np.array_equal(image[masked], target[masked]) and not np.array_equal(image[~masked], target[~masked])
+        assert not reference[masked, 3].any()
+    assert any(np.asarray(Image.open(entry["ref_image"]))[~masked, 3].any() for entry in pairs.values())
