@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from difix3d_ns.alignment.config import AlignmentConfig
 from difix3d_ns.alignment.photos import matches_between, reduced_for_matching, with_matches
@@ -36,10 +37,10 @@ class ScenePhotos:
     Args:
         cameras: returns the photos' perspective cameras without distortion, shape (1,) each, as the model places them
             now: the same sequence while they are the same.
-        read: returns a photo in [0, 1].
+        read: returns a photo in [0, 1]. If it has not the size of its camera, it is scaled to it.
         render: renders a camera of shape (1,) to `depth`, along the optical axis, and `accumulation`.
         device: where photos are warped.
-        read_mask: returns the valid pixels of a photo; None if all are.
+        read_mask: returns the valid pixels of a photo, as large as the photo; None if all are.
         config: how photos are warped.
         report: is informed of a photo that cannot be read, by its index and the error, and references do without it;
             None raises the error.
@@ -152,8 +153,11 @@ class ScenePhotos:
             self._report(index, error)
             return None
         camera = self._cameras[index]
+        photo = _of_size(photo.to(self._device), camera)
+        # A pixel is valid if no masked one is mixed into it.
+        mask = None if mask is None else _of_size((~mask).float(), camera) == 0
         outputs = self._render(camera.to(self._device))
-        return alignment_view(photo.to(self._device), camera, outputs["depth"], outputs["accumulation"], mask), mask
+        return alignment_view(photo, camera, outputs["depth"], outputs["accumulation"], mask), mask
 
     def _all_matches(self) -> dict[int, DepthMap]:
         """The matched depths by photo. They are matched once: photos stay the same, and cameras nearly so."""
@@ -165,3 +169,11 @@ class ScenePhotos:
             matches = matches_between([*small.values()]) if len(small) > 1 else []
             self._matches = dict(zip(small, matches, strict=False))
         return self._matches
+
+
+def _of_size(image: Float[Tensor, "_ _ channels"], camera: Cameras) -> Float[Tensor, "height width channels"]:
+    """An image scaled to a camera's size, which `--downscale-factor` can make another than that of the photos."""
+    size = int(camera.height), int(camera.width)
+    if image.shape[:2] == size:
+        return image
+    return interpolate(image.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)

@@ -98,3 +98,21 @@ def test_masked_pixels_stay_out_of_references_although_photos_match_there() -> N
 
 def test_without_another_photo_there_is_no_reference() -> None:
     assert Photos(1).photos.reference(RENDER, camera(0.0), OUTPUTS, state=0, without=0) is None
+
+
+@pytest.mark.parametrize("size", [(12, 16), (48, 64), (25, 32)])
+def test_photos_and_masks_are_scaled_to_the_size_of_their_cameras(size: tuple[int, int]) -> None:
+    height, width = size
+    photo = torch.full((height, width, 3), 0.7)
+    mask = torch.ones(height, width, 1, dtype=torch.bool)
+    mask[:, width // 2 :] = False
+    photos = ScenePhotos(
+        lambda: [camera(0.0), camera(0.1)], lambda index: photo, lambda camera: OUTPUTS, "cpu", lambda index: mask
+    )
+    reference = photos.reference(RENDER, camera(0.05), OUTPUTS, state=0)
+    assert reference is not None
+    rgba = reference.rgba()
+    assert rgba.shape == (HEIGHT, WIDTH, 4)
+    is_shown = rgba[..., 3] > 0
+    assert is_shown[:, 2:14].all() and not is_shown[:, 17:].any()
+    assert torch.allclose(rgba[is_shown][:, :3], torch.tensor(0.7), atol=1e-3)

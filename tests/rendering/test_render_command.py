@@ -232,6 +232,22 @@ def test_the_views_of_a_dataset_are_named_after_their_photos(difix3d_run: Path, 
         assert pixels(files["gt-rgb"][0]).std() > 0.05
 
 
+def test_views_of_another_size_than_the_photos_get_references(
+    difix3d_run_on, banana_copy: Path, tmp_path: Path, batches: list
+) -> None:
+    run = difix3d_run_on(banana_copy / "transforms_biased3.json")
+    for photo in (banana_copy / "images").iterdir():  # rounded up, where nerfstudio rounds the cameras down
+        half = banana_copy / "images_2" / photo.name
+        half.parent.mkdir(exist_ok=True)
+        with Image.open(photo) as opened:
+            opened.resize((240, 160)).save(half)
+    for factor, size in ((0.5, (63, 96)), (2, (15, 24))):
+        render("dataset", run, tmp_path / str(factor), "--downscale-factor", factor, "--image-format", "png")
+        files = [*(tmp_path / str(factor) / "test" / "rgb_enhanced").iterdir()]
+        assert [pixels(file).shape for file in files] == [(*size, 3)] * 5
+    assert sum(with_reference for _, with_reference in batches) == 2 * 5
+
+
 def test_photos_that_differ_by_extension_only_get_an_image_each(difix3d_run_on, tmp_path: Path) -> None:
     scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
 
