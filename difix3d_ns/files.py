@@ -97,11 +97,15 @@ def photo_names(photos: Sequence[Path]) -> list[str]:
 def names_below_common_folder(photos: Sequence[str | Path]) -> list[Path]:
     """Distinct paths relative to the photos' common folder, without extensions where that leaves them distinct.
 
+    Args:
+        photos: absolute paths, or relative ones that start from the current folder.
+
     Returns:
         `["a", "b.png", "b.jpg"]` for `x/a.png`, `x/b.png`, `x/b.jpg`.
     """
-    root = Path(os.path.commonpath([Path(photo).parent for photo in photos]))
-    paths = [Path(photo).relative_to(root) for photo in photos]
+    whole = [Path(os.path.abspath(photo)) for photo in photos]  # only paths of one kind have a common folder
+    root = os.path.commonpath([path.parent for path in whole])
+    paths = [path.relative_to(root) for path in whole]
     count = Counter(path.with_suffix("") for path in paths)
     names = [path if count[bare := path.with_suffix("")] > 1 else bare for path in paths]
     return names if len(set(names)) == len(names) else paths

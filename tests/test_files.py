@@ -38,6 +38,15 @@ def test_photos_keep_their_extension_only_where_it_tells_them_apart() -> None:
     assert names_below_common_folder(["/s/x/0.png"]) == [Path("0")]
 
 
+def test_photos_of_absolute_and_relative_paths_have_a_common_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = ["scene/images/a.png", tmp_path / "photos" / "b.png", "scene/../photos/c.png"]
+    assert names_below_common_folder(photos) == [Path("scene/images/a"), Path("photos/b"), Path("photos/c")]
+    assert names_below_common_folder(["a.png", tmp_path / "b.png"]) == [Path("a"), Path("b")]
+
+
 def test_natural_order_sorts_numbers_by_value() -> None:
     names = ["frame10.png", "frame2.png", "a.png", "frame2b.png"]
     assert [path.name for path in sorted(map(Path, names), key=natural_order)] == [
