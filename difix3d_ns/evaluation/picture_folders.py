@@ -13,7 +13,7 @@ from torch import Tensor
 from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.images import to_image_list
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import IMAGES, natural_order
+from difix3d_ns.files import IMAGES, natural_order, telling_errors
 
 
 def pictures_in(folder: Path, what: str) -> dict[str, Path]:
@@ -119,6 +119,12 @@ def read_picture(file: Path) -> Float[Tensor, "height width 3"]:
 
 
 def write_picture(image: Float[Tensor, "height width 3"], file: Path) -> None:
-    """Writes an image in [0, 1] as PNG."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(file)
+    """Writes an image in [0, 1] as PNG.
+
+    Raises:
+        Difix3DError: the file cannot be written.
+    """
+    picture = Image.fromarray((image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    with telling_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file)

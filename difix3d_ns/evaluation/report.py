@@ -20,6 +20,7 @@ from difix3d_ns.evaluation.folders import FolderSource
 from difix3d_ns.evaluation.page import METRICS, page_of
 from difix3d_ns.evaluation.picture_folders import write_picture
 from difix3d_ns.evaluation.views import ENHANCED, KINDS, PHOTO, RAW, Source, View
+from difix3d_ns.files import telling_errors, write_whole
 from difix3d_ns.images.metrics import ImageMetrics
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.videos.flicker import FlickerMeter
@@ -35,13 +36,14 @@ def evaluate(config: EvaluateConfig) -> None:
     """Evaluates a run or folders, and writes the output folder.
 
     Raises:
-        Difix3DError: an option is invalid, the input cannot be read, or the output folder is not empty.
+        Difix3DError: an option is invalid, the input cannot be read, or the output folder is not empty or cannot be
+            written.
     """
     config.check()
     with new_folder(config.output_dir) as folder:
         report = _measured(_source(config), folder)
-        (folder / METRICS_FILE).write_text(json.dumps(report, indent=1, allow_nan=False))
-        (folder / PAGE_FILE).write_text(page_of(report), encoding="utf-8")
+        write_whole(folder / METRICS_FILE, json.dumps(report, indent=1, allow_nan=False).encode())
+        write_whole(folder / PAGE_FILE, page_of(report).encode())
     _print_means(report)
     CONSOLE.print(f"Open {config.output_dir / PAGE_FILE} in a browser.", soft_wrap=True, markup=False)
 
@@ -51,16 +53,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Yields a new or empty folder; after an error, restores it to what it was.
 
     Raises:
-        Difix3DError: the folder has contents, is a file, or cannot be made.
+        Difix3DError: the folder has contents, is a file, or cannot be read or made.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise Difix3DError(f"the output folder {folder} is not empty: give a new one, because nothing is overwritten.")
-    existed = folder.is_dir()
     try:
+        existed = folder.is_dir()
+        if existed and any(folder.iterdir()):
+            raise Difix3DError(
+                f"the output folder {folder} is not empty: give a new one, because nothing is overwritten."
+            )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Difix3DError(
-            f"the output folder {folder} cannot be made ({error.strerror}): give another --output-dir."
+            f"the output folder {folder} cannot be used ({error.strerror}): give another --output-dir."
         ) from error
     try:
         yield folder
@@ -142,8 +146,9 @@ def _keep_picture(view: View, kind: str, folder: Path) -> Path:
     path = folder / IMAGE_FOLDER / kind / view.name
     if source is not None and _looks_as_measured(source):
         file = path.with_name(path.name + source.suffix)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, file)
+        with telling_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, file)
         return file
     file = path.with_name(path.name + ".png")
     write_picture(view.images[kind], file)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +163,23 @@ def test_an_output_folder_with_contents_is_refused_and_unchanged(paint: PaintFol
     assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+def test_an_output_folder_that_cannot_be_read_ends_in_one_sentence(
+    paint: PaintFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = paint("photos", {"a": GRAY}), tmp_path / "out"
+    out.mkdir()
+    list_folder = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder == out:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(Difix3DError, match=r"out cannot be used \(Permission denied\): give another --output-dir"):
+        evaluate(EvaluateConfig(out, renders=photos, photos=photos))
+
+
 @pytest.mark.parametrize("existed", [True, False])
 def test_an_evaluation_that_fails_leaves_nothing_behind(paint: PaintFolder, tmp_path: Path, existed: bool) -> None:
     photos, renders = (paint(folder, dict.fromkeys("abc", GRAY)) for folder in ("photos", "renders"))
@@ -171,6 +192,34 @@ def test_an_evaluation_that_fails_leaves_nothing_behind(paint: PaintFolder, tmp_
     with pytest.raises(Difix3DError, match=r"c\.png cannot be read"):
         evaluate(EvaluateConfig(out, renders=renders, photos=photos))
     assert list(out.iterdir()) == [] if existed else not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "place", "writes", "file"),
+    [
+        (".png", shutil, "copyfile", "images/raw/a.png"),
+        (".tif", Image.Image, "save", "images/raw/a.png"),
+        (".png", os, "replace", "metrics.json"),
+    ],
+)
+def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing_behind(
+    paint: PaintFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    place: object,
+    writes: str,
+    file: str,
+) -> None:
+    photos, renders = (paint(folder, {"a": GRAY}, suffix=suffix) for folder in ("photos", "renders"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place, writes, fail)
+    with pytest.raises(Difix3DError, match=f"out/{file} cannot be written, as no space is left on its disk"):
+        evaluate(EvaluateConfig(tmp_path / "out", renders=renders, photos=photos))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
