@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, VIDEO_OUTPUTS, distinct_names
 from difix3d_ns.frames.enhance_options import EnhanceConfig
+from difix3d_ns.frames.picture_files import LARGEST_SIDES
 from difix3d_ns.frames.sinks import PictureSink, Sink, VideoSink
 from difix3d_ns.frames.sources import PictureSource, Source, VideoSource, frame_rate
 
@@ -37,11 +38,13 @@ def open_sink(config: EnhanceConfig, source: Source, settings: dict[str, str]) -
     if to_folder:
         files = [output / name for name in _file_names(source, config.image_format)]
         _require_no_input(source, files)
+        _require_fitting_sizes(source, files)
         return PictureSink(source, files, output)
     if suffix in VIDEO_OUTPUTS and not one_picture:
         return _video_sink(config, source, settings)
     if suffix in IMAGES and one_picture:
         _require_no_input(source, [output])
+        _require_fitting_sizes(source, [output])
         return PictureSink(source, [output], None)
     if suffix in (*IMAGES, *VIDEO_OUTPUTS):
         fitting = "an image or a folder" if one_picture else "a folder or a video"
@@ -129,3 +132,15 @@ def _require_no_input(source: Source, files: list[Path]) -> None:
     for file in files:
         if os.path.realpath(file) in inputs:
             raise Difix3DError(f"the output {file} is also an input: choose another output.")
+
+
+def _require_fitting_sizes(source: Source, files: list[Path]) -> None:
+    """Raises Difix3DError if a frame is larger than the format of its file can hold."""
+    for index, file in enumerate(files):
+        most = LARGEST_SIDES.get(file.suffix.lower())
+        size = None if most is None else source.size(index)
+        if most is not None and size is not None and max(size) > most:
+            raise Difix3DError(
+                f"{source.name(index)} has {size[1]} x {size[0]} pixels, and {file.suffix} files can hold at most "
+                f"{most} on a side: choose another format, such as png."
+            )

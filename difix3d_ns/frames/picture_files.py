@@ -32,6 +32,8 @@ DEEP_FORMATS = (".png", ".tif", ".tiff")
 """Formats that can hold 16 bits per channel."""
 NO_ALPHA_FORMATS = (".jpg", ".jpeg", ".bmp")
 """Formats that cannot hold alpha."""
+LARGEST_SIDES = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
+"""Largest width and height in pixels that each format can hold; others hold any."""
 EXIF_OF_THE_FILE = {
     ExifTags.Base.Orientation, ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit,
     ExifTags.Base.ExifOffset, ExifTags.Base.YCbCrPositioning,

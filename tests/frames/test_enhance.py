@@ -253,6 +253,9 @@ def test_an_unusable_result_is_reported_with_its_frames(
         ("in.mp4", "taken.mp4", {}, "taken.mp4 already exists"),
         ("mixed", "out.mp4", {"fps": 30.0}, "the same size: frame_0.png has 24 x 16 pixels and other.png has 20 x 10"),
         ("double", "out", {"image_format": "jpg"}, "2 frames would be written to the same file a.jpg"),
+        ("long", "out", {"image_format": "webp"}, "high.png has 16 x 65501 pixels, and .webp .* most 16383 on a side"),
+        ("long", "out", {"image_format": "jpg"}, "high.png has 16 x 65501 pixels, and .jpg .* most 65500 on a side"),
+        ("long/wide.png", "out.webp", {}, "wide.png has 16384 x 16 pixels"),
         ("nowhere", "out", {}, "nowhere is missing"),
         ("in", "out", {"model": "nowhere/at/all"}, "nowhere"),
         ("in", "taken.png/out", {}, "taken.png/out cannot be written"),
@@ -273,6 +276,9 @@ def test_an_invalid_request_ends_in_one_sentence_and_changes_nothing(
     (tmp_path / "double").mkdir()
     for name in ("a.png", "a.webp"):
         Image.new("RGB", (8, 8)).save(tmp_path / "double" / name)
+    (tmp_path / "long").mkdir()
+    for name, size in (("high", (16, 65501)), ("wide", (16384, 16))):
+        Image.new("L", size).save(tmp_path / "long" / f"{name}.png")
     make_video(tmp_path / "in.mp4", 2, (16, 24))
     for name in ("taken.png", "taken.mp4"):
         (tmp_path / name).write_text("taken")
