@@ -140,6 +140,19 @@ def match_by_name_or_order(
     return list(range(len(names))), "order"
 
 
+class FullDiskError(Difix3DError):
+    """No space is left for a file.
+
+    Args:
+        file: the file.
+        then: what to do once there is space.
+    """
+
+    def __init__(self, file: Path, then: str = "start the command again") -> None:
+        super().__init__(f"{file} cannot be written, as no space is left on its disk: free some, and {then}.")
+        self.file = file
+
+
 @contextmanager
 def telling_errors(file: Path, *kinds: type[Exception]) -> Iterator[None]:
     """Turns errors while writing `file` into one sentence.
@@ -149,16 +162,15 @@ def telling_errors(file: Path, *kinds: type[Exception]) -> Iterator[None]:
         kinds: error types to convert besides OSError.
 
     Raises:
-        Difix3DError: in place of these errors.
+        Difix3DError: in place of these errors; a `FullDiskError` if no space is left.
     """
     try:
         yield
     except (OSError, *kinds) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            reason = "no space is left on its disk: free some, and add --resume to continue if the command has it"
-        else:
-            reason = f"the system reports: {getattr(error, 'strerror', None) or error}"
-        raise Difix3DError(f"{file} cannot be written, as {reason}.") from error
+            raise FullDiskError(file) from error
+        reason = getattr(error, "strerror", None) or error
+        raise Difix3DError(f"{file} cannot be written, as the system reports: {reason}.") from error
 
 
 def part_of(file: Path) -> Path:

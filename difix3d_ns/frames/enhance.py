@@ -19,6 +19,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.files import FullDiskError
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.given_settings import require_used_difix
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
@@ -89,7 +90,8 @@ def enhance(config: EnhanceConfig) -> None:
         for sentence in (outcome.error for outcome in outcomes if outcome.error):
             _end(sentence, state)
         if state.is_main_process and units is not None:
-            work.sink.finish()
+            with _offering_resume():
+                work.sink.finish()
             _report(config, outcomes)
         state.wait_for_everyone()
     finally:
@@ -152,7 +154,7 @@ def _clean_share(work: Work, units: Sequence[Unit] | None, state: PartialState) 
     """Cleans this process's part of the units."""
     outcome = Outcome()
     try:
-        with state.split_between_processes(list(units or [])) as share:
+        with _offering_resume(), state.split_between_processes(list(units or [])) as share:
             if share:
                 _clean_units(work, cast("list[Unit]", share), outcome, state)
     except (Difix3DError, DifixError) as error:
@@ -270,6 +272,15 @@ def _device(config: EnhanceConfig, state: PartialState) -> str:
     if config.device == "cpu" or not available:
         return "cpu"
     return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
+
+
+@contextmanager
+def _offering_resume() -> Iterator[None]:
+    """Adds to the error of a full disk how to continue."""
+    try:
+        yield
+    except FullDiskError as error:
+        raise FullDiskError(error.file, "add --resume to continue") from error
 
 
 def _end(sentence: str, state: PartialState) -> None:

@@ -6,6 +6,7 @@ import gzip
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import names_below_common_folder, telling_errors
+from difix3d_ns.files import names_below_common_folder, write_whole
 from difix3d_ns.images.photos import READING_ERRORS, over
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names, require_used_colormap
@@ -143,8 +144,6 @@ def _write(
     raw = values[key].detach().cpu()
     if "depth" in source and not source.startswith("gt-"):
         raw = raw / dataset._dataparser_outputs.dataparser_scale
-    file = path.with_name(f"{path.name}.npy.gz")
-    with telling_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(file, "wb") as target:
-            np.save(target, raw.numpy())  # type: ignore[arg-type]
+    content = BytesIO()
+    np.save(content, raw.numpy())
+    write_whole(path.with_name(f"{path.name}.npy.gz"), gzip.compress(content.getvalue()))

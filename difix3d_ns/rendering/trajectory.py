@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import VIDEO_OUTPUTS, telling_errors
+from difix3d_ns.files import VIDEO_OUTPUTS, telling_errors, write_whole
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.geometry import frame_geometry
 from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
@@ -256,7 +256,7 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
 
 
 def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_quality: int) -> None:
-    """Writes an image.
+    """Writes an image that appears under its name only once it is complete.
 
     Args:
         path: the file, without its extension.
@@ -269,6 +269,7 @@ def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_qu
     """
     file = path.with_name(path.name + SUFFIXES[image_format])
     quality = {"quality": jpeg_quality} if image_format == "jpeg" else {}
+    values = mediapy.to_uint8(image.detach().cpu().clamp(0, 1).numpy())
     with telling_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        mediapy.write_image(file, image.detach().cpu().clamp(0, 1).numpy(), fmt=image_format, **quality)
+        content = mediapy.compress_image(values, fmt=image_format, **quality)
+    write_whole(file, content)

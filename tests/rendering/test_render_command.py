@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -319,6 +321,28 @@ def test_existing_files_are_replaced_only_on_request(splatfacto_run: Path, tmp_p
     assert old.read_bytes() == b"old"
     render("spiral", splatfacto_run, tmp_path / "out", *images, "--overwrite", "True")
     assert pixels(old).shape == (*FRAME_SIZE, 3)
+
+
+def test_a_full_disk_leaves_only_whole_files(
+    difix3d_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def full(part: Path, file: Path) -> None:
+        if Path(file).name.startswith(("00001", "DSC_0424")):  # the second frame, and the second view
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(part, file)
+
+    monkeypatch.setattr(os, "replace", full)
+    for name, subcommand, *options in (
+        ("frames", "spiral", "--rendered-output-names", "rgb", "--output-format", "images", "--seconds", 0.1),
+        ("views", "dataset", "--rendered-output-names", "rgb"),
+        ("depths", "dataset", "--rendered-output-names", "raw-depth"),
+    ):
+        with pytest.raises(SystemExit, match="no space is left on its disk: free some, and start the command again"):
+            render(subcommand, difix3d_run, tmp_path / name, *options)
+        written = [file.name for file in (tmp_path / name).rglob("*") if file.is_file()]
+        assert written in (["00000.jpg"], ["DSC_0423.jpg"], ["DSC_0423.npy.gz"])
 
 
 def test_images_of_an_earlier_longer_path_are_told_of(
