@@ -65,7 +65,8 @@ class DifixOptions:
     depth_far_plane: Annotated[float | None, shown_default("the largest depth of each frame")] = None
     """Depth in scene units at the far end of the colour map."""
     overwrite: bool = False
-    """Whether existing files at the output path may be replaced."""
+    """Whether existing files at the output path may be replaced.
+    An image then also replaces the one of the same name in another --image-format."""
     image_format: Annotated[Literal["jpeg", "png"] | None, shown_default("jpeg")] = None
     """Format of the images."""
     jpeg_quality: Annotated[int | None, shown_default(100)] = None

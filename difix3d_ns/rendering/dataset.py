@@ -44,7 +44,7 @@ class DatasetOptions:
     pictures: PictureOptions = field(default_factory=PictureOptions)
     """How outputs that are not colours, such as depth, are coloured."""
     overwrite: bool = False
-    """Whether existing files may be replaced."""
+    """Whether existing files may be replaced, images also by those of another format."""
 
 
 def require_free_folders(options: DatasetOptions) -> None:
@@ -139,7 +139,8 @@ def _write(
     source, key = name.removeprefix("raw-"), name.removeprefix("raw-").removeprefix("gt-")
     values: Outputs = photo if source.startswith("gt-") else outputs
     if not name.startswith("raw-"):
-        write_picture(path, picture(values, key, options.pictures), options.image_format, options.jpeg_quality)
+        image = picture(values, key, options.pictures)
+        write_picture(path, image, options.image_format, options.jpeg_quality, options.overwrite)
         return
     raw = values[key].detach().cpu()
     if "depth" in source and not source.startswith("gt-"):

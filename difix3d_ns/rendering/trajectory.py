@@ -63,7 +63,7 @@ class TrajectoryOptions:
     check_occlusions: bool = False
     """Whether this photo is chosen only among those whose camera is visible from the frame's, if any is."""
     overwrite: bool = False
-    """Whether an existing output may be replaced."""
+    """Whether an existing output may be replaced, images also by those of another format."""
     steadiness: float | None = None
     """Share of the previous enhanced frame in each enhanced frame, from 0 to below 1; see `SteadyFrames`. None for what
     suits the references; see `steadiness_for`."""
@@ -242,7 +242,8 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
 
     def write(frame: Picture) -> None:
         nonlocal count
-        write_picture(options.destination / f"{count:05d}", frame, options.image_format, options.jpeg_quality)
+        file = options.destination / f"{count:05d}"
+        write_picture(file, frame, options.image_format, options.jpeg_quality, options.overwrite)
         count += 1
 
     yield write
@@ -255,7 +256,9 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
         )
 
 
-def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_quality: int) -> None:
+def write_picture(
+    path: Path, image: Picture, image_format: ImageFormat, jpeg_quality: int, overwrite: bool = False
+) -> None:
     """Writes an image that appears under its name only once it is complete.
 
     Args:
@@ -263,6 +266,7 @@ def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_qu
         image: values in [0, 1].
         image_format: `jpeg` or `png`.
         jpeg_quality: at most 100.
+        overwrite: whether the image also replaces that of the other format.
 
     Raises:
         Difix3DError: the file cannot be written.
@@ -273,3 +277,9 @@ def write_picture(path: Path, image: Picture, image_format: ImageFormat, jpeg_qu
     with telling_errors(file):
         content = mediapy.compress_image(values, fmt=image_format, **quality)
     write_whole(file, content)
+    if overwrite:
+        for suffix in {*SUFFIXES.values()} - {file.suffix}:
+            older = path.with_name(path.name + suffix)
+            if older.is_file():
+                with telling_errors(older):
+                    older.unlink()

@@ -323,6 +323,27 @@ def test_existing_files_are_replaced_only_on_request(splatfacto_run: Path, tmp_p
     assert pixels(old).shape == (*FRAME_SIZE, 3)
 
 
+def test_images_of_another_format_are_replaced_too_on_request_and_nothing_else(
+    difix3d_run: Path, tmp_path: Path
+) -> None:
+    for name, subcommand, folder, *options in (
+        ("frames", "spiral", "frames", "--output-format", "images", "--seconds", 0.1),
+        ("views", "dataset", "views/test/rgb"),
+    ):
+        names = ["--rendered-output-names", "rgb"]
+        render(subcommand, difix3d_run, tmp_path / name, *names, *options, "--image-format", "jpeg")
+        images = {file.stem for file in (tmp_path / folder).iterdir()}
+        stem = min(images)
+        others = {"notes.jpg", f"{stem}.txt", f"{stem}.webp", f"{stem}0.jpg"}
+        for other in others:
+            (tmp_path / folder / other).write_text("mine")
+        render(
+            subcommand, difix3d_run, tmp_path / name, *names, *options, "--image-format", "png", "--overwrite", "True"
+        )
+        assert {file.name for file in (tmp_path / folder).iterdir()} == {f"{image}.png" for image in images} | others
+        assert all((tmp_path / folder / other).read_text() == "mine" for other in others)
+
+
 def test_a_full_disk_leaves_only_whole_files(
     difix3d_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
