@@ -97,7 +97,7 @@ class VideoOptions(DifixOptions):
     """Options of the subcommands that render the frames of a path."""
 
     output_path: Path = Path("renders/output.mp4")
-    """The video file. With --output-format images, the folder of the same name without extension."""
+    """The video file. With --output-format images, the folder of the images, without a .mp4 or the like at its end."""
     output_format: Literal["images", "video"] = "video"
     """Whether to write a video or a folder of images."""
     downscale_factor: float = 1.0

@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import VIDEO_OUTPUTS, telling_errors, write_whole
+from difix3d_ns.files import IMAGES, VIDEO_OUTPUTS, VIDEOS, telling_errors, write_whole
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.geometry import frame_geometry
 from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
@@ -47,7 +47,7 @@ class TrajectoryOptions:
     """Which outputs of every frame are rendered, and where they are written."""
 
     output_path: Path
-    """The video, or, without its extension, the folder of the images."""
+    """The video, or, without the extension of a video or an image, the folder of the images."""
     output_names: list[str]
     """Outputs that each frame shows side by side."""
     output_format: Literal["images", "video"] = "video"
@@ -74,7 +74,8 @@ class TrajectoryOptions:
     def destination(self) -> Path:
         """The video, or the folder of the images."""
         if self.output_format == "images":
-            return self.output_path.parent / self.output_path.stem
+            named_as_file = self.output_path.suffix.lower() in (*VIDEOS, *IMAGES)
+            return self.output_path.with_suffix("") if named_as_file else self.output_path
         return self.output_path if self.output_path.suffix else self.output_path.with_suffix(".mp4")
 
 
@@ -85,6 +86,11 @@ def require_free_destination(options: TrajectoryOptions) -> None:
         Difix3DError: the destination exists or has an unknown extension, or the outputs do not fit the format.
     """
     require_outputs(options.output_names)
+    if options.output_format == "video" and options.output_path.name in ("", ".."):
+        raise Difix3DError(
+            f"--output-path {options.output_path} is a folder: give the file of the video, such as "
+            f"{options.output_path / 'output.mp4'}, or add --output-format images."
+        )
     if options.output_format == "video" and options.destination.suffix.lower() not in VIDEO_OUTPUTS:
         raise Difix3DError(
             f"{options.destination} cannot be written as a video: give an --output-path that ends in "

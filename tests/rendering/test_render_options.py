@@ -168,6 +168,7 @@ def test_the_options_are_those_of_the_configs_and_help_says_what_holds_without_t
         ([*IMAGES, "--jpeg-quality", 90], "--jpeg-quality is for JPEG images, not for PNG"),
         (["--output-format", "images", "--jpeg-quality", 101], "--jpeg-quality must be from 1 to 100, not 101"),
         (["--output-path", "{}/out.gif"], r"out\.gif cannot be written as a video"),
+        *((["--output-path", each], "is a folder: give the file of the video") for each in (".", "..", "/", "x/..")),
         (["--rendered-output-names"], "--rendered-output-names is empty"),
         (["--check-occlusions", "True"], "only with --render-nearest-camera True"),
         (["--depth-near-plane", 0], "--depth-near-plane colours images of depth: add depth"),
@@ -261,6 +262,12 @@ def test_a_camera_path_that_cannot_be_rendered_is_refused_before_the_run_is_load
     monkeypatch.setattr("difix3d_ns.rendering.loading.settle_on_checkpoint", lambda *_: pytest.fail("it was loaded"))
     path = ["--camera-path-filename", camera_path(**changes)]
     assert sentence in refusal_of("camera-path", splatfacto_run, tmp_path / "out.mp4", *path)
+
+
+def test_a_folder_of_images_loses_only_the_extension_of_a_file(splatfacto_run: Path, tmp_path: Path) -> None:
+    for given in ("v1.2/", "clip.mp4", "photo.PNG"):
+        render("spiral", splatfacto_run, tmp_path / "out" / given, "--seconds", 0.05, *IMAGES, *RGB)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"v1.2", "clip", "photo"}
 
 
 @pytest.mark.parametrize("scale", [[0, 1, 1], [-1, 1, 1], [1, 1, float("nan")], [1, 1]])
