@@ -17,7 +17,7 @@ from difix3d_ns.files import IMAGES, natural_order, telling_errors
 
 
 def pictures_in(folder: Path, what: str) -> dict[str, Path]:
-    """The images in a folder and its subfolders by name, in natural order: 2 comes before 10.
+    """The images in a folder and its subfolders by name, in natural order: 2 comes before 10; hidden ones are left out.
 
     Args:
         folder: the folder.
@@ -32,9 +32,10 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise Difix3DError(f"the folder of {what} {folder} does not exist.")
     found: dict[str, Path] = {}
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
-    for file in sorted(files, key=lambda file: natural_order(file.relative_to(folder))):
-        name = str(file.relative_to(folder).with_suffix(""))
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    shown = (file for file in files if not any(part.startswith(".") for part in file.parts))
+    for inside in sorted((file for file in shown if file.suffix.lower() in IMAGES), key=natural_order):
+        name, file = str(inside.with_suffix("")), folder / inside
         if name in found:
             raise Difix3DError(
                 f"the {what} {found[name]} and {file} have the same name except for the extension: keep one of them."

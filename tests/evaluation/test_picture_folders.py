@@ -49,6 +49,13 @@ def test_numbers_in_names_are_sorted_by_value(paint: PaintFolder) -> None:
     assert list(pictures_in(folder, "renders")) == ["frame_1", "frame_2", "frame_10", "left/7"]
 
 
+def test_hidden_files_and_folders_are_left_out(paint: PaintFolder) -> None:
+    folder = paint("renders", {"a": BLACK, ".thumbnails/a": BLACK})
+    (folder / "._a.png").write_text("what another system notes about a.png")
+    assert list(pictures_in(folder, "renders")) == ["a"]
+    assert list(pictures_in(folder / ".thumbnails", "renders")) == ["a"]
+
+
 def test_two_images_of_one_name_are_refused(paint: PaintFolder) -> None:
     paint("renders", {"a": BLACK})
     folder = paint("renders", {"a": BLACK}, suffix=".jpg")
