@@ -154,5 +154,5 @@ def load_network(config: DifixConfig, device: torch.device) -> DifixPipeline:
         network.compile()
     seconds = time.perf_counter() - started
     number_format = str(dtype).removeprefix("torch.")
-    CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {device}).")
+    CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {device}).", markup=False)
     return network

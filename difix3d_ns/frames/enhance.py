@@ -122,7 +122,7 @@ def _prepare(config: EnhanceConfig, state: PartialState) -> tuple[Work | None, l
         if not state.is_main_process:
             return work, None, ""
         if sink.prepare(config.resume):
-            CONSOLE.print(f"All frames are already in {config.output}.")
+            _say(f"All frames are already in {config.output}.")
             return work, None, ""
         units = sink.unfinished(1 if config.previous_frame_as_reference else config.max_pixels_per_batch)
         _announce(work, units, state)
@@ -135,19 +135,15 @@ def _announce(work: Work, units: Sequence[Unit], state: PartialState) -> None:
     total, left = len(work.source), sum(len(batch) for unit in units for batch in unit)
     earlier = f", {total - left} of them finished earlier" if left < total else ""
     processes = f" by {state.num_processes} processes" if state.num_processes > 1 else ""
-    CONSOLE.print(
-        f"Cleaning {total} frames of {work.config.input} into {work.config.output}{processes}{earlier}.", soft_wrap=True
-    )
+    _say(f"Cleaning {total} frames of {work.config.input} into {work.config.output}{processes}{earlier}.")
     for sentence in losses(work.config, work.source, work.sink):
-        CONSOLE.print(sentence, soft_wrap=True)
-    CONSOLE.print(f"Difix: {work.fixer.resolve().reason}", soft_wrap=True)
+        _say(sentence)
+    _say(f"Difix: {work.fixer.resolve().reason}")
     if work.config.previous_frame_as_reference:
         first = f" The first frame uses {work.references.photos[0]}." if work.references.how else ""
-        CONSOLE.print(
-            f"References: the previous cleaned frame, so frames are cleaned one by one.{first}", soft_wrap=True
-        )
+        _say(f"References: the previous cleaned frame, so frames are cleaned one by one.{first}")
     elif work.references.how:
-        CONSOLE.print(f"References: {work.references.how}", soft_wrap=True)
+        _say(f"References: {work.references.how}")
 
 
 def _clean_share(work: Work, units: Sequence[Unit] | None, state: PartialState) -> Outcome:
@@ -293,20 +289,24 @@ def _end(sentence: str, state: PartialState) -> None:
 def _report(config: EnhanceConfig, outcomes: Sequence[Outcome]) -> None:
     bad = [sentence for outcome in outcomes for sentence in outcome.bad]
     for sentence in bad:
-        CONSOLE.print(f"Skipped: {sentence}", soft_wrap=True)
+        _say(f"Skipped: {sentence}")
     count = sum(outcome.num_frames for outcome in outcomes)
     passed = f"; {len(bad)} could not be read and are missing" if bad else ""
     seconds = max(outcome.seconds for outcome in outcomes)
     speed = f" in {seconds:.1f} s ({count / seconds:.2f} frames/s)" if seconds else ""
     unchanged = any(outcome.unchanged for outcome in outcomes)
     done = "written without a change" if unchanged else "cleaned"
-    CONSOLE.print(f"{count} frames {done}{speed}: {config.output}{passed}.", soft_wrap=True)
+    _say(f"{count} frames {done}{speed}: {config.output}{passed}.")
     if unchanged:
-        CONSOLE.print(
+        _say(
             "The network needs photos that are aligned by the geometry of a run, which frames lack: clean them with "
-            "ns-difix render, or with another --model.",
-            soft_wrap=True,
+            "ns-difix render, or with another --model."
         )
+
+
+def _say(sentence: str) -> None:
+    """Prints a sentence as it is: rich would take `[...]` in the names of files for markup and leave it out."""
+    CONSOLE.print(sentence, soft_wrap=True, markup=False)
 
 
 class _FramesPerSecond(ProgressColumn):

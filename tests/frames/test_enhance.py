@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -79,6 +80,21 @@ def test_one_image_is_written_in_another_format(run: Run, tmp_path: Path) -> Non
         assert (image.format, image.size) == ("WEBP", (24, 16))
     run(file, tmp_path / "folder", image_format="jpg")
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["frame_0.jpg"]
+
+
+def test_brackets_in_names_are_printed(run: Run, model: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in [take]", 2)
+    (tmp_path / "in [take]" / "bad [x].png").write_bytes(b"nothing")
+    out = tmp_path / "out [bold]"
+    network = str(shutil.copytree(model, tmp_path / "model [v]"))
+    options = {"skip_bad": True, "reference": tmp_path / "in [take]" / "frame_0.png", "model": network}
+    printed = run(tmp_path / "in [take]", out, **options)
+    assert "Difix: loaded model [v] in " in printed
+    assert "of in [take] into out [bold]." in printed and "out [bold]; 1 could not be read" in printed
+    assert "Skipped: the image in [take]/bad [x].png cannot be read" in printed
+    assert "References: in [take]/frame_0.png" in printed
+    (tmp_path / "in [take]" / "bad [x].png").unlink()
+    assert "already in out [bold]." in run(tmp_path / "in [take]", out, resume=True)
 
 
 @pytest.mark.parametrize("previous", [False, True])
