@@ -22,7 +22,9 @@ class CurateConfig:
 
     # tyro shows every line break of these texts, so each sentence has its own line.
     output_dir: Path
-    """Folder for the images, `pairs.json`, and one contact sheet per scene."""
+    """Folder for the images, `pairs.json`, and one contact sheet per scene.
+    Several commands may share it: each makes only what is missing, and its `pairs.json` lists only its own scenes.
+    A scene whose name belongs to another one there gets a number after it."""
     scenes: tuple[Path, ...] = ()
     """Scenes to make pairs from: transforms JSON files, or folders of any scene that nerfstudio reads.
     If a scene lists photos to train on, such as `train_filenames`, all others are held out."""

@@ -13,10 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from typing import get_args
 from uuid import uuid4
 
 from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
-from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, read_json, with_moved_pictures, write_json
+from difix3d_ns.curation.pairs import (
+    PAIRS_FILE,
+    Pairs,
+    read_json,
+    scene_path_of,
+    with_moved_pictures,
+    with_scene_path,
+    write_json,
+)
 from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.curation.splits import NotApplicableError
 from difix3d_ns.difix.errors import DifixError, full_memory, is_full_memory, reason_of
@@ -40,9 +49,29 @@ class Job:
         return output_dir / self.scene.name / self.strategy
 
     def pairs(self, output_dir: Path) -> Pairs | None:
-        """The pairs of a finished job, with paths relative to `output_dir`; None if the job is not finished."""
-        file = self.folder(output_dir) / PAIRS_FILE
-        return read_json(file) if file.exists() else None
+        """The pairs of a finished job, with paths relative to `output_dir`; None if the job is not finished.
+
+        Pairs that do not say that they are of this scene do not count.
+        """
+        if not self.has_pairs_file(output_dir):
+            return None
+        pairs = read_json(self.folder(output_dir) / PAIRS_FILE)
+        return pairs if scene_path_of(pairs) == self.scene.location else None
+
+    def has_pairs_file(self, output_dir: Path) -> bool:
+        """Whether the folder has pairs, of whichever scene."""
+        return (self.folder(output_dir) / PAIRS_FILE).exists()
+
+
+def scenes_with_pairs(output_dir: Path) -> dict[str, str]:
+    """Locations of the scenes that finished jobs left pairs of, by the scenes' names."""
+    scenes = {}
+    for strategy in get_args(StrategyName):
+        for file in output_dir.glob(f"*/{strategy}/{PAIRS_FILE}"):
+            location = scene_path_of(read_json(file))
+            if location is not None:
+                scenes[file.parent.parent.name] = location
+    return scenes
 
 
 @dataclass(frozen=True)
@@ -96,7 +125,7 @@ def run_job(job: Job, config: CurateConfig) -> Outcome:
             pairs = STRATEGIES[job.strategy](Task(job.scene, job.strategy, attempt, config))
             shutil.rmtree(attempt / "training")
             moved = with_moved_pictures(pairs, attempt, folder.relative_to(config.output_dir))
-            write_json(moved, attempt / PAIRS_FILE)
+            write_json(with_scene_path(moved, job.scene.location), attempt / PAIRS_FILE)
             shutil.rmtree(folder, ignore_errors=True)
             attempt.replace(folder)
     except NotApplicableError as error:

@@ -13,6 +13,7 @@ from difix3d_ns.difix.prompt import PROMPT
 Pairs = dict[str, dict[str, Any]]
 """Pairs by id. Each has `image`, `target_image`, `ref_image`, `prompt`, and the metadata `how`."""
 PAIRS_FILE = "pairs.json"
+SCENE_PATH = "scene_path"
 
 
 def pair_entry(image: Path, target: Path, reference: Path, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,6 +27,16 @@ def pair_entry(image: Path, target: Path, reference: Path, how: Mapping[str, Any
     """
     files = {"image": str(image), "target_image": str(target), "ref_image": str(reference)}
     return {**files, "prompt": PROMPT, "how": dict(how)}
+
+
+def with_scene_path(pairs: Pairs, location: str) -> Pairs:
+    """Adds the path of their scene to the metadata of pairs."""
+    return {name: {**entry, "how": {**entry["how"], SCENE_PATH: location}} for name, entry in pairs.items()}
+
+
+def scene_path_of(pairs: Pairs) -> str | None:
+    """The path of the scene that pairs were made from; None if they do not say, as those of earlier versions."""
+    return next((entry["how"].get(SCENE_PATH) for entry in pairs.values()), None)
 
 
 def with_moved_pictures(pairs: Pairs, folder: Path, moved: Path) -> Pairs:

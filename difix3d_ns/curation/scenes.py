@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ class Scene:
     """Absolute paths of the photos that the scene lists for training, sorted; empty if it lists none."""
     points: StartPoints | None = field(default=None, compare=False, repr=False)
     """Start points of a scene without a transforms JSON, which otherwise names their file."""
+
+    @property
+    def location(self) -> str:
+        """The scene's path without links, which tells it from other scenes of the same name."""
+        return str(self.path.resolve())
 
     def name_of_photo(self) -> dict[str, str]:
         """A short unique name for each photo."""
@@ -102,11 +108,27 @@ def _read_converted(path: Path) -> Scene:
     return Scene(folder.name, folder, scene.transforms, photos, scene.listed_training_photos, scene.points)
 
 
-def with_distinct_names(scenes: Sequence[Scene]) -> list[Scene]:
-    """Renames scenes with the same name, by including more of their paths."""
+def with_distinct_names(scenes: Sequence[Scene], taken: Mapping[str, str] | None = None) -> list[Scene]:
+    """Renames scenes with the same name, by including more of their paths or, where these do not differ, by a number.
+
+    Args:
+        scenes: distinct scenes.
+        taken: locations of scenes that have a name already, by these names. Such a scene keeps its name, and no other
+            scene gets it.
+    """
+    taken = taken or {}
+    kept = {location: name for name, location in taken.items()}
     folders = [scene.path.parent if scene.path.suffix == ".json" else scene.path for scene in scenes]
-    names = distinct_names([folder.parent / scene.name for folder, scene in zip(folders, scenes, strict=True)])
-    return [replace(scene, name=name) for scene, name in zip(scenes, names, strict=True)]
+    paths = [folder.parent / scene.name for folder, scene in zip(folders, scenes, strict=True)]
+    different = list(dict.fromkeys(paths))
+    name_of = dict(zip(different, distinct_names(different), strict=True))
+    used = set(taken)
+    renamed = []
+    for scene, path in zip(scenes, paths, strict=True):
+        name = kept.get(scene.location) or _unused(name_of[path], used)
+        used.add(name)
+        renamed.append(replace(scene, name=name))
+    return renamed
 
 
 def _with_absolute_paths(frame: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -116,6 +138,12 @@ def _with_absolute_paths(frame: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute(path: str, folder: Path) -> str:
     return str(without_parent_steps(folder / path_here(path, folder)))
+
+
+def _unused(name: str, used: Container[str]) -> str:
+    """The name, with the first number from 2 on that makes it a new one if it is in use."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(each for each in chain([name], numbered) if each not in used)
 
 
 def _name(file: Path) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from difix3d_ns.curation.contact_sheet import draw_contact_sheet
 from difix3d_ns.curation.curate_options import CurateConfig
-from difix3d_ns.curation.jobs import Job, Outcome, run_jobs_of_scene
+from difix3d_ns.curation.jobs import Job, Outcome, run_jobs_of_scene, scenes_with_pairs
 from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, write_json
 from difix3d_ns.curation.scenes import Scene, read_scene, with_distinct_names
 from difix3d_ns.curation.splits import NotApplicableError, split_for
@@ -39,10 +39,11 @@ def curate(config: CurateConfig) -> None:
     config.check()
     config = replace(config, output_dir=Path(os.path.abspath(config.output_dir)))
     _require_writable(config.output_dir)
-    scenes, unreadable = _read_scenes((*config.scenes, *config.test_scenes))
+    # Names depend on earlier pairs. No process can add any yet, as all wait for each other below.
+    scenes, unreadable = _read_scenes((*config.scenes, *config.test_scenes), config.output_dir)
     if not scenes:
         _report(unreadable)
-    distinct = {scene.path: scene for scene in scenes.values()}
+    distinct = {scene.location: scene for scene in scenes.values()}
     jobs = [Job(scene, strategy) for scene in distinct.values() for strategy in dict.fromkeys(config.strategies)]
 
     from accelerate import PartialState
@@ -96,7 +97,7 @@ def _require_writable(output_dir: Path) -> None:
         raise Difix3DError(f"the output folder {output_dir} is not writable: choose another --output-dir.")
 
 
-def _read_scenes(paths: Iterable[Path]) -> tuple[dict[Path, Scene], list[Outcome]]:
+def _read_scenes(paths: Iterable[Path], output_dir: Path) -> tuple[dict[Path, Scene], list[Outcome]]:
     """The readable scenes by path, and a failed outcome for each other path. Paths to the same file share a scene."""
     scenes: dict[Path, Scene] = {}
     unreadable = []
@@ -105,9 +106,10 @@ def _read_scenes(paths: Iterable[Path]) -> tuple[dict[Path, Scene], list[Outcome
             scenes[path] = read_scene(path)
         except Difix3DError as error:
             unreadable.append(Outcome(str(path), failed=str(error)))
-    by_file = {scene.path: scene for scene in scenes.values()}
-    named = {scene.path: scene for scene in with_distinct_names(list(by_file.values()))}
-    return {path: named[scene.path] for path, scene in scenes.items()}, unreadable
+    distinct = {scene.location: scene for scene in scenes.values()}
+    renamed = with_distinct_names(list(distinct.values()), scenes_with_pairs(output_dir))
+    named = {scene.location: scene for scene in renamed}
+    return {path: named[scene.location] for path, scene in scenes.items()}, unreadable
 
 
 def _look_at(job: Job, config: CurateConfig) -> Outcome | None:
@@ -115,6 +117,13 @@ def _look_at(job: Job, config: CurateConfig) -> Outcome | None:
     pairs = job.pairs(config.output_dir)
     if pairs is not None:
         return Outcome(job.name, len(pairs))
+    if job.has_pairs_file(config.output_dir):
+        return Outcome(
+            job.name,
+            failed=f"{config.output_dir} already has pairs of this name, but they do not say that they are of this "
+            "scene (earlier versions did not record it): choose another --output-dir, or delete the folder "
+            "SCENE/STRATEGY to make its pairs again.",
+        )
     try:
         split_for(job.strategy, job.scene, config.every)
     except NotApplicableError as error:

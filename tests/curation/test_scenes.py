@@ -55,6 +55,16 @@ def test_scenes_with_the_same_name_are_named_by_their_parent_folders(banana_copy
     assert names == [f"{tmp_path.name}-banana", "other-banana"]
 
 
+def test_scenes_whose_paths_give_one_name_are_numbered(banana_copy: Path, tmp_path: Path) -> None:
+    file = banana_copy / "transforms.json"
+    beside = Path(shutil.copytree(banana_copy, tmp_path / "banana-sparse"))
+    paths = [beside] + [shutil.copy(file, file.with_name(name)) for name in ("transforms_sparse.json", "sparse.json")]
+    scenes = [read_scene(Path(path)) for path in paths]
+    assert {scene.name for scene in scenes} == {"banana-sparse"}
+    names = [scene.name for scene in with_distinct_names(scenes)]
+    assert names == ["banana-sparse", "banana-sparse-2", "banana-sparse-3"]
+
+
 def test_paths_of_masks_become_absolute_and_the_file_is_not_changed(edit_transforms) -> None:
     def add_masks(transforms: dict) -> None:
         for frame in transforms["frames"]:

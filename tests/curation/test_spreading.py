@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import tyro
 
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.curation.jobs import Job, Outcome
-from difix3d_ns.curation.pairs import PAIRS_FILE, write_json
+from difix3d_ns.curation.pairs import PAIRS_FILE, read_json, with_scene_path, write_json
 from difix3d_ns.curation.training import TrainingSettings, train_splat
 from difix3d_ns.difix.training.pairs import read_pairs
 from difix3d_ns.errors import Difix3DError
@@ -34,7 +35,8 @@ def done(make_pairs, monkeypatch) -> list[str]:
             folder.mkdir(parents=True)
             pairs = make_pairs(job.strategy, 2)
             pairs = {key: {**entry, "image": entry["target_image"]} for key, entry in pairs.items()}
-            write_json({f"{job.scene.name}-{key}": entry for key, entry in pairs.items()}, folder / PAIRS_FILE)
+            named = {f"{job.scene.name}-{key}": entry for key, entry in pairs.items()}
+            write_json(with_scene_path(named, job.scene.location), folder / PAIRS_FILE)
             outcomes.append(Outcome(job.name, num_pairs=2))
         return outcomes
 
@@ -57,6 +59,38 @@ def test_finished_jobs_are_not_run_again_and_their_pairs_are_merged(
     assert len(pairs["train"]) == 4 and len(pairs["test"]) == 8
     assert len(read_pairs(output / "pairs.json", "test")) == 8
     assert (output / "banana" / "contact_sheet.png").exists()
+
+
+def test_pairs_of_another_scene_of_the_same_name_are_neither_listed_nor_overwritten(
+    banana: Path, tmp_path: Path, done: list[str]
+) -> None:
+    output = tmp_path / "out"
+    first, second = (Path(shutil.copytree(banana.parent, tmp_path / home / "banana")) for home in ("home1", "home2"))
+    curate(CurateConfig(output, (first,), ("sparse",)))
+    curate(CurateConfig(output, (), ("sparse",), test_scenes=(second,)))
+    assert done == ["banana, sparse", "banana-2, sparse"]
+    pairs = read_json(output / PAIRS_FILE)
+    assert pairs["train"] == {}
+    assert {entry["how"]["scene_path"] for entry in pairs["test"].values()} == {str(second / "transforms.json")}
+    # Each scene keeps its name, whichever scenes are named beside it, and by whichever path.
+    link = tmp_path / "link"
+    link.symlink_to(first)
+    curate(CurateConfig(output, (second, link), ("sparse",), test_scenes=(first,)))
+    assert len(done) == 2
+    pairs = read_json(output / PAIRS_FILE)
+    assert len(pairs["train"]) == 4 and len(pairs["test"]) == 2
+    assert {entry["how"]["scene_path"] for entry in pairs["test"].values()} == {str(first / "transforms.json")}
+
+
+def test_pairs_that_do_not_say_their_scene_are_refused_and_kept(banana: Path, tmp_path: Path, done: list[str]) -> None:
+    file = tmp_path / "banana-biased3" / "sparse" / PAIRS_FILE
+    file.parent.mkdir(parents=True)
+    earlier = {"a": {"image": "a.png", "target_image": "b.png", "ref_image": "c.png", "how": {"scene": "banana"}}}
+    write_json(earlier, file)
+    with pytest.raises(Difix3DError, match="do not say that they are of this scene"):
+        curate(CurateConfig(tmp_path, (banana,), ("sparse", "underfit")))
+    assert done == ["banana-biased3, underfit"]
+    assert read_json(file) == earlier and "a" not in read_json(tmp_path / PAIRS_FILE)["train"]
 
 
 def test_what_cannot_be_done_is_reported_before_any_training(
