@@ -52,6 +52,13 @@ def lpips_backbone_cached(backbone: LpipsBackbone) -> bool:
     return cached_backbone(backbone).exists()
 
 
+def fault_of_backbone(backbone: LpipsBackbone) -> str:
+    """Why `load_lpips` gave None, as a clause that follows what the message calls the network."""
+    if lpips_backbone_cached(backbone):
+        return f"at {cached_backbone(backbone)} is damaged"
+    return "is not cached and cannot be downloaded now"
+
+
 def cached_backbone(backbone: LpipsBackbone) -> Path:
     """Where torchvision keeps a network that it has downloaded."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(backbone_url(backbone)).name

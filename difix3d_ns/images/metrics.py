@@ -12,7 +12,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import ssim
 from torch import Tensor
 
-from difix3d_ns.difix.lpips import load_lpips
+from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, lpips_backbone_cached
 
 
 class ImageMetrics:
@@ -66,8 +66,9 @@ class ImageMetrics:
             self._lpips_looked_for = True
             self._lpips = load_lpips("alex")
             if self._lpips is None:
+                remedy = "; delete it, so that it is downloaded again" if lpips_backbone_cached("alex") else ""
                 CONSOLE.print(
-                    "LPIPS is left out of the metrics: its AlexNet weights are not cached and cannot be downloaded now."
+                    f"LPIPS is left out of the metrics: torchvision's AlexNet {fault_of_backbone('alex')}{remedy}."
                 )
         return None if self._lpips is None else self._lpips.to(device)
 

@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 import torch
 
+from difix3d_ns.difix.lpips import cached_backbone
 from difix3d_ns.images import metrics
 from difix3d_ns.images.metrics import ImageMetrics
 
@@ -25,6 +26,19 @@ def test_lpips_is_left_out_offline_with_one_message(
     values = [measure(image, image.flip(0)) for _ in range(3)]
     assert set(values[0]) == {"psnr", "ssim"}
     assert capsys.readouterr().out.count("LPIPS is left out") == 1
+
+
+def test_damaged_weights_of_lpips_are_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = cached_backbone("alex")
+    file.parent.mkdir()
+    file.write_bytes(b"half a download")
+    image = torch.rand(32, 32, 3)
+    assert set(ImageMetrics()(image, image.flip(0))) == {"psnr", "ssim"}
+    printed = "".join(capsys.readouterr().out.split())
+    assert f"AlexNetat{file}isdamaged;deleteit,sothatitisdownloadedagain." in printed
 
 
 def test_psnr_and_ssim_have_known_values(monkeypatch: pytest.MonkeyPatch) -> None:
