@@ -6,23 +6,28 @@ import gc
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from difix3d_ns.difix.errors import DifixError, first_line, refuse_full_memory
+from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.number_formats import best_dtype
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage
 from difix3d_ns.difix.training.checkpoint import TrainingState
+from difix3d_ns.difix.training.checks import (
+    check_options,
+    explained_writing,
+    require_equal,
+    require_finite,
+    require_folder,
+)
 from difix3d_ns.difix.training.evaluation import Evaluation, evaluate, mean_metrics
 from difix3d_ns.difix.training.lora import fold_lora
 from difix3d_ns.difix.training.losses import DifixLoss
@@ -30,11 +35,10 @@ from difix3d_ns.difix.training.networks import start_network, trainable_paramete
 from difix3d_ns.difix.training.pairs import Pair, PairReader, read_pairs, require_trust
 from difix3d_ns.difix.training.published_checkpoint import (
     PUBLISHED_CHECKPOINT,
-    check_published_checkpoint,
     save_published_checkpoint,
 )
 from difix3d_ns.difix.training.sampling import Batch, PairSampler
-from difix3d_ns.difix.training.tracking import Report, check_tracker
+from difix3d_ns.difix.training.tracking import Report
 from difix3d_ns.difix.training.train_options import TrainConfig
 from difix3d_ns.difix.training.vgg import load_perceptual
 
@@ -56,12 +60,13 @@ def train(config: TrainConfig) -> dict[str, float]:
         DifixError: the pairs, an image, the checkpoint or the network to start from cannot be read, an option is
             invalid, or the loss is no longer finite.
     """
-    _check(config)
+    check_options(config)
     train_pairs, test_pairs = read_pairs(config.pairs, "train"), read_pairs(config.pairs, "test")
     if not train_pairs:
         raise DifixError(f"{config.pairs} has no pairs to train on: its part train is missing or empty.")
-    _require_folder(config.output_dir)
     folder = config.output_dir / TRAINING_FOLDER
+    for each in (config.output_dir, folder):
+        require_folder(each)
     accelerator = Accelerator(
         mixed_precision=_mixed_precision(config),
         log_with=None if config.tracker == "none" else config.tracker,
@@ -96,8 +101,8 @@ def train(config: TrainConfig) -> dict[str, float]:
             f"the training in {config.output_dir} has already made {start} steps: give --steps {start} to save its "
             "network, more to go on, or another --output-dir."
         )
-    _require_equal([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk that they share")
-    _require_equal([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone that all have")
+    require_equal([start], f"do not find the same checkpoint: {config.output_dir} must be on a disk that they share")
+    require_equal([perceptual_in_words], "do not have the same VGG-16: choose a --loss.backbone that all have")
 
     if pipeline.takes_aligned_references and config.reference_probability > 0:
         require_trust(train_pairs, config.pairs)
@@ -142,7 +147,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     for step in range(start, config.steps):
         losses = _backward(accelerator, network, loss_function, batches, step, config.gradient_accumulation_steps)
         gradient_norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-        _require_finite("norm of the gradient", gradient_norm, step)
+        require_finite("norm of the gradient", gradient_norm, step)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
@@ -162,7 +167,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         save_published_checkpoint(config.output_dir / PUBLISHED_CHECKPOINT, pipeline, optimizer)
     _prepare_for_saving(pipeline, config)
     if accelerator.is_main_process:
-        with _explained_writing(config.output_dir):
+        with explained_writing(config.output_dir):
             pipeline.save_pretrained(config.output_dir)
     for part in (pipeline.vae, pipeline.unet):
         part.float()
@@ -170,7 +175,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     report.validation(config.steps, metrics, evaluation)
     names = skipped()
     if accelerator.is_main_process:
-        with _explained_writing(config.output_dir):
+        with explained_writing(config.output_dir):
             _write_summary(config, metrics, len(test_pairs), names)
     if names:
         accelerator.print(f"Skipped {len(names)} pairs that cannot be read; metrics.json lists them.")
@@ -200,38 +205,6 @@ def _parts(config: TrainConfig) -> Literal["published", "unet-decoder", "all"]:
     return "unet-decoder" if config.architecture == "mini" else "all"
 
 
-def _check(config: TrainConfig) -> None:
-    for name in ("steps", "batch_size", "gradient_accumulation_steps", "steps_per_save", "steps_per_validation"):
-        if (value := getattr(config, name)) < 1:
-            raise DifixError(f"{name} is {value}: it must be at least 1.")
-    for name in ("learning_rate", "autoencoder_learning_rate", "weight_decay"):
-        if (value := getattr(config, name)) is not None and not 0 <= value < math.inf:
-            raise DifixError(f"{name} is {value}: it must be 0 or more.")
-    check_published_checkpoint(config)
-    check_tracker(config)
-
-
-def _require_folder(output_dir: Path) -> None:
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DifixError(
-            f"the output folder {output_dir} cannot be created ({error.strerror}): choose another --output-dir."
-        ) from error
-
-
-@contextmanager
-def _explained_writing(output_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        refuse_full_memory(error)
-        raise DifixError(
-            f"the network cannot be written to {output_dir} ({first_line(error)}): free some space, and repeat the "
-            "command, which resumes from its last checkpoint."
-        ) from error
-
-
 def _step_in_words(config: TrainConfig, num_processes: int) -> str:
     batches = config.gradient_accumulation_steps
     return (
@@ -245,21 +218,6 @@ def _mixed_precision(config: TrainConfig) -> str:
         suits = torch.cuda.is_available() and best_dtype(f"cuda:{torch.cuda.current_device()}") is torch.bfloat16
         return "bf16" if suits else "no"
     return config.mixed_precision
-
-
-def _require_equal(value: list[Any], otherwise: str) -> None:
-    """Raises DifixError if the processes have different values; `otherwise` completes "the processes ..."."""
-    if len(set(gather_object(value))) > 1:
-        raise DifixError(f"the processes {otherwise}.")
-
-
-def _require_finite(what: str, value: Any, step: int) -> None:
-    """Raises DifixError for NaN or infinity, before the value reaches the weights and a checkpoint."""
-    if not math.isfinite(value):
-        raise DifixError(
-            f"the {what} is {float(value)} at step {step}: lower the learning rate and repeat "
-            "the command, which resumes from its last checkpoint."
-        )
 
 
 def _backward(
@@ -280,7 +238,7 @@ def _backward(
                 cleaned = network(inputs)
             losses = {name: each / num_batches for name, each in loss_function(cleaned.float(), photos, step).items()}
             total = torch.stack(list(losses.values())).sum()
-            _require_finite("loss", total.detach(), step)
+            require_finite("loss", total.detach(), step)
             accelerator.backward(total)
         for name, each in losses.items():
             means[name] = means.get(name, torch.zeros_like(each)) + each.detach()

@@ -313,6 +313,13 @@ def test_an_output_folder_that_is_a_file_is_named(make_config: MakeConfig, tmp_p
         train(make_config(output_dir=tmp_path / "file"))
 
 
+def test_a_file_in_the_place_of_the_checkpoints_folder_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "training").touch()
+    with pytest.raises(DifixError, match=r"the output folder .*training cannot be created \(File exists\): choose"):
+        train(make_config())
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "autoencoder_learning_rate", "weight_decay"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_negative_and_infinite_rates_are_refused(make_config: MakeConfig, name: str, value: float) -> None:
