@@ -147,5 +147,5 @@ def _render_pairs(
             **facts,
         }
         pairs[f"{task.scene.name}-{task.strategy}-{name}-{step}"] = pair_entry(image, view.picture, reference, how)
-    CONSOLE.print(f"{task.scene.name}, {task.strategy}: rendered {len(pairs)} views at step {step}.")
+    CONSOLE.print(f"{task.scene.name}, {task.strategy}: rendered {len(pairs)} views at step {step}.", markup=False)
     return pairs

@@ -96,16 +96,23 @@ class PhotoDataset(InputDataset):
             ValueError: a file cannot be read, or its size does not fit.
         """
         read = self.get_image_uint8 if image_type == "uint8" else self.get_image_float32
-        image, camera = read(image_idx), self.cameras[image_idx]
-        size = int(camera.height), int(camera.width)
-        if tuple(image.shape[:2]) != size:
-            raise _wrong_size(f"the photo {self.image_filenames[image_idx]}", image.shape, size)
-        data: dict[str, Any] = {"image_idx": image_idx, "image": image}
+        data: dict[str, Any] = {"image_idx": image_idx, "image": read(image_idx)}
         mask = self.mask(image_idx)
         if mask is not None:
             data["mask"] = mask
         data.update(self.get_metadata(data))
         return data
+
+    def require_size_of_camera(self, index: int, photo: Shaped[Tensor, "height width channels"]) -> None:
+        """Makes sure that a photo as it is trained on has the size of its camera.
+
+        Raises:
+            ValueError: it has another size.
+        """
+        camera = self.cameras[index]
+        size = int(camera.height), int(camera.width)
+        if tuple(photo.shape[:2]) != size:
+            raise _wrong_size(f"the photo {self.image_filenames[index]}", photo.shape, size)
 
     def mask(self, index: int) -> Bool[Tensor, "height width 1"] | None:
         """The valid pixels of a photo; None if it has no mask.
@@ -119,7 +126,7 @@ class PhotoDataset(InputDataset):
             return None if in_circle is None else torch.from_numpy(in_circle)[..., None]
         valid = read_mask(file, self.scale_factor)
         if undistortion is not None and index in undistortion:
-            self._require_size_of_camera(index, valid.shape, f"the mask {file}")
+            self._require_size_before(index, valid.shape, f"the mask {file}")
             valid = undistortion.apply(index, (~valid).astype(np.float32)) == 0
         return torch.from_numpy(valid if in_circle is None else valid & in_circle)[..., None]
 
@@ -127,7 +134,7 @@ class PhotoDataset(InputDataset):
         """A photo undistorted, and without its masked pixels."""
         undistortion = self._undistortion
         if undistortion is not None and index in undistortion:
-            self._require_size_of_camera(index, photo.shape, f"the photo {self.image_filenames[index]}")
+            self._require_size_before(index, photo.shape, f"the photo {self.image_filenames[index]}")
             photo = torch.from_numpy(undistortion.apply(index, photo.numpy()))
         mask = self.mask(index)
         if mask is None:
@@ -148,7 +155,7 @@ class PhotoDataset(InputDataset):
         files = self._dataparser_outputs.mask_filenames
         return None if files is None else Path(files[index])
 
-    def _require_size_of_camera(self, index: int, shape: Sequence[int], what: str) -> None:
+    def _require_size_before(self, index: int, shape: Sequence[int], what: str) -> None:
         assert self._undistortion is not None
         size = self._undistortion.size_before(index)
         if tuple(shape[:2]) != size:

@@ -237,7 +237,7 @@ class NovelViewPipeline(VanillaPipeline):
             require_same_frame(start, parsed.dataparser_transform, parsed.dataparser_scale)
             if start.step > 0:
                 remark = self._remark_on(start) if start.origin == start.step else ""
-                CONSOLE.print(f"{start} {remark}".rstrip())
+                CONSOLE.print(f"{start} {remark}".rstrip(), markup=False)
             if self.config.fix_novel_views:
                 callbacks += self._start_loop(trainer, start)
             start.save(Path(trainer.base_dir), self._record(trainer))
@@ -294,7 +294,7 @@ class NovelViewPipeline(VanillaPipeline):
         if config.revision is None and start.run_folder is not None:
             self.fixer.config = replace(config, revision=revision_of_earlier_run(start, self.fixer.resolve().name))
         choice = self.fixer.fetch()
-        CONSOLE.print(f"Difix: {choice.reason}")
+        CONSOLE.print(f"Difix: {choice.reason}", markup=False)
         if (choice.name, choice.revision) != (config.model, config.revision):
             self.config.difix = self.fixer.config = replace(config, model=choice.name, revision=choice.revision)
             trainer.config.save_config()

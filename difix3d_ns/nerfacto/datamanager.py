@@ -201,7 +201,9 @@ class PhotoLoader(CacheDataloader):
     dataset: PhotoDataset
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset.get_data(index, image_type="uint8")
+        data = self.dataset.get_data(index, image_type="uint8")
+        self.dataset.require_size_of_camera(index, data["image"])
+        return data
 
     def _get_batch_list(self) -> list[dict[str, Any]]:
         indices = random.sample(range(len(self.dataset)), k=self.num_images_to_sample_from)

@@ -97,8 +97,8 @@ def test_a_raw_reference_is_the_nearest_other_photo(pipeline: Difix3DPipeline, t
     assert not (tmp_path / "none.png").exists()
 
 
-def test_pairs_teach_nothing_where_the_photo_is_masked(tmp_path: Path) -> None:
-    file = scene_of_photos(tmp_path / "scene", "masked")
+def test_pairs_teach_nothing_where_the_photo_is_masked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = scene_of_photos(tmp_path / "scene[1]", "masked")
     pipeline = make_pipeline(file)
     pipeline.config.datamanager.camera_res_scale_factor = 1.0
     pipeline = pipeline.config.setup(device="cpu").eval()
@@ -113,3 +113,4 @@ def test_pairs_teach_nothing_where_the_photo_is_masked(tmp_path: Path) -> None:
         assert np.array_equal(image[masked], target[masked]) and not np.array_equal(image[~masked], target[~masked])
         assert not reference[masked, 3].any()
     assert any(np.asarray(Image.open(entry["ref_image"]))[~masked, 3].any() for entry in pairs.values())
+    assert "scene[1], underfit: rendered 3 views at step 1." in capsys.readouterr().out
