@@ -33,9 +33,10 @@ REMEDIES = {
     "Multiple camera models": "undistort the photos with `colmap image_undistorter`, which makes all of them pinhole",
     "Could not find points3D": "add --load-3D-points False after colmap to start from random points",
     "UTF-8 BOM": "save the file as UTF-8 without a byte order mark",
+    "does not match the camera parameters": "correct `w` and `h` in the scene's file, or put back photos of that size",
     "No such file": "put it back or correct the scene's file, whose paths are written with /",
 }
-"""What to do about errors of nerfstudio's dataparsers, by words of their messages."""
+"""What to do about errors of nerfstudio's dataparsers and datamanagers, by words of their messages."""
 REMEDY_OF_QUESTIONS = (
     "run the command in a terminal, or add --downscale-factor 1 after colmap, or --load-3D-points False after "
     "nerfstudio-data"

@@ -52,7 +52,7 @@ class RunOptions:
     data: Path | None = None
     """The scene, if it was moved since the training."""
     downscale_factor: float | None = None
-    """Number by which the dataparser divides the size of the photos; None for the run's own."""
+    """Number by which the size of the photos is divided; None for the run's own."""
     eval_num_rays_per_chunk: int | None = None
     """Rays that a ray-based model renders at a time; None for the run's own."""
     match_colors: bool = False
@@ -148,7 +148,10 @@ def _settle_dataparser(config: TrainerConfig, options: RunOptions, load_config: 
                 f"the dataparser of this {config.method_name} run cannot scale photos: leave out --downscale-factor."
             )
         factor = options.downscale_factor
-        datamanager.dataparser.downscale_factor = int(factor) if factor == int(factor) else factor
+        has_folder = factor >= 1 and factor == int(factor)
+        datamanager.dataparser.downscale_factor = int(factor) if has_folder else 1
+        if not has_folder:  # nerfstudio has folders images_2 and so on only; other photos are scaled when they are read
+            datamanager.camera_res_scale_factor /= factor
     datamanager.dataparser = extended(datamanager.dataparser)
     report_missing_splits(datamanager.dataparser)
 

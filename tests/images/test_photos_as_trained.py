@@ -153,6 +153,16 @@ def test_what_is_painted_under_a_mask_changes_no_valid_pixel_and_no_reference(
         assert torch.equal(first, second)
 
 
+def test_photos_of_another_size_than_the_scene_says_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    scene = scene_of_photos(tmp_path)
+    for file in (tmp_path / "images").iterdir():
+        with Image.open(file) as opened:
+            opened.resize((48, 32)).save(file)
+    manager, _ = managers(scene)
+    with pytest.raises(Difix3DError, match=r"\(48, 32\) loaded does not match .*\(96, 64\)\); correct `w` and `h` in"):
+        manager.next_train(0)
+
+
 @pytest.mark.parametrize("kind", ["masked", "distorted-masked"])
 def test_scaled_photos_and_masks_have_the_size_of_their_cameras(tmp_path: Path, kind: str) -> None:
     # 720 * 0.7 is 504 in the 32-bit numbers of nerfstudio's cameras, and less in Python's.

@@ -250,6 +250,19 @@ def test_views_of_another_size_than_the_photos_get_references(
     assert sum(with_reference for _, with_reference in batches) == 2 * 5
 
 
+@pytest.mark.parametrize("kind", ["plain", "distorted-masked"])
+def test_photos_are_scaled_with_their_views_if_there_is_no_folder_of_that_size(
+    difix3d_run_on, tmp_path: Path, batches: list, kind: str
+) -> None:
+    run = difix3d_run_on(scene_of_photos(tmp_path / "scene", kind, size=(480, 320)))
+    names = ["--rendered-output-names", "rgb_enhanced", "gt-rgb", "--image-format", "png"]
+    render("dataset", run, tmp_path / "out", "--downscale-factor", 0.5, *names)
+    files = sorted((tmp_path / "out").rglob("*.png"))
+    sizes = {pixels(file).shape for file in files}
+    assert len(files) == 2 * 5 and len(sizes) == 1 and (kind != "plain" or sizes == {(64, 96, 3)})
+    assert sum(with_reference for _, with_reference in batches) == 5
+
+
 def test_photos_that_differ_by_extension_only_get_an_image_each(difix3d_run_on, tmp_path: Path) -> None:
     scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
 
