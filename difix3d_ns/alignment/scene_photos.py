@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from difix3d_ns.alignment.config import AlignmentConfig
 from difix3d_ns.alignment.photos import matches_between, reduced_for_matching, with_matches
@@ -18,6 +17,7 @@ from difix3d_ns.alignment.reference import AlignedReference, aligned_reference
 from difix3d_ns.alignment.views import AlignmentView, alignment_view, blank_view, photos_to_warp
 from difix3d_ns.cameras.poses import k_nearest_poses, scene_radius
 from difix3d_ns.difix.errors import refuse_full_memory
+from difix3d_ns.difix.images import resize
 from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.stereo.plane_sweep import DepthMap
 
@@ -173,7 +173,4 @@ class ScenePhotos:
 
 def _of_size(image: Float[Tensor, "_ _ channels"], camera: Cameras) -> Float[Tensor, "height width channels"]:
     """An image scaled to a camera's size, which `--downscale-factor` can make another than that of the photos."""
-    size = int(camera.height), int(camera.width)
-    if image.shape[:2] == size:
-        return image
-    return interpolate(image.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    return resize(image.permute(2, 0, 1)[None], int(camera.height), int(camera.width))[0].permute(1, 2, 0)

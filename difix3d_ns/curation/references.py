@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from PIL import Image
@@ -73,5 +71,4 @@ class ReferencePictures:
         return file, {**facts, "reference_share": round(float((rgba[..., 3] > 0).float().mean()), 4)}
 
     def _read(self, index: int) -> Float[Tensor, "height width 3"]:
-        with Image.open(self._photos[index].picture) as opened:
-            return torch.from_numpy(np.array(opened.convert("RGB"))).float() / 255
+        return self._photos[index].read_picture()

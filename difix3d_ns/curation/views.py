@@ -35,6 +35,11 @@ class PhotoView:
     mask: Bool[Tensor, "height width 1"] | None = None
     """The valid pixels; None if all are."""
 
+    def read_picture(self) -> Float[Tensor, "height width 3"]:
+        """The picture in [0, 1]."""
+        with Image.open(self.picture) as opened:
+            return torch.from_numpy(np.array(opened.convert("RGB"))).float() / 255
+
 
 def photo_views(
     pipeline: VanillaPipeline, split: Literal["train", "eval"], names: dict[str, str], folder: Path
@@ -85,9 +90,7 @@ def with_masked_pixels_of_photo(
     """A render in [0, 1] with its photo's pixels where that is masked, so that a pair of both teaches nothing there."""
     if view.mask is None:
         return rgb
-    with Image.open(view.picture) as opened:
-        photo = torch.from_numpy(np.array(opened.convert("RGB"))).float() / 255
-    return torch.where(view.mask, rgb, photo)
+    return torch.where(view.mask, rgb, view.read_picture())
 
 
 def save_picture(rgb: Float[Tensor, "height width 3"], file: Path) -> None:

@@ -17,6 +17,8 @@ from difix3d_ns.difix.errors import DifixError, DifixResultError
 ImageInput = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray | Tensor]
 """One picture or several: PIL; arrays (height, width, 3); tensors (3, height, width) or (batch, 3, height, width)."""
 OutputType = Literal["pt", "np", "pil"]
+UNREADABLE_PICTURE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""Exceptions of Pillow for a file that is missing, damaged, not a picture, or far too large."""
 
 
 def to_image_list(
@@ -89,7 +91,9 @@ def pad_to_multiple(
     return F.pad(images, (0, pad_width, 0, pad_height), mode=mode) if pad_height or pad_width else images
 
 
-def resize(images: Float[Tensor, "batch 3 _ _"], height: int, width: int) -> Float[Tensor, "batch 3 height width"]:
+def resize(
+    images: Float[Tensor, "batch channels _ _"], height: int, width: int
+) -> Float[Tensor, "batch channels height width"]:
     """Antialiased bilinear resizing; images of this size come back unchanged."""
     if images.shape[-2:] == (height, width):
         return images

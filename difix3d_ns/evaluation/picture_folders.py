@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixError, reason_of
-from difix3d_ns.difix.images import to_image_list
+from difix3d_ns.difix.images import UNREADABLE_PICTURE, to_image_list
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, natural_order, telling_errors
 
@@ -114,7 +114,7 @@ def read_picture(file: Path) -> Float[Tensor, "height width 3"]:
         with Image.open(file) as picture:
             picture.load()
             (image,) = to_image_list(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DifixError) as error:
+    except (*UNREADABLE_PICTURE, DifixError) as error:
         raise Difix3DError(f"the image {file} cannot be read ({reason_of(error)}): replace it.") from error
     return image.permute(1, 2, 0).contiguous()
 

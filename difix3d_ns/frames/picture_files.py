@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from difix3d_ns.difix.images import UNREADABLE_PICTURE
 from difix3d_ns.errors import Difix3DError
 
 PIL_FORMATS = {
@@ -112,7 +113,7 @@ def read_picture(file: Path) -> Picture:
             return _from_pil(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise Difix3DError(f"the image {file} is missing.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, cv2.error) as error:
+    except (*UNREADABLE_PICTURE, cv2.error) as error:
         reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).strip(" .")
         raise Difix3DError(f"the image {file} cannot be read ({reason}).") from error
 
@@ -156,7 +157,7 @@ def read_kind(file: Path) -> FileKind | None:
                 animated=image.format in ("PNG", "TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1,
                 cmyk=image.mode == "CMYK",
             )
-    except (OSError, ValueError, SyntaxError, KeyError, EOFError, Image.DecompressionBombError):
+    except (*UNREADABLE_PICTURE, KeyError):
         return None
 
 

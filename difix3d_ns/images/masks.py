@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
+from difix3d_ns.difix.images import UNREADABLE_PICTURE
 from difix3d_ns.images.eight_bit import eight_bit_picture
 
 WHITES = (1, 255, 65535)
@@ -31,7 +32,7 @@ def read_mask(file: Path, scale_factor: float = 1.0) -> Bool[np.ndarray, "height
         with Image.open(file) as opened:
             is_color = opened.mode[0] not in "IF"
             values = np.asarray(eight_bit_picture(opened) if is_color else opened).reshape(*opened.size[::-1], -1)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UNREADABLE_PICTURE as error:
         raise ValueError(f"the mask {file} is missing, damaged or of an unsupported type ({error})") from error
     brightest = values[..., :3].max(axis=-1)
     # Half of the range, because lossy compression leaves values between black and white. Some programs write 1 for

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.images import UNREADABLE_PICTURE
 from difix3d_ns.files import without_parent_steps
 from difix3d_ns.images.eight_bit import eight_bit_picture
 from difix3d_ns.images.masks import filled, read_mask, scaled_size
@@ -72,7 +73,7 @@ class PhotoDataset(InputDataset):
         try:
             with Image.open(file) as opened:
                 image = eight_bit_picture(opened)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except UNREADABLE_PICTURE as error:
             raise ValueError(f"the photo {file} is damaged or of an unsupported type ({error})") from error
         if self.scale_factor != 1.0:
             size = scaled_size(image.width, image.height, self.scale_factor)

@@ -97,9 +97,10 @@ def describe_fixes(
             "more often with --pipeline.fix-every or more --pipeline.fix-steps."
         )
     if early and few_photos:
-        before = f"before steps {_listed(early)}"
-        rendered = f"B{before[1:]} they are also rendered and kept" if certain else f"{who} rendered and kept {before}"
-        parts.append(f"{rendered}, and fixed once the network proves reliable at photos.")
+        steps = _listed(early)
+        also = f"Before steps {steps} they are also rendered and kept"
+        only = f"{who} rendered and kept before steps {steps}"
+        parts.append(f"{also if certain else only}, and fixed once the network proves reliable at photos.")
     elif early:
         also = "also" if certain else f"{who} fixed"
         parts.append(f"If the network proves reliable at photos, {also} before steps {_listed(early)}.")

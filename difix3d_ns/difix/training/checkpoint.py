@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, DifixError, first_line, refuse_full_memory
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.training.average import WeightAverage, network_weights
+from difix3d_ns.difix.training.checks import explained_writing
 
 
 class TrainingState:
@@ -51,18 +51,13 @@ class TrainingState:
             "skipped": self.skipped,
         }
         unfinished = path.with_suffix(".unfinished")
-        try:
+        with explained_writing(f"the checkpoint of step {step}", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, unfinished)
-            unfinished.replace(path)
-        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError if the disk is full
-            with suppress(OSError):
+            try:
+                torch.save(state, unfinished)
+                unfinished.replace(path)
+            finally:
                 unfinished.unlink(missing_ok=True)
-            refuse_full_memory(error)
-            raise DifixError(
-                f"the checkpoint of step {step} cannot be written to {path} ({first_line(error)}): free some space, "
-                "and repeat the command, which resumes from its last checkpoint."
-            ) from error
 
     def restore(self, path: Path) -> int:
         """Restores the state from a checkpoint, if it exists. Learning rates and weight decay stay as they were given.

@@ -40,15 +40,15 @@ def require_folder(folder: Path) -> None:
 
 
 @contextmanager
-def explained_writing(output_dir: Path) -> Iterator[None]:
-    """Turns errors while the network is written into a DifixError."""
+def explained_writing(what: str, to: Path) -> Iterator[None]:
+    """Turns errors while something is written into a DifixError; torch raises a RuntimeError if the disk is full."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         refuse_full_memory(error)
         raise DifixError(
-            f"the network cannot be written to {output_dir} ({first_line(error)}): free some space, and repeat the "
-            "command, which resumes from its last checkpoint."
+            f"{what} cannot be written to {to} ({first_line(error)}): free some space, and repeat the command, which "
+            "resumes from its last checkpoint."
         ) from error
 
 

@@ -22,10 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from difix3d_ns.difix.errors import DifixError, reason_of
-from difix3d_ns.difix.images import resize, resize_with_alpha, to_image_list, with_alpha
-
-UNREADABLE_PICTURE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""Exceptions of Pillow for a file that is missing, damaged, not a picture, or far too large."""
+from difix3d_ns.difix.images import UNREADABLE_PICTURE, resize, resize_with_alpha, to_image_list, with_alpha
 
 
 @dataclass(frozen=True)

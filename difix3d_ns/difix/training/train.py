@@ -167,7 +167,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         save_published_checkpoint(config.output_dir / PUBLISHED_CHECKPOINT, pipeline, optimizer)
     _prepare_for_saving(pipeline, config)
     if accelerator.is_main_process:
-        with explained_writing(config.output_dir):
+        with explained_writing("the network", config.output_dir):
             pipeline.save_pretrained(config.output_dir)
     for part in (pipeline.vae, pipeline.unet):
         part.float()
@@ -175,7 +175,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     report.validation(config.steps, metrics, evaluation)
     names = skipped()
     if accelerator.is_main_process:
-        with explained_writing(config.output_dir):
+        with explained_writing("the network", config.output_dir):
             _write_summary(config, metrics, len(test_pairs), names)
     if names:
         accelerator.print(f"Skipped {len(names)} pairs that cannot be read; metrics.json lists them.")
