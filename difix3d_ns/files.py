@@ -6,8 +6,9 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path, PureWindowsPath
 
 from difix3d_ns.errors import Difix3DError
@@ -81,8 +82,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     """
     parts = [[part for part in path.parts if part != path.anchor] for path in paths]
     names: list[str] = []
-    for count in range(1, max(map(len, parts), default=1) + 1):
-        names = ["-".join(part[-count:]) for part in parts]
+    for length in range(1, max(map(len, parts), default=1) + 1):
+        names = ["-".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             break
     return names
@@ -92,6 +93,12 @@ def photo_names(photos: Sequence[Path]) -> list[str]:
     """`distinct_names` of photos, without extensions unless two photos differ only in these."""
     bare = [photo.with_suffix("") for photo in photos]
     return distinct_names(bare if len(set(bare)) == len(bare) else photos)
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """The name, with the first number from 2 on that makes it a new one if it is taken."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(each for each in chain([name], numbered) if each not in taken)
 
 
 def names_below_common_folder(photos: Sequence[str | Path]) -> list[Path]:

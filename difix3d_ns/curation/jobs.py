@@ -20,7 +20,7 @@ from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import (
     PAIRS_FILE,
     Pairs,
-    read_json,
+    read_pairs,
     scene_path_of,
     with_moved_pictures,
     with_scene_path,
@@ -51,16 +51,14 @@ class Job:
     def pairs(self, output_dir: Path) -> Pairs | None:
         """The pairs of a finished job, with paths relative to `output_dir`; None if the job is not finished.
 
-        Pairs that do not say that they are of this scene do not count.
+        A damaged file does not count, and neither do pairs that do not say that they are of this scene.
         """
-        if not self.has_pairs_file(output_dir):
-            return None
-        pairs = read_json(self.folder(output_dir) / PAIRS_FILE)
-        return pairs if scene_path_of(pairs) == self.scene.location else None
+        pairs = read_pairs(self.pairs_file(output_dir))
+        return pairs if pairs is not None and scene_path_of(pairs) == self.scene.location else None
 
-    def has_pairs_file(self, output_dir: Path) -> bool:
-        """Whether the folder has pairs, of whichever scene."""
-        return (self.folder(output_dir) / PAIRS_FILE).exists()
+    def pairs_file(self, output_dir: Path) -> Path:
+        """The file of its pairs, which exists if the job or one of another scene of the same name is finished."""
+        return self.folder(output_dir) / PAIRS_FILE
 
 
 def scenes_with_pairs(output_dir: Path) -> dict[str, str]:
@@ -68,7 +66,8 @@ def scenes_with_pairs(output_dir: Path) -> dict[str, str]:
     scenes = {}
     for strategy in get_args(StrategyName):
         for file in output_dir.glob(f"*/{strategy}/{PAIRS_FILE}"):
-            location = scene_path_of(read_json(file))
+            pairs = read_pairs(file)
+            location = None if pairs is None else scene_path_of(pairs)
             if location is not None:
                 scenes[file.parent.parent.name] = location
     return scenes

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from difix3d_ns.difix.prompt import PROMPT
+from difix3d_ns.files import unused_name
 
 Pairs = dict[str, dict[str, Any]]
 """Pairs by id. Each has `image`, `target_image`, `ref_image`, `prompt`, and the metadata `how`."""
@@ -39,6 +40,16 @@ def scene_path_of(pairs: Pairs) -> str | None:
     return next((entry["how"].get(SCENE_PATH) for entry in pairs.values()), None)
 
 
+def read_pairs(file: Path) -> Pairs | None:
+    """Reads the pairs of a job; None if the file is damaged."""
+    try:
+        pairs = read_json(file)
+        whole = all(isinstance(entry["how"], dict) for entry in pairs.values())
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return None
+    return pairs if whole else None
+
+
 def with_moved_pictures(pairs: Pairs, folder: Path, moved: Path) -> Pairs:
     """Adapts the paths of pairs to a moved folder: `moved` replaces `folder` at their start."""
 
@@ -47,6 +58,11 @@ def with_moved_pictures(pairs: Pairs, folder: Path, moved: Path) -> Pairs:
 
     paths = ("image", "target_image", "ref_image")
     return {name: {**entry, **{key: path_after(entry[key]) for key in paths}} for name, entry in pairs.items()}
+
+
+def with_new_ids(pairs: Pairs, taken: Container[str]) -> Pairs:
+    """Adds numbers to ids that are taken: scene `a` with photo `sparse-1` can give those of `a-sparse` with `1`."""
+    return {unused_name(name, taken): entry for name, entry in pairs.items()}
 
 
 def read_json(file: Path) -> Any:

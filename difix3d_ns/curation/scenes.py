@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from difix3d_ns.curation.start_points import StartPoints
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import distinct_names, path_here, photo_names, without_parent_steps
+from difix3d_ns.files import distinct_names, path_here, photo_names, unused_name, without_parent_steps
 from difix3d_ns.images.scene_formats import WHAT_A_SCENE_IS, format_of
 
 PATHS_IN_FRAME = ("file_path", "mask_path", "depth_file_path")
@@ -125,7 +124,7 @@ def with_distinct_names(scenes: Sequence[Scene], taken: Mapping[str, str] | None
     used = set(taken)
     renamed = []
     for scene, path in zip(scenes, paths, strict=True):
-        name = kept.get(scene.location) or _unused(name_of[path], used)
+        name = kept.get(scene.location) or unused_name(name_of[path], used)
         used.add(name)
         renamed.append(replace(scene, name=name))
     return renamed
@@ -138,12 +137,6 @@ def _with_absolute_paths(frame: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute(path: str, folder: Path) -> str:
     return str(without_parent_steps(folder / path_here(path, folder)))
-
-
-def _unused(name: str, used: Container[str]) -> str:
-    """The name, with the first number from 2 on that makes it a new one if it is in use."""
-    numbered = (f"{name}-{number}" for number in count(2))
-    return next(each for each in chain([name], numbered) if each not in used)
 
 
 def _name(file: Path) -> str:

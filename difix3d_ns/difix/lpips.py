@@ -59,6 +59,11 @@ def fault_of_backbone(backbone: LpipsBackbone) -> str:
     return "is not cached and cannot be downloaded now"
 
 
+def remedy_of_backbone(backbone: LpipsBackbone) -> str:
+    """What helps after `load_lpips` gave None, as a clause; empty if only a connection does."""
+    return "delete it, so that it is downloaded again" if lpips_backbone_cached(backbone) else ""
+
+
 def cached_backbone(backbone: LpipsBackbone) -> Path:
     """Where torchvision keeps a network that it has downloaded."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(backbone_url(backbone)).name

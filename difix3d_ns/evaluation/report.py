@@ -50,14 +50,14 @@ def evaluate(config: EvaluateConfig) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yields a new or empty folder; after an error, restores it to what it was.
+    """Yields a new or empty folder; after an error, restores it to what it was, and removes the parents that it made.
 
     Raises:
         Difix3DError: the folder has contents, is a file, or cannot be read or made.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        existed = folder.is_dir()
-        if existed and any(folder.iterdir()):
+        if folder.is_dir() and any(folder.iterdir()):
             raise Difix3DError(
                 f"the output folder {folder} is not empty: give a new one, because nothing is overwritten."
             )
@@ -71,8 +71,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         for path in list(folder.iterdir()):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not existed:
-            folder.rmdir()
+        for path in made:
+            path.rmdir()
         raise
 
 

@@ -12,7 +12,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import ssim
 from torch import Tensor
 
-from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, lpips_backbone_cached
+from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, remedy_of_backbone
 
 
 class ImageMetrics:
@@ -66,10 +66,10 @@ class ImageMetrics:
             self._lpips_looked_for = True
             self._lpips = load_lpips("alex")
             if self._lpips is None:
-                remedy = "; delete it, so that it is downloaded again" if lpips_backbone_cached("alex") else ""
-                CONSOLE.print(
-                    f"LPIPS is left out of the metrics: torchvision's AlexNet {fault_of_backbone('alex')}{remedy}."
+                clauses = filter(
+                    None, (f"torchvision's AlexNet {fault_of_backbone('alex')}", remedy_of_backbone("alex"))
                 )
+                CONSOLE.print(f"LPIPS is left out of the metrics: {'; '.join(clauses)}.", markup=False)
         return None if self._lpips is None else self._lpips.to(device)
 
 

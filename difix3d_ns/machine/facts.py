@@ -142,17 +142,14 @@ def _kernels_fact(machine: Machine) -> Fact:
     return Fact("gsplat's kernels", value, kernels.gap.remedy if kernels.gap and needed else "")
 
 
-def network_facts(
-    device_type: str, resolve: Callable[..., Any] | None = None, lpips: tuple[bool, bool] | None = None
-) -> list[Fact]:
+def network_facts(device_type: str, resolve: Callable[..., Any] | None = None, lpips: Fact | None = None) -> list[Fact]:
     """Which Difix network the setting `auto` uses, its licence, and whether LPIPS can be measured.
 
     Args:
         device_type: `cuda` or `cpu`, where the network would run.
         resolve: as `resolve_difix`.
-        lpips: whether AlexNet is cached, and whether it is cached or can be downloaded.
+        lpips: as `lpips_fact`.
     """
-    from difix3d_ns.difix.lpips import lpips_backbone_available, lpips_backbone_cached
     from difix3d_ns.difix.resolve import PUBLISHED_MODEL, resolve_difix
 
     # Asked for CUDA on every machine, so that the answer says whether the published weights are cached or reachable.
@@ -162,13 +159,31 @@ def network_facts(
     if has_published and device_type != "cuda":
         value += "; on the CPU, auto uses the embedded network"
     remedy = "" if has_published else f"on a machine with a connection, hf download {PUBLISHED_MODEL}"
-    cached, available = lpips or (lpips_backbone_cached("alex"), lpips_backbone_available("alex"))
-    lpips_value = "AlexNet is cached" if cached else "AlexNet, to be downloaded" if available else "AlexNet is missing"
     return [
         Fact("Difix network", value, remedy),
         Fact("Difix licence", f"{PUBLISHED_MODEL}: non-commercial, and the terms of SD-Turbo; embedded: MIT"),
-        Fact("LPIPS network", lpips_value, "" if available else "connect once; without it, metrics have no LPIPS"),
+        lpips or lpips_fact(),
     ]
+
+
+def lpips_fact() -> Fact:
+    """Whether LPIPS can be measured, by loading its network if that is cached."""
+    from difix3d_ns.difix.lpips import (
+        fault_of_backbone,
+        load_lpips,
+        lpips_backbone_available,
+        lpips_backbone_cached,
+        remedy_of_backbone,
+    )
+
+    name, needed = "LPIPS network", "without it, metrics have no LPIPS"
+    if not lpips_backbone_cached("alex"):
+        available = lpips_backbone_available("alex")
+        value = "AlexNet, to be downloaded" if available else "AlexNet is missing"
+        return Fact(name, value, "" if available else f"connect once; {needed}")
+    if load_lpips("alex") is None:
+        return Fact(name, f"AlexNet {fault_of_backbone('alex')}", f"{remedy_of_backbone('alex')}; {needed}")
+    return Fact(name, "AlexNet is cached")
 
 
 def ffmpeg_fact(environ: Mapping[str, str] = os.environ, run: Run = output_of) -> Fact:

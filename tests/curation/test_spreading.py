@@ -93,6 +93,29 @@ def test_pairs_that_do_not_say_their_scene_are_refused_and_kept(banana: Path, tm
     assert read_json(file) == earlier and "a" not in read_json(tmp_path / PAIRS_FILE)["train"]
 
 
+@pytest.mark.parametrize("content", ["", "half", "[]", '{"a": 1}', '{"a": {"image": "a.png"}}'])
+def test_damaged_pairs_of_a_job_are_named_and_kept(banana: Path, tmp_path: Path, done: list[str], content: str) -> None:
+    file = tmp_path / "banana-biased3" / "sparse" / PAIRS_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(Difix3DError, match=rf"{file} is damaged: delete its folder"):
+        curate(CurateConfig(tmp_path, (banana,), ("sparse", "underfit")))
+    assert done == ["banana-biased3, underfit"]
+    assert file.read_text() == content and len(read_json(tmp_path / PAIRS_FILE)["train"]) == 2
+
+
+def test_pairs_of_two_scenes_with_equal_ids_are_all_listed(banana: Path, tmp_path: Path, done: list[str]) -> None:
+    scenes = [Path(shutil.copytree(banana.parent, tmp_path / name)) for name in ("first", "second")]
+    curate(CurateConfig(tmp_path / "out", tuple(scenes), ("sparse",)))
+    for scene in scenes:
+        file = tmp_path / "out" / scene.name / "sparse" / PAIRS_FILE
+        write_json({key.removeprefix(f"{scene.name}-"): entry for key, entry in read_json(file).items()}, file)
+    curate(CurateConfig(tmp_path / "out", tuple(scenes), ("sparse",)))
+    pairs = read_json(tmp_path / "out" / PAIRS_FILE)["train"]
+    assert len(pairs) == 4
+    assert {entry["how"]["scene_path"] for entry in pairs.values()} == {str(s / "transforms.json") for s in scenes}
+
+
 def test_what_cannot_be_done_is_reported_before_any_training(
     edit_transforms, tmp_path: Path, done: list[str], capsys
 ) -> None:

@@ -186,12 +186,12 @@ def test_an_evaluation_that_fails_leaves_nothing_behind(paint: PaintFolder, tmp_
     # The header is intact, so the fault shows only when the pixels are read, after other views were written.
     whole = (renders / "c.png").read_bytes()
     (renders / "c.png").write_bytes(whole[: len(whole) // 2])
-    out = tmp_path / "out"
+    out = tmp_path / "parent" / "out"
     if existed:
-        out.mkdir()
+        out.mkdir(parents=True)
     with pytest.raises(Difix3DError, match=r"c\.png cannot be read"):
         evaluate(EvaluateConfig(out, renders=renders, photos=photos))
-    assert list(out.iterdir()) == [] if existed else not out.exists()
+    assert list(out.iterdir()) == [] if existed else not out.parent.exists()
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import io
+import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
+import torchvision
 from machine.machines import BLIND_TORCH, CPU_TORCH, NEW_DRIVER, OLD_DRIVER, TORCH, Computer, complete, machine, seeing
 from rich.console import Console
 
 from difix3d_ns.cli import main
+from difix3d_ns.difix.lpips import cached_backbone
 from difix3d_ns.difix.resolve import PUBLISHED_MODEL, ResolvedDifix
-from difix3d_ns.machine.facts import Fact, Machine, facts, ffmpeg_fact, network_facts, print_facts
+from difix3d_ns.machine.facts import Fact, Machine, facts, ffmpeg_fact, lpips_fact, network_facts, print_facts
 from difix3d_ns.machine.starting import cpu_remarks, cuda_fault, cuda_remarks
 
 RESOLVED = ResolvedDifix(PUBLISHED_MODEL, PUBLISHED_MODEL, None, f"{PUBLISHED_MODEL} from the local cache.")
+
+LPIPS = Fact("LPIPS network", "AlexNet is cached")
 
 
 def rows(of: Machine) -> dict[str, Fact]:
@@ -111,19 +119,32 @@ def test_a_gpu_that_torch_has_no_kernels_for(tmp_path: Path) -> None:
 
 
 def test_the_networks() -> None:
-    difix, licence, lpips = network_facts("cuda", lambda *_: RESOLVED, lpips=(True, True))
+    difix, licence, lpips = network_facts("cuda", lambda *_: RESOLVED, lpips=LPIPS)
     assert (difix.value, difix.remedy) == ("nvidia/difix_ref from the local cache", "")
     assert "non-commercial" in licence.value
-    assert (lpips.value, lpips.remedy) == ("AlexNet is cached", "")
+    assert lpips == LPIPS
     assert "on the CPU, auto uses the embedded network" in network_facts("cpu", lambda *_: RESOLVED)[0].value
 
 
 def test_missing_networks_come_with_remedies() -> None:
     embedded = ResolvedDifix("embedded", "x", None, "the embedded small network, as it cannot be downloaded now.")
-    difix, _, lpips = network_facts("cuda", lambda *_: embedded, lpips=(False, False))
+    difix, _, _ = network_facts("cuda", lambda *_: embedded, lpips=LPIPS)
     assert "hf download nvidia/difix_ref" in difix.remedy
-    assert (lpips.value, lpips.remedy != "") == ("AlexNet is missing", True)
-    assert network_facts("cuda", lambda *_: embedded, lpips=(False, True))[2].value == "AlexNet, to be downloaded"
+
+
+def test_the_network_of_lpips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    file = cached_backbone("alex")
+    file.parent.mkdir()
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: nullcontext())
+    assert (lpips_fact().value, lpips_fact().remedy) == ("AlexNet, to be downloaded", "")
+    monkeypatch.setattr(urllib.request, "urlopen", Mock(side_effect=OSError))
+    assert (lpips_fact().value, lpips_fact().remedy != "") == ("AlexNet is missing", True)
+    file.write_bytes(b"half a download")
+    assert lpips_fact().value == f"AlexNet at {file} is damaged"
+    assert lpips_fact().remedy.startswith("delete it")
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), file)
+    assert lpips_fact() == LPIPS
 
 
 def test_ffmpeg(tmp_path: Path) -> None:

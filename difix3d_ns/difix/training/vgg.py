@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError, reason_of, refuse_full_memory
-from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, lpips_backbone_cached
+from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, remedy_of_backbone
 from difix3d_ns.difix.training.train_options import LossConfig
 
 VGG_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -148,18 +148,18 @@ def load_perceptual(config: LossConfig) -> tuple[PerceptualLoss | None, str]:
         if lpips is not None:
             return PerceptualLoss(VggFeatures.from_torchvision(), lpips), "LPIPS and Gram on torchvision's VGG-16."
         if config.backbone == "torchvision":
-            remedy = "delete it, so that it is downloaded again, or " if lpips_backbone_cached("vgg") else ""
-            raise DifixError(
-                f"torchvision's VGG-16 {fault_of_backbone('vgg')}: {remedy}choose another --loss.backbone."
-            )
+            remedies = [remedy for remedy in (remedy_of_backbone("vgg"), "choose another --loss.backbone") if remedy]
+            raise DifixError(f"torchvision's VGG-16 {fault_of_backbone('vgg')}: {', or '.join(remedies)}.")
     elif config.vgg_weights is None:
         raise DifixError(
             "--loss.backbone file needs --loss.vgg-weights: give a file with the weights of VGG-16, or choose another "
             "--loss.backbone."
         )
-    unusable = "" if config.backbone == "file" else f"torchvision's {fault_of_backbone('vgg')}"
+    unusable = ""
+    if config.backbone != "file":
+        unusable = "; ".join(filter(None, (f"torchvision's {fault_of_backbone('vgg')}", remedy_of_backbone("vgg"))))
     if config.vgg_weights is None:
-        return None, f"No VGG-16: {unusable}, and --loss.vgg-weights is not set."
+        return None, f"No VGG-16: --loss.vgg-weights is not set, and {unusable}."
     why = unusable and f" ({unusable})"
     used = f"VGG perceptual distance, which is not LPIPS, and Gram on {config.vgg_weights}{why}."
     return PerceptualLoss(VggFeatures.from_file(config.vgg_weights)), used

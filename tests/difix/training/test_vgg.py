@@ -110,7 +110,7 @@ def test_without_torchvisions_network_the_file_is_used_under_another_name(vgg_we
 def test_without_any_vgg_one_sentence_says_why() -> None:
     assert load_perceptual(LossConfig()) == (
         None,
-        "No VGG-16: torchvision's is not cached and cannot be downloaded now, and --loss.vgg-weights is not set.",
+        "No VGG-16: --loss.vgg-weights is not set, and torchvision's is not cached and cannot be downloaded now.",
     )
     with pytest.raises(DifixError, match=r"--loss\.backbone file needs --loss\.vgg-weights"):
         load_perceptual(LossConfig(backbone="file"))
@@ -126,7 +126,8 @@ def test_a_damaged_cached_network_is_not_called_missing(tmp_path: Path, monkeypa
     file.write_bytes(b"half a download")
     assert load_perceptual(LossConfig()) == (
         None,
-        f"No VGG-16: torchvision's at {file} is damaged, and --loss.vgg-weights is not set.",
+        f"No VGG-16: --loss.vgg-weights is not set, and torchvision's at {file} is damaged; delete it, so that it is "
+        "downloaded again.",
     )
     with pytest.raises(DifixError, match=r"VGG-16 at .*\.pth is damaged: delete it, so that it is downloaded again"):
         load_perceptual(LossConfig(backbone="torchvision"))
