@@ -41,6 +41,6 @@ def warn(fault: str, consequence: str) -> None:
         fault: a sentence that says what is wrong and where.
         consequence: a sentence that says what happens next.
     """
-    from nerfstudio.utils.rich_utils import CONSOLE  # imported late: commands without nerfstudio load this module
+    from difix3d_ns.printing import say  # imported late: commands without nerfstudio load this module
 
-    CONSOLE.print(f"{fault[0].upper()}{fault[1:]} {consequence}", style="bold yellow", markup=False)
+    say(f"{fault[0].upper()}{fault[1:]} {consequence}", style="bold yellow")

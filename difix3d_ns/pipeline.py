@@ -10,7 +10,6 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import spread_indices
@@ -21,6 +20,7 @@ from difix3d_ns.fixing.enhancer import Gaussians
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
 from difix3d_ns.model import VIEWER_BACKGROUND, Difix3DModel, Difix3DModelConfig
 from difix3d_ns.novel_views.few_photos import are_few, mean_color
+from difix3d_ns.printing import say
 from difix3d_ns.resuming.optimizers import reattach_optimizers
 from difix3d_ns.resuming.starts import Start, require_gaussians, require_same_modules
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians, means_and_opacities
@@ -123,7 +123,7 @@ class Difix3DPipeline(NovelViewPipeline):
         removal = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], remove, iters=remaining)
         if not remaining:
             return callbacks
-        CONSOLE.print(f"Until step {max(steps)}, Gaussians that lie over novel views like fog are removed.")
+        say(f"Until step {max(steps)}, Gaussians that lie over novel views like fog are removed.")
         return [removal, *callbacks]
 
     def _novel_view_background(self) -> Float[Tensor, "3"] | None:
@@ -178,7 +178,7 @@ class Difix3DPipeline(NovelViewPipeline):
             reason = f"{num_photos} training photos are few"
             if not are_few(self.config.few_photos, num_photos):
                 reason = f"Novel views go far from the {num_photos} training photos, so these count as few"
-            CONSOLE.print(f"{reason}: each step {_in_words(measures)}. --pipeline.few-photos no trains without this.")
+            say(f"{reason}: each step {_in_words(measures)}. --pipeline.few-photos no trains without this.")
 
     def _place_gaussians(self, run_folder: Path) -> None:
         """Places the first Gaussians at points that are found in the photos, if the config asks for it."""

@@ -15,13 +15,13 @@ from filelock import FileLock, Timeout
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import comms
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from difix3d_ns.difix.errors import first_line
 from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, warn
 from difix3d_ns.machine.facts import read_machine
 from difix3d_ns.machine.starting import cpu_remarks, require_one_process
+from difix3d_ns.printing import say
 from difix3d_ns.resuming.checkpoints import (
     checkpoint_file,
     explained_misfit,
@@ -110,7 +110,7 @@ class Difix3DTrainer(Trainer):
             self._lock = _lock_folder(self.base_dir) if comms.is_main_process() else None
         if self.config.machine.device_type == "cpu" and comms.is_main_process():
             for remark in cpu_remarks(read_machine("cpu"), self.config.method_name):
-                CONSOLE.print(remark, style="bold yellow", markup=False, soft_wrap=True)
+                say(remark, style="bold yellow")
         super().setup(test_mode)
 
     def train(self) -> None:

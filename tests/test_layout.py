@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "difix3d_ns"
 
 FLOORS = (
-    {"difix", "options", "progress", "rasterization"},
+    {"difix", "options", "printing", "progress", "rasterization"},
     {"errors"},
     {"cameras", "files", "machine", "pseudo_views"},
     {"images", "resuming", "splats", "vetting", "videos"},

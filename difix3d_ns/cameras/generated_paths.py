@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.camera_utils import get_interpolated_poses_many
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from difix3d_ns.cameras.poses import k_nearest_poses, scene_radius
+from difix3d_ns.printing import say
 
 NUM_NEIGHBOURS = 2
 """Neighbours of each photo that `interpolated_poses` connects it to."""
@@ -225,10 +225,9 @@ def most_frequent_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     counts = Counter(sizes)
     (width, height), count = counts.most_common(1)[0]
     if len(counts) > 1:
-        CONSOLE.print(
+        say(
             f"The photos have {len(counts)} sizes: frames are {width} x {height}, like {count} of the {len(sizes)} "
             "photos.",
-            markup=False,
         )
     return width, height
 

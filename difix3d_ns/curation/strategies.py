@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import Pairs, pair_entry
@@ -18,6 +17,7 @@ from difix3d_ns.curation.shifted_paths import photographed_from_aside
 from difix3d_ns.curation.splits import Split, split_for
 from difix3d_ns.curation.training import TrainingSettings, train_splat
 from difix3d_ns.curation.views import PhotoView, photo_views, render, save_picture, with_masked_pixels_of_photo
+from difix3d_ns.printing import say
 
 UNDERFIT_FRACTIONS = (0.25, 0.5, 0.75)
 """Fractions of a complete training after which an underfitted model is rendered."""
@@ -147,5 +147,5 @@ def _render_pairs(
             **facts,
         }
         pairs[f"{task.scene.name}-{task.strategy}-{name}-{step}"] = pair_entry(image, view.picture, reference, how)
-    CONSOLE.print(f"{task.scene.name}, {task.strategy}: rendered {len(pairs)} views at step {step}.", markup=False)
+    say(f"{task.scene.name}, {task.strategy}: rendered {len(pairs)} views at step {step}.")
     return pairs

@@ -18,11 +18,11 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.curation.start_points import StartPoints
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.pipeline import Difix3DPipelineConfig
+from difix3d_ns.printing import say
 
 Snapshot = Callable[[VanillaPipeline, int], None]
 """Called with a partly trained pipeline and the number of steps that it was trained for."""
@@ -111,7 +111,7 @@ def _train(
 
     steps = tuple(snapshot - 1 for snapshot in snapshots)
     num_photos = len(transforms["train_filenames"])
-    CONSOLE.print(f"Training {settings.method} on {num_photos} photos for {config.max_num_iterations} steps.")
+    say(f"Training {settings.method} on {num_photos} photos for {config.max_num_iterations} steps.")
     trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], call, iters=steps))
     trainer.train()
 

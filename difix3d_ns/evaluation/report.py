@@ -22,6 +22,7 @@ from difix3d_ns.evaluation.picture_folders import write_picture
 from difix3d_ns.evaluation.views import ENHANCED, KINDS, PHOTO, RAW, Source, View
 from difix3d_ns.files import telling_errors, write_whole
 from difix3d_ns.images.metrics import ImageMetrics
+from difix3d_ns.printing import say
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.videos.flicker import FlickerMeter
 
@@ -45,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> None:
         write_whole(folder / METRICS_FILE, json.dumps(report, indent=1, allow_nan=False).encode())
         write_whole(folder / PAGE_FILE, page_of(report).encode())
     _print_means(report)
-    CONSOLE.print(f"Open {config.output_dir / PAGE_FILE} in a browser.", soft_wrap=True, markup=False)
+    say(f"Open {config.output_dir / PAGE_FILE} in a browser.")
 
 
 @contextmanager

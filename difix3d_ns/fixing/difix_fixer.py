@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixMemoryError, is_full_memory
 from difix3d_ns.difix.resolve import resolve_difix
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.stopping import stoppable
+from difix3d_ns.printing import say
 
 if TYPE_CHECKING:
     from difix3d_ns.difix.pipeline import DifixPipeline
@@ -154,5 +154,5 @@ def load_network(config: DifixConfig, device: torch.device) -> DifixPipeline:
         network.compile()
     seconds = time.perf_counter() - started
     number_format = str(dtype).removeprefix("torch.")
-    CONSOLE.print(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {device}).", markup=False)
+    say(f"Difix: loaded {choice.name} in {seconds:.1f} s ({number_format}, {device}).")
     return network

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.difix.errors import DifixMemoryError, first_sentence, is_full_memory, reason_of, refuse_full_memory
@@ -18,6 +17,7 @@ from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig, choose_references
 from difix3d_ns.fixing.unseen import UnseenClearing
 from difix3d_ns.images.photos import READING_ERRORS, read_photo
+from difix3d_ns.printing import say
 
 Gaussians = Callable[[], tuple[Float[Tensor, "num_gaussians 3"], Float[Tensor, "num_gaussians"]]]
 """Returns the current centres of the Gaussians and their opacities in [0, 1]."""
@@ -306,5 +306,5 @@ class RenderEnhancer:
     def _report(self, fault: str) -> None:
         """Prints a fault that leaves frames without reference, the first time."""
         if not self._has_warned:
-            CONSOLE.print(f"Difix: {fault}", markup=False)
+            say(f"Difix: {fault}")
         self._has_warned = True

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
@@ -16,6 +15,7 @@ from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspec
 from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.fixing.aligning import Outputs, RenderedSplat
 from difix3d_ns.images.photos import READING_ERRORS
+from difix3d_ns.printing import say
 from difix3d_ns.splats.floaters import Coverage, floaters_in_view, largest_coverage
 
 
@@ -105,6 +105,6 @@ class UnseenClearing:
             mask = getattr(self._dataset, "mask", lambda index: None)(index)
         except READING_ERRORS as error:  # as without its photo, rendering goes on
             refuse_full_memory(error)
-            CONSOLE.print(f"Difix: {reason_of(error)}: all of its photo counts as valid.", markup=False)
+            say(f"Difix: {reason_of(error)}: all of its photo counts as valid.")
             mask = None
         return for_lookup(alignment_view(outputs["rgb"], camera, outputs["depth"], outputs["accumulation"], mask))

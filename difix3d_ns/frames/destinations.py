@@ -11,8 +11,9 @@ from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, VIDEO_OUTPUTS, distinct_names
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.picture_files import LARGEST_SIDES
-from difix3d_ns.frames.sinks import PictureSink, Sink, VideoSink
+from difix3d_ns.frames.sinks import PictureSink, Sink
 from difix3d_ns.frames.sources import PictureSource, Source, VideoSource, frame_rate
+from difix3d_ns.frames.video_sink import VideoSink
 
 if TYPE_CHECKING:
     from difix3d_ns.videos.encodings import Encoding

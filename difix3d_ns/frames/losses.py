@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from difix3d_ns.frames.enhance_options import EnhanceConfig
 from difix3d_ns.frames.picture_files import DEEP_FORMATS, NO_ALPHA_FORMATS, FileKind
-from difix3d_ns.frames.sinks import PictureSink, Sink, VideoSink
+from difix3d_ns.frames.sinks import PictureSink, Sink
 from difix3d_ns.frames.sources import PictureSource, Source, VideoSource
+from difix3d_ns.frames.video_sink import VideoSink
 
 if TYPE_CHECKING:
     from difix3d_ns.videos.reader import VideoReader

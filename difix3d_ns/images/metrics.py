@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.utils.rich_utils import CONSOLE
 from pytorch_msssim import ssim
 from torch import Tensor
 
 from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, remedy_of_backbone
+from difix3d_ns.printing import say
 
 
 class ImageMetrics:
@@ -69,7 +69,7 @@ class ImageMetrics:
                 clauses = filter(
                     None, (f"torchvision's AlexNet {fault_of_backbone('alex')}", remedy_of_backbone("alex"))
                 )
-                CONSOLE.print(f"LPIPS is left out of the metrics: {'; '.join(clauses)}.", markup=False)
+                say(f"LPIPS is left out of the metrics: {'; '.join(clauses)}.")
         return None if self._lpips is None else self._lpips.to(device)
 
 

@@ -14,7 +14,6 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
@@ -33,6 +32,7 @@ from difix3d_ns.methods.datamanager import NovelViewDataManager
 from difix3d_ns.novel_views.few_photos import are_few, are_remote
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.novel_views.targets import target_cameras
+from difix3d_ns.printing import say
 from difix3d_ns.resuming.checkpoints import explained_misfit
 from difix3d_ns.resuming.run_record import RunRecord
 from difix3d_ns.resuming.starts import Start, require_same_frame, revision_of_earlier_run, start_of_run
@@ -237,7 +237,7 @@ class NovelViewPipeline(VanillaPipeline):
             require_same_frame(start, parsed.dataparser_transform, parsed.dataparser_scale)
             if start.step > 0:
                 remark = self._remark_on(start) if start.origin == start.step else ""
-                CONSOLE.print(f"{start} {remark}".rstrip(), markup=False)
+                say(f"{start} {remark}".rstrip())
             if self.config.fix_novel_views:
                 callbacks += self._start_loop(trainer, start)
             start.save(Path(trainer.base_dir), self._record(trainer))
@@ -267,7 +267,7 @@ class NovelViewPipeline(VanillaPipeline):
         )
         if loop.schedule.steps:
             self._settle_on_network(trainer, start)
-        CONSOLE.print(loop.describe())
+        say(loop.describe())
         newest = self.datamanager.pseudo_views.newest
         certain = tuple(step for step in loop.schedule.steps if step not in loop.schedule.early)
         self._training_panel.start(certain, len(loop.walk), loop.walk.num_arrived, newest)
@@ -294,7 +294,7 @@ class NovelViewPipeline(VanillaPipeline):
         if config.revision is None and start.run_folder is not None:
             self.fixer.config = replace(config, revision=revision_of_earlier_run(start, self.fixer.resolve().name))
         choice = self.fixer.fetch()
-        CONSOLE.print(f"Difix: {choice.reason}", markup=False)
+        say(f"Difix: {choice.reason}")
         if (choice.name, choice.revision) != (config.model, config.revision):
             self.config.difix = self.fixer.config = replace(config, model=choice.name, revision=choice.revision)
             trainer.config.save_config()
@@ -347,4 +347,4 @@ def _require_cuda(needs_gsplat: bool) -> None:
     if fault is not None:
         raise Difix3DError(fault)
     for remark in cuda_remarks(machine, needs_gsplat):
-        CONSOLE.print(remark, style="bold yellow", markup=False, soft_wrap=True)
+        say(remark, style="bold yellow")

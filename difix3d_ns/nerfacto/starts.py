@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.options import option_name
+from difix3d_ns.printing import say
 from difix3d_ns.resuming.run_record import settings_in_config
 
 PREFIX = "--pipeline.model."
@@ -102,7 +102,7 @@ def take_settings_of_earlier_run(trainer: Any, default: Any) -> None:
     run_folder = Path(checkpoints).absolute().parent
     taken = take_settings(trainer.pipeline.model, default, run_folder)
     if taken:
-        CONSOLE.print(f"Model settings of {run_folder / 'config.yml'}: {', '.join(taken)}", markup=False)
+        say(f"Model settings of {run_folder / 'config.yml'}: {', '.join(taken)}")
         trainer.save_config()
 
 

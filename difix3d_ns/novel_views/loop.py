@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError, warn
@@ -22,6 +21,7 @@ from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_ste
 from difix3d_ns.novel_views.targets import TargetConfig
 from difix3d_ns.novel_views.training_views import TrainingViews
 from difix3d_ns.novel_views.walk import NovelViewWalk
+from difix3d_ns.printing import say
 from difix3d_ns.pseudo_views.files import saved_sets
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
 from difix3d_ns.resuming.starts import Start
@@ -191,7 +191,7 @@ class NovelViewLoop:
         self.reliability = reliability
         clean = on_request or self._may_clean(step, reliability)
         if not clean and not self.few_photos:
-            CONSOLE.print(f"Step {step}: no early fix, as {self._doubt(tested)}.")
+            say(f"Step {step}: no early fix, as {self._doubt(tested)}.")
             return
         for observer in self._observers:
             observer.fix_starts(step)
@@ -201,7 +201,7 @@ class NovelViewLoop:
         seconds = time.perf_counter() - started
         when = f"Step {step}, on request" if on_request else f"Step {step}"
         what = describe(views, self.walk.num_arrived, tested, None if clean else self._doubt(tested))
-        CONSOLE.print(f"{when}: {what} in {seconds:.1f} s: {timer}.")
+        say(f"{when}: {what} in {seconds:.1f} s: {timer}.")
         for observer in self._observers:
             observer.fix_ended(views, on_request, self.walk.num_arrived, seconds)
 
@@ -232,7 +232,7 @@ class NovelViewLoop:
         if self._bank.restore(earlier, start.step - 1, own):
             self.walk.go_on_from(self._bank.camera_to_worlds())
             self.reliability = max((view.reliability for view in self._bank.views), default=0.0)
-            CONSOLE.print(f"Resumed with {len(self._bank)} pseudo views fixed at step {self._bank.step}.")
+            say(f"Resumed with {len(self._bank)} pseudo views fixed at step {self._bank.step}.")
         elif saved_sets(earlier) and any(step < start.step for step in self.schedule.certain):
             warn(
                 f"{earlier} holds no novel views that were fixed before step {start.step}.",

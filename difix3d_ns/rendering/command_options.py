@@ -9,12 +9,12 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModelConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.given_settings import require_used_difix, require_used_references
 from difix3d_ns.nerfacto.model import Difix3DNerfactoModelConfig
 from difix3d_ns.options import given_settings, option_name
+from difix3d_ns.printing import say
 from difix3d_ns.rendering.loading import RunOptions, load_run
 from difix3d_ns.rendering.output_pictures import PictureOptions, require_used_picture_options
 from difix3d_ns.rendering.runs import ENHANCED, Run
@@ -66,7 +66,7 @@ def load_for(
             "or give --difix.use-reference True."
         )
     if is_enhanced(command):
-        CONSOLE.print(f"Difix: {fixer.resolve().reason}", markup=False)
+        say(f"Difix: {fixer.resolve().reason}")
         fixer.load()
         if not follows and run.enhancer.aligns_references():
             _require_no_choice(references)
@@ -96,7 +96,7 @@ def _report_clearing(run: Run, given: bool | None) -> None:
             "it out."
         )
     if given is None and clears:
-        CONSOLE.print(
+        say(
             "Enhanced frames show neither fog nor sharp guesses where no photo looks; --clear-unseen False leaves both."
         )
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import names_below_common_folder, write_whole
 from difix3d_ns.images.photos import READING_ERRORS, over
+from difix3d_ns.printing import say
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names, require_used_colormap
 from difix3d_ns.rendering.runs import ENHANCED, Outputs, Run
@@ -77,9 +77,8 @@ def render_dataset(run: Run, options: DatasetOptions) -> None:
                 "--split."
             )
         _render_split(run, dataset, split, options)
-        CONSOLE.print(
+        say(
             f"Rendered {len(dataset)} views in {time.perf_counter() - started:.1f} s: {options.output_path / split}",
-            markup=False,
         )
 
 

@@ -16,7 +16,6 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.scripts.render import CropData
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import scene_radius
@@ -30,6 +29,7 @@ from difix3d_ns.images.backgrounds import background_color
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, photo_dataset, read_photo
 from difix3d_ns.images.scene_checks import unreadable_scene
 from difix3d_ns.nerfacto.model import Difix3DNerfactoModel
+from difix3d_ns.printing import say
 from difix3d_ns.rendering.crop import background_of
 from difix3d_ns.splats.gaussians import means_and_opacities
 from difix3d_ns.vetting.color_matching import match_colors
@@ -141,7 +141,7 @@ class Run:
             return self.dataset(split)
         except Difix3DError as error:
             datamanager: Any = self.pipeline.datamanager
-            CONSOLE.print(f"difix3d: {error} The sizes of its photos are taken from the scene's file.", markup=False)
+            say(f"difix3d: {error} The sizes of its photos are taken from the scene's file.")
             loaded = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
             return self._photos_of(loaded._dataparser_outputs)
 

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.scripts.render import CropData
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import IMAGES, VIDEO_OUTPUTS, VIDEOS, telling_errors, write_whole
+from difix3d_ns.printing import say
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.geometry import frame_geometry
 from difix3d_ns.rendering.nearest_photo import nearest_photo, photo_beside
@@ -152,9 +152,7 @@ def render_trajectory(
     size = run.num_frames_at_once(cameras[:1]) if enhanced and not options.previous_frame_as_reference else 1
     steadiness = steadiness_for(run, options) if enhanced else 0.0
     if options.steadiness is None and steadiness > 0:
-        CONSOLE.print(
-            f"Enhanced frames are steadied with --steadiness {steadiness}; 0 leaves each as the network makes it."
-        )
+        say(f"Enhanced frames are steadied with --steadiness {steadiness}; 0 leaves each as the network makes it.")
     sequences = [EnhancedFrames(run, options, crop, steadiness) for _ in eyes]
     with _writer(options, len(cameras) / seconds) as write, progress_bars() as progress:
         task = progress.add_task("[green]Rendering frames", total=len(cameras))
@@ -170,10 +168,9 @@ def render_trajectory(
                 progress.advance(task)
     if options.output_format == "video" and int(cameras.camera_type[0]) == CameraType.EQUIRECTANGULAR.value:
         mark_as_spherical(options.destination)
-    CONSOLE.print(
+    say(
         f"Rendered {len(cameras)} frames of {int(cameras.width[0])} x {int(cameras.height[0])} in "
         f"{time.perf_counter() - started:.1f} s: {options.destination}",
-        markup=False,
     )
 
 
@@ -255,10 +252,8 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
     yield write
     names = [file.stem for file in options.destination.iterdir() if file.suffix in SUFFIXES.values()]
     if older := [name for name in names if name.isdecimal() and int(name) >= count]:
-        CONSOLE.print(
+        say(
             f"{options.destination} also holds images of an earlier, longer path, from {min(older)} on: {len(older)}.",
-            markup=False,
-            soft_wrap=True,
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from nerfstudio.models.splatfacto import SplatfactoModel
-from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.printing import say
 
 
 def reattach_optimizers(model: SplatfactoModel, optimizers: dict[str, torch.optim.Optimizer]) -> None:
@@ -24,5 +25,5 @@ def reattach_optimizers(model: SplatfactoModel, optimizers: dict[str, torch.opti
             optimizer.state[parameter] = state
             if any(moment.shape[:1] != parameter.shape[:1] for moment in state.values() if moment.dim() > 0):
                 # Moments of another number of Gaussians cannot be assigned to these.
-                CONSOLE.print(f"The optimizer state of {name} does not fit the checkpoint's Gaussians: starting anew.")
+                say(f"The optimizer state of {name} does not fit the checkpoint's Gaussians: starting anew.")
                 optimizer.state.pop(parameter)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import pose_distances, scene_radius
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset
 from difix3d_ns.images.point_clouds import PointCloud, write_point_cloud
 from difix3d_ns.images.scene_checks import unreadable_scene
+from difix3d_ns.printing import say
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.stereo.seen_once import points_seen_once
 from difix3d_ns.stereo.start_points import stereo_start_points
@@ -63,12 +63,12 @@ def place_start_points(
         found = stereo_start_points(views, given, colors, num_wanted, lambda _: bars.advance(bar), generator)
     seconds = time.monotonic() - begin
     if found is None:
-        CONSOLE.print(
+        say(
             f"Start points: the {len(views)} photos do not match each other, so the splat starts from the scene's own "
             f"{len(given)} points or from random ones ({seconds:.0f} s)."
         )
         return None
-    CONSOLE.print(
+    say(
         f"Start points: {len(found.points)} after {seconds:.0f} s, of which {found.num_matched} match between photos, "
         f"{found.num_filled} fill what does not match, and {found.num_given} are the scene's own."
     )
@@ -98,7 +98,7 @@ def add_points_seen_once(
     added, added_colors = points_seen_once(views, given, generator)
     if len(added) <= MIN_ADDED * len(given):
         return None
-    CONSOLE.print(
+    say(
         f"Start points: {len(added)} are added to the scene's {len(given)}, where one photo alone shows the plane that "
         "the points around lie on. --pipeline.start-points.source scene adds none."
     )

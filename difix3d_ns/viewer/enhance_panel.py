@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider, ViewerText
 from torch import Tensor
@@ -20,6 +19,7 @@ from difix3d_ns.difix.errors import DifixError, DifixMemoryError
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.stopping import FixStopped
+from difix3d_ns.printing import say
 from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, frame_is_outdated, plain
 
 ENHANCE_PANEL = "Enhanced output (Difix3D+)"
@@ -217,7 +217,7 @@ class EnhancePanel(ViewerPanel):
         """Shows a problem, and prints it unless it is the same as before."""
         shown = f"**{what}:** {plain(problem)}"
         if shown != self._problem:
-            CONSOLE.print(f"difix3d: {problem}", markup=False)
+            say(f"difix3d: {problem}")
         self._problem = shown
         self._show()
 

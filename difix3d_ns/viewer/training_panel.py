@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
-from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.printing import say
 from difix3d_ns.pseudo_views.views import PseudoViewSet
 from difix3d_ns.viewer.breaks import Breaks
 from difix3d_ns.viewer.frustums import PseudoViewFrustums
@@ -156,7 +156,7 @@ class TrainingPanel(ViewerPanel):
                 fix(step)
             except (Difix3DError, DifixError) as error:  # a fix requested by hand must not end the training
                 self._is_requested = False
-                CONSOLE.print(f"difix3d: {error}", markup=False)
+                say(f"difix3d: {error}")
                 self._show(f"**Not fixed:** {plain(str(error))}")
 
         return [
