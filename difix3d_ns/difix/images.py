@@ -33,7 +33,7 @@ def to_image_list(
         keep_alpha: whether pictures may have a fourth channel, which is kept, also PIL's.
 
     Raises:
-        DifixError: not a picture, no pixels, other than 3 channels, values outside [0, 1], or NaN.
+        DifixError: not a picture, no pixels, other than 3 channels, other whole numbers, values outside [0, 1], or NaN.
     """
     if isinstance(images, (Image.Image, np.ndarray)) or (isinstance(images, Tensor) and images.dim() == 3):
         images = [images]
@@ -64,7 +64,10 @@ def _to_tensor(image: object, what: str, keep_alpha: bool) -> Tensor:
         image = np.asarray(image) if keep_alpha and image.mode == "RGBA" else _pil_to_array(image)
     if not isinstance(image, np.ndarray):
         raise DifixError(f"{what} is a {type(image).__name__}: a PIL image, an array or a tensor is needed.")
-    scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1.0
+    is_whole = np.issubdtype(image.dtype, np.integer)
+    if is_whole and image.dtype not in (np.uint8, np.uint16):  # their largest number says nothing about white
+        raise DifixError(f"{what} is an array of {image.dtype}: convert it to uint8, uint16, or floats from 0 to 1.")
+    scale = np.iinfo(image.dtype).max if is_whole else 1.0
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=-1)
     return torch.from_numpy(np.ascontiguousarray(image.astype(np.float32) / scale)).permute(2, 0, 1)

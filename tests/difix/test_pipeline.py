@@ -130,6 +130,7 @@ def test_gray_alpha_and_16_bit_pictures_become_rgb(tiny: DifixPipeline) -> None:
         ([], "no image is given"),
         (Image.new("RGB", (0, 8)), "no pixels"),
         (np.zeros((8, 8, 4), np.uint8), "three channels"),
+        (np.full((8, 8, 3), 200, np.int64), "an array of int64: convert it to uint8"),
     ],
 )
 def test_what_is_no_picture_is_said(tiny: DifixPipeline, image: object, sentence: str) -> None:
