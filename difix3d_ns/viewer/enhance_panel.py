@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +14,10 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerSlider, ViewerText
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
-from difix3d_ns.difix.errors import DifixError, DifixMemoryError
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError, reason_of
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.stopping import FixStopped
@@ -131,6 +133,11 @@ class EnhancePanel(ViewerPanel):
         except (Difix3DError, DifixError) as error:
             self._report(str(error))
             return render
+        except IOChangeException:  # how the viewer ends a render that is no longer wanted
+            raise
+        except Exception as error:  # a fixer of another package can fail in any way; the viewer would freeze
+            self._report_unexpected(error)
+            return render
         return clean if strength == 1 else render.lerp(clean, strength)
 
     def _clean(
@@ -200,6 +207,8 @@ class EnhancePanel(ViewerPanel):
             self._refuse(fixer, f"there is not enough GPU memory for the network {fixer.config.model}.")
         except (Difix3DError, DifixError) as error:
             self._refuse(fixer, str(error))
+        except Exception as error:  # as the viewer would otherwise load it again at each frame
+            self._refuse(fixer, _described(error))
         else:
             # Without the last frame, nothing keeps a network that was loaded here before in memory.
             self._fixer, self._last, self._problem, self._frame = fixer, None, "", ""
@@ -221,6 +230,13 @@ class EnhancePanel(ViewerPanel):
         self._problem = shown
         self._show()
 
+    def _report_unexpected(self, error: Exception) -> None:
+        """Shows an error that is no sentence for users, and prints its traceback unless it was the last problem."""
+        before = self._problem
+        self._report(_described(error))
+        if self._problem != before:
+            traceback.print_exception(error)
+
     def _show(self, activity: str = "") -> None:
         lines = [activity] if activity else []
         if self._problem:
@@ -229,3 +245,7 @@ class EnhancePanel(ViewerPanel):
             lines.append(f"**{plain(self._fixer.config.model)}** on {plain(str(self._fixer.device))}")
             lines.append(self._frame or HINT)
         self._status.text = "  \n".join(lines)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {reason_of(error)}."

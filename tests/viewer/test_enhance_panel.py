@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from difix.tiny_network import make_tiny
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -198,6 +199,40 @@ def test_a_failed_frame_shows_the_render_and_one_sentence(
     assert capsys.readouterr().out.count("difix3d:") == 1
     assert shown(panel) is not RENDER
     assert sentence not in panel._status.text
+
+
+def test_a_fixer_that_fails_in_its_own_way_does_not_freeze_the_viewer(capsys: pytest.CaptureFixture[str]) -> None:
+    faults: list[Exception] = [ValueError("its own fault"), ValueError("its own fault"), IOChangeException()]
+
+    class Failing:
+        def clean(self, renders: object, references: object, cameras: object) -> list[torch.Tensor]:
+            raise faults.pop(0)
+
+    panel = EnhancePanel(LazyFixer(DifixConfig(), "cpu", Failing()), lambda *_: None)
+    assert shown(panel) is RENDER and shown(panel) is RENDER
+    assert "ValueError: its own fault." in panel._status.text
+    printed = capsys.readouterr()
+    assert printed.out.count("difix3d:") == 1 and printed.err.count("Traceback") == 1
+    with pytest.raises(IOChangeException):
+        shown(panel)
+
+
+def test_a_network_that_fails_to_load_in_its_own_way_is_tried_once(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    def fail(*_: object, **__: object) -> None:
+        attempts.append(1)
+        raise RuntimeError("CUDA error: unknown error")
+
+    monkeypatch.setattr(DifixPipeline, "from_pretrained", fail)
+    panel = EnhancePanel(LazyFixer(DifixConfig(model=str(tiny_folder)), "cpu"), lambda *_: None)
+    for _ in range(3):
+        assert shown(panel) is RENDER
+        finish_loading(panel)
+    assert len(attempts) == 1
+    assert "RuntimeError: CUDA error: unknown error." in panel._status.text
 
 
 @pytest.mark.parametrize("has_reference", [True, False])
