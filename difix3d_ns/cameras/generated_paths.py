@@ -227,7 +227,7 @@ def most_frequent_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     if len(counts) > 1:
         say(
             f"The photos have {len(counts)} sizes: frames are {width} x {height}, like {count} of the {len(sizes)} "
-            "photos.",
+            "photos."
         )
     return width, height
 

@@ -20,7 +20,7 @@ from difix3d_ns.curation.curate_options import CurateConfig, StrategyName
 from difix3d_ns.curation.pairs import (
     PAIRS_FILE,
     Pairs,
-    read_pairs,
+    read_pairs_of_job,
     scene_path_of,
     with_moved_pictures,
     with_scene_path,
@@ -53,7 +53,7 @@ class Job:
 
         A damaged file does not count, and neither do pairs that do not say that they are of this scene.
         """
-        pairs = read_pairs(self.pairs_file(output_dir))
+        pairs = read_pairs_of_job(self.pairs_file(output_dir))
         return pairs if pairs is not None and scene_path_of(pairs) == self.scene.location else None
 
     def pairs_file(self, output_dir: Path) -> Path:
@@ -66,7 +66,7 @@ def scenes_with_pairs(output_dir: Path) -> dict[str, str]:
     scenes = {}
     for strategy in get_args(StrategyName):
         for file in output_dir.glob(f"*/{strategy}/{PAIRS_FILE}"):
-            pairs = read_pairs(file)
+            pairs = read_pairs_of_job(file)
             location = None if pairs is None else scene_path_of(pairs)
             if location is not None:
                 scenes[file.parent.parent.name] = location

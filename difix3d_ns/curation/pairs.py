@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def scene_path_of(pairs: Pairs) -> str | None:
     return next((entry["how"].get(SCENE_PATH) for entry in pairs.values()), None)
 
 
-def read_pairs(file: Path) -> Pairs | None:
+def read_pairs_of_job(file: Path) -> Pairs | None:
     """Reads the pairs of a job; None if the file is damaged."""
     try:
         pairs = read_json(file)
@@ -60,9 +60,12 @@ def with_moved_pictures(pairs: Pairs, folder: Path, moved: Path) -> Pairs:
     return {name: {**entry, **{key: path_after(entry[key]) for key in paths}} for name, entry in pairs.items()}
 
 
-def with_new_ids(pairs: Pairs, taken: Container[str]) -> Pairs:
+def with_new_ids(pairs: Pairs, taken: Iterable[str]) -> Pairs:
     """Adds numbers to ids that are taken: scene `a` with photo `sparse-1` can give those of `a-sparse` with `1`."""
-    return {unused_name(name, taken): entry for name, entry in pairs.items()}
+    renamed: Pairs = {}
+    for name, entry in pairs.items():
+        renamed[unused_name(name, {*taken, *renamed})] = entry
+    return renamed
 
 
 def read_json(file: Path) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from difix3d_ns.curation.contact_sheet import draw_contact_sheet
 from difix3d_ns.curation.curate_options import CurateConfig
 from difix3d_ns.curation.jobs import Job, Outcome, run_jobs_of_scene, scenes_with_pairs
-from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, read_pairs, with_new_ids, write_json
+from difix3d_ns.curation.pairs import PAIRS_FILE, Pairs, read_pairs_of_job, with_new_ids, write_json
 from difix3d_ns.curation.scenes import Scene, read_scene, with_distinct_names
 from difix3d_ns.curation.splits import NotApplicableError, split_for
 from difix3d_ns.errors import Difix3DError
@@ -117,10 +117,10 @@ def _look_at(job: Job, config: CurateConfig) -> Outcome | None:
     pairs = job.pairs(config.output_dir)
     if pairs is not None:
         return Outcome(job.name, len(pairs))
-    if job.pairs_file(config.output_dir).exists():
-        if read_pairs(job.pairs_file(config.output_dir)) is None:
-            damaged = f"{job.pairs_file(config.output_dir)} is damaged: delete its folder to make the pairs again."
-            return Outcome(job.name, failed=damaged)
+    file = job.pairs_file(config.output_dir)
+    if file.exists():
+        if read_pairs_of_job(file) is None:
+            return Outcome(job.name, failed=f"{file} is damaged: delete its folder to make the pairs again.")
         return Outcome(
             job.name,
             failed=f"{config.output_dir} already has pairs of this name, but they do not say that they are of this "

@@ -1,19 +1,31 @@
-"""Downloads from the hub, and gives up if a slow server makes no progress for too long."""
+"""Asks whether servers answer, and downloads from the hub unless a slow server makes no progress for too long."""
 
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import Future
+from http.client import HTTPException
 from pathlib import Path
 from threading import Event, Thread
 
 from difix3d_ns.difix.errors import DifixError
 
+CONNECT_TIMEOUT_SECONDS = 5.0
 PATIENCE_SECONDS = 300.0
 """Time without progress after which a download is given up. The hub's client writes chunks of 10 MB, so anything slower
 than 35 kB/s counts as no progress."""
 SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def answers(url: str) -> bool:
+    """Whether a server has this file and answers within a few seconds."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_TIMEOUT_SECONDS):
+            return True
+    except (OSError, HTTPException, ValueError):  # no answer, not HTTP, or not a URL, as that of a proxy may be
+        return False
 
 
 def download(name: str, commit: str, files: Sequence[str]) -> None:

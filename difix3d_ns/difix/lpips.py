@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-CONNECT_TIMEOUT_SECONDS = 5.0
+from difix3d_ns.difix.download import answers
 
 LpipsBackbone = Literal["alex", "vgg"]
 """AlexNet, which is usual for metrics, or VGG-16, which is usual for losses."""
@@ -39,12 +38,7 @@ def lpips_backbone_available(backbone: LpipsBackbone) -> bool:
     """Whether torchvision's network is cached, or its server answers within a few seconds."""
     if lpips_backbone_cached(backbone):
         return True
-    request = urllib.request.Request(backbone_url(backbone), method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
-            return True
-    except OSError:  # the base class of URLError, HTTPError and time-outs
-        return False
+    return answers(backbone_url(backbone))
 
 
 def lpips_backbone_cached(backbone: LpipsBackbone) -> bool:
@@ -62,6 +56,11 @@ def fault_of_backbone(backbone: LpipsBackbone) -> str:
 def remedy_of_backbone(backbone: LpipsBackbone) -> str:
     """What helps after `load_lpips` gave None, as a clause; empty if only a connection does."""
     return "delete it, so that it is downloaded again" if lpips_backbone_cached(backbone) else ""
+
+
+def fault_and_remedy(backbone: LpipsBackbone) -> str:
+    """`fault_of_backbone` and, if there is one, the remedy."""
+    return "; ".join(filter(None, (fault_of_backbone(backbone), remedy_of_backbone(backbone))))
 
 
 def cached_backbone(backbone: LpipsBackbone) -> Path:

@@ -7,8 +7,7 @@ import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-from difix3d_ns.difix import resolve
-from difix3d_ns.difix.download import download
+from difix3d_ns.difix.download import CONNECT_TIMEOUT_SECONDS, download
 from difix3d_ns.difix.errors import DifixError, abbreviated, first_line
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -70,7 +69,7 @@ def _local_folder(source: str | os.PathLike, revision: str | None) -> Path:
     commit, files = None, []
     try:
         # Asked here first with a time limit: snapshot_download asks the same, but waits for the answer for ever.
-        info = HfApi().model_info(name, revision=revision, timeout=resolve.CONNECT_TIMEOUT_SECONDS)
+        info = HfApi().model_info(name, revision=revision, timeout=CONNECT_TIMEOUT_SECONDS)
         commit, files = info.sha, [sibling.rfilename for sibling in info.siblings or []]
     except Exception as error:  # the hub's client raises many unrelated types
         out_of_reach = error

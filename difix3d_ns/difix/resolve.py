@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
+
+from difix3d_ns.difix.download import answers
 
 EMBEDDED_MODEL = Path(__file__).parent / "weights" / "difix-mini"
 """The small network that comes with the package."""
@@ -17,7 +17,6 @@ EMBEDDED_NAME = "embedded"
 PUBLISHED_MODEL = "nvidia/difix_ref"
 """The published network, which takes a reference view. No commit is pinned. This is safe because only weights and
 settings are downloaded from any revision, are read without running code, and must have the expected keys and shapes."""
-CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,4 @@ def _hub_reachable() -> bool:
         return False
     from huggingface_hub.constants import ENDPOINT
 
-    try:
-        request = urllib.request.Request(f"{ENDPOINT}/{PUBLISHED_MODEL}/resolve/main/model_index.json", method="HEAD")
-        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_SECONDS):
-            return True
-    except (OSError, HTTPException, ValueError):  # no answer, not HTTP, or not a URL
-        return False
+    return answers(f"{ENDPOINT}/{PUBLISHED_MODEL}/resolve/main/model_index.json")

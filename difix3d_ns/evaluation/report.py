@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         Difix3DError: the folder has contents, is a file, or cannot be read or made.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         if folder.is_dir() and any(folder.iterdir()):
             raise Difix3DError(
                 f"the output folder {folder} is not empty: give a new one, because nothing is overwritten."
@@ -72,8 +72,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         for path in list(folder.iterdir()):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in made:
-            path.rmdir()
+        with suppress(OSError):  # another command may use a parent by now
+            for path in made:
+                path.rmdir()
         raise
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from pytorch_msssim import ssim
 from torch import Tensor
 
-from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, remedy_of_backbone
+from difix3d_ns.difix.lpips import fault_and_remedy, load_lpips
 from difix3d_ns.printing import say
 
 
@@ -66,10 +66,7 @@ class ImageMetrics:
             self._lpips_looked_for = True
             self._lpips = load_lpips("alex")
             if self._lpips is None:
-                clauses = filter(
-                    None, (f"torchvision's AlexNet {fault_of_backbone('alex')}", remedy_of_backbone("alex"))
-                )
-                say(f"LPIPS is left out of the metrics: {'; '.join(clauses)}.")
+                say(f"LPIPS is left out of the metrics: torchvision's AlexNet {fault_and_remedy('alex')}.")
         return None if self._lpips is None else self._lpips.to(device)
 
 

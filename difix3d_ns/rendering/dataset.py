@@ -77,9 +77,7 @@ def render_dataset(run: Run, options: DatasetOptions) -> None:
                 "--split."
             )
         _render_split(run, dataset, split, options)
-        say(
-            f"Rendered {len(dataset)} views in {time.perf_counter() - started:.1f} s: {options.output_path / split}",
-        )
+        say(f"Rendered {len(dataset)} views in {time.perf_counter() - started:.1f} s: {options.output_path / split}")
 
 
 def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetOptions) -> None:

@@ -170,7 +170,7 @@ def render_trajectory(
         mark_as_spherical(options.destination)
     say(
         f"Rendered {len(cameras)} frames of {int(cameras.width[0])} x {int(cameras.height[0])} in "
-        f"{time.perf_counter() - started:.1f} s: {options.destination}",
+        f"{time.perf_counter() - started:.1f} s: {options.destination}"
     )
 
 
@@ -252,9 +252,7 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
     yield write
     names = [file.stem for file in options.destination.iterdir() if file.suffix in SUFFIXES.values()]
     if older := [name for name in names if name.isdecimal() and int(name) >= count]:
-        say(
-            f"{options.destination} also holds images of an earlier, longer path, from {min(older)} on: {len(older)}.",
-        )
+        say(f"{options.destination} also holds images of an earlier, longer path, from {min(older)} on: {len(older)}.")
 
 
 def write_picture(

@@ -17,7 +17,7 @@ from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, View
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
-from difix3d_ns.difix.errors import DifixError, DifixMemoryError, reason_of
+from difix3d_ns.difix.errors import DifixError, DifixMemoryError, is_full_memory, reason_of
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.stopping import FixStopped
@@ -27,6 +27,8 @@ from difix3d_ns.viewer.panel import ViewerMarkdown, ViewerPanel, frame_is_outdat
 ENHANCE_PANEL = "Enhanced output (Difix3D+)"
 """The panel's label."""
 HINT = "Choose the output type **rgb\\_enhanced** above, or as the second output of the split screen."
+
+NO_MEMORY = "there is not enough GPU memory to enhance a frame of this size: lower Max res."
 
 ReferenceOf = Callable[
     [LazyFixer, Float[Tensor, "height width 3"], Cameras, Mapping[str, Any]],
@@ -128,7 +130,7 @@ class EnhancePanel(ViewerPanel):
             machine.interrupt_render_flag = False  # otherwise the first frame of the move would be interrupted too
             return render
         except DifixMemoryError:
-            self._report("there is not enough GPU memory to enhance a frame of this size: lower Max res.")
+            self._report(NO_MEMORY)
             return render
         except (Difix3DError, DifixError) as error:
             self._report(str(error))
@@ -136,7 +138,10 @@ class EnhancePanel(ViewerPanel):
         except IOChangeException:  # how the viewer ends a render that is no longer wanted
             raise
         except Exception as error:  # a fixer of another package can fail in any way; the viewer would freeze
-            self._report_unexpected(error)
+            if is_full_memory(error):
+                self._report(NO_MEMORY)
+            else:
+                self._report_unexpected(error)
             return render
         return clean if strength == 1 else render.lerp(clean, strength)
 

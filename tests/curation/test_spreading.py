@@ -13,7 +13,7 @@ import tyro
 
 from difix3d_ns.curation import CurateConfig, curate
 from difix3d_ns.curation.jobs import Job, Outcome
-from difix3d_ns.curation.pairs import PAIRS_FILE, read_json, with_scene_path, write_json
+from difix3d_ns.curation.pairs import PAIRS_FILE, read_json, with_new_ids, with_scene_path, write_json
 from difix3d_ns.curation.training import TrainingSettings, train_splat
 from difix3d_ns.difix.training.pairs import read_pairs
 from difix3d_ns.errors import Difix3DError
@@ -114,6 +114,11 @@ def test_pairs_of_two_scenes_with_equal_ids_are_all_listed(banana: Path, tmp_pat
     pairs = read_json(tmp_path / "out" / PAIRS_FILE)["train"]
     assert len(pairs) == 4
     assert {entry["how"]["scene_path"] for entry in pairs.values()} == {str(s / "transforms.json") for s in scenes}
+
+
+def test_a_new_id_is_not_that_of_another_pair() -> None:
+    pairs = {"a": {"image": "1.png"}, "a-2": {"image": "2.png"}}
+    assert [entry["image"] for entry in with_new_ids(pairs, ["a"]).values()] == ["1.png", "2.png"]
 
 
 def test_what_cannot_be_done_is_reported_before_any_training(

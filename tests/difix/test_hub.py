@@ -16,7 +16,7 @@ import pytest
 import torch
 from difix.tiny_network import make_tiny
 
-from difix3d_ns.difix import download, resolve
+from difix3d_ns.difix import download, network_files
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.resolve import PUBLISHED_MODEL
@@ -135,7 +135,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
-    monkeypatch.setattr(resolve, "CONNECT_TIMEOUT_SECONDS", 1)
+    for module in (download, network_files):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT_SECONDS", 1)
     yield server
     server.close()
 

@@ -37,6 +37,16 @@ def test_a_cached_backbone_is_available_without_a_network(empty_cache: Path, bac
     assert lpips_backbone_available(backbone)
 
 
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "proxy:8080/"])
+def test_without_a_usable_proxy_a_backbone_counts_as_missing(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("TORCH_HOME", str(empty_cache.parents[1]))
+    monkeypatch.setenv("https_proxy", proxy)
+    assert load_lpips("alex") is None
+
+
 def test_a_damaged_cached_backbone_counts_as_missing(empty_cache: Path) -> None:
     (empty_cache / FILES["alex"]).write_bytes(b"half a download")
     assert load_lpips("alex") is None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import urllib.error
+import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from difix3d_ns.difix import resolve
 from difix3d_ns.difix.resolve import EMBEDDED_MODEL, PUBLISHED_MODEL, resolve_difix
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -46,7 +46,7 @@ def set_reachable(monkeypatch: pytest.MonkeyPatch, reachable: bool) -> None:
             raise urllib.error.URLError("no network")
         return nullcontext()
 
-    monkeypatch.setattr(resolve.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,21 @@ def test_an_evaluation_that_fails_leaves_nothing_behind(paint: PaintFolder, tmp_
     assert list(out.iterdir()) == [] if existed else not out.parent.exists()
 
 
+def test_a_parent_that_another_evaluation_uses_by_now_stays(
+    monkeypatch: pytest.MonkeyPatch, paint: PaintFolder, tmp_path: Path
+) -> None:
+    photos = paint("photos", {"a": GRAY})
+
+    def fail(*_: object) -> None:
+        (tmp_path / "parent" / "other").mkdir()
+        raise Difix3DError("its own fault")
+
+    monkeypatch.setattr(report, "_measured", fail)
+    with pytest.raises(Difix3DError, match="its own fault"):
+        evaluate(EvaluateConfig(tmp_path / "parent" / "out", renders=photos, photos=photos))
+    assert [path.name for path in (tmp_path / "parent").iterdir()] == ["other"]
+
+
 @pytest.mark.parametrize(
     ("suffix", "place", "writes", "file"),
     [

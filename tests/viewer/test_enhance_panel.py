@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
@@ -215,6 +216,17 @@ def test_a_fixer_that_fails_in_its_own_way_does_not_freeze_the_viewer(capsys: py
     assert printed.out.count("difix3d:") == 1 and printed.err.count("Traceback") == 1
     with pytest.raises(IOChangeException):
         shown(panel)
+
+
+def test_a_full_gpu_while_a_frame_is_cleared_ends_in_the_same_sentence(
+    panel: EnhancePanel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    clearing = EnhancePanel(panel._fixer, lambda *_: PHOTO, full)
+    assert shown(clearing) is RENDER
+    assert "lower Max res" in clearing._status.text and "Traceback" not in capsys.readouterr().err
 
 
 def test_a_network_that_fails_to_load_in_its_own_way_is_tried_once(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from difix3d_ns.difix.errors import DifixError, reason_of, refuse_full_memory
-from difix3d_ns.difix.lpips import fault_of_backbone, load_lpips, remedy_of_backbone
+from difix3d_ns.difix.lpips import fault_and_remedy, fault_of_backbone, load_lpips, remedy_of_backbone
 from difix3d_ns.difix.training.train_options import LossConfig
 
 VGG_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -155,9 +155,7 @@ def load_perceptual(config: LossConfig) -> tuple[PerceptualLoss | None, str]:
             "--loss.backbone file needs --loss.vgg-weights: give a file with the weights of VGG-16, or choose another "
             "--loss.backbone."
         )
-    unusable = ""
-    if config.backbone != "file":
-        unusable = "; ".join(filter(None, (f"torchvision's {fault_of_backbone('vgg')}", remedy_of_backbone("vgg"))))
+    unusable = "" if config.backbone == "file" else f"torchvision's {fault_and_remedy('vgg')}"
     if config.vgg_weights is None:
         return None, f"No VGG-16: --loss.vgg-weights is not set, and {unusable}."
     why = unusable and f" ({unusable})"
