@@ -198,10 +198,11 @@ class Difix3DPipeline(NovelViewPipeline):
         num_given = len(metadata.get("points3D_xyz", ()))
         if config.uses_stereo(num_given):
             num_wanted = min(config.num_points, model.max_gaussians or config.num_points)
-            return place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
-        if config.source == "scene" or not are_few(self.config.few_photos, len(dataset)):
+            points = place_start_points(dataset, metadata, num_wanted, self.device, run_folder, data)
+        elif config.source == "scene" or not are_few(self.config.few_photos, len(dataset)):
             return None
-        points = add_points_seen_once(dataset, metadata, self.device, run_folder, data)
+        else:
+            points = add_points_seen_once(dataset, metadata, self.device, run_folder, data)
         return None if points is None else fill_between_points(*points, model.min_initial_gaussians)
 
     def _after_loading(self, optimizers: Optimizers) -> None:

@@ -6,6 +6,7 @@ import math
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,24 @@ def test_a_resumed_run_asks_for_the_commit_of_the_earlier_one_unless_another_is_
     checkpoints = tmp_path / "first" / "nerfstudio_models"
     training_callbacks(pipeline, tmp_path / "second", start_step=30, load_dir=checkpoints)
     assert pipeline.config.difix == pipeline.fixer.config == DifixConfig(model=model, revision="4" * 40)
+
+
+@pytest.mark.parametrize("settings", [{"fix_novel_views": False}, {"fix_steps": (1,)}])
+def test_a_resumed_run_that_fixes_nothing_keeps_the_network_that_auto_chose(
+    banana: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    earlier = deepcopy(all_methods["difix3d-mini"])
+    earlier.pipeline.difix = DifixConfig(model="a/b", revision="3" * 40)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.yml").write_text(yaml.dump(earlier))
+    given = DifixConfig(model="auto", strength=0.5)
+    pipeline = make_pipeline(banana, difix=given, planned_num_iterations=0, **settings)
+    checkpoints = tmp_path / "first" / "nerfstudio_models"
+    training_callbacks(pipeline, tmp_path / "second", start_step=30, load_dir=checkpoints)
+    expected = DifixConfig(model="a/b", revision="3" * 40, strength=0.5)
+    assert pipeline.config.difix == pipeline.fixer.config == expected
+    record = read_record(tmp_path / "second")
+    assert (record.network, record.revision) == ("a/b", "3" * 40)
 
 
 def test_without_fixes_there_is_no_callback_and_no_target_needed(edit_transforms, tmp_path: Path) -> None:

@@ -164,8 +164,12 @@ class ScenePhotos:
         if self._matches is None:
             count = len(self._cameras) if self._config.match_photos else 0
             chosen = torch.linspace(0, max(0, count - 1), min(count, MAX_MATCHED)).round().long().tolist()
-            views = {index: self._rendered(index) for index in chosen}
-            small = {index: reduced_for_matching(view[0]) for index, view in views.items() if view is not None}
+            small: dict[int, AlignmentView] = {}
+            for index in chosen:  # one at a time: 30 photos in full size may not fit into memory together
+                rendered = self._rendered(index)
+                if rendered is not None:
+                    small[index] = reduced_for_matching(rendered[0])
+                del rendered
             matches = matches_between([*small.values()]) if len(small) > 1 else []
             self._matches = dict(zip(small, matches, strict=False))
         return self._matches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +29,14 @@ from difix3d_ns.images.held_out_metrics import held_out_metrics
 from difix3d_ns.machine.facts import read_machine
 from difix3d_ns.machine.starting import cuda_fault, cuda_remarks, require_one_process
 from difix3d_ns.methods.datamanager import NovelViewDataManager
+from difix3d_ns.methods.settled_network import keep_network_of_earlier_run, settle_on_network
 from difix3d_ns.novel_views.few_photos import are_few, are_remote
 from difix3d_ns.novel_views.loop import NovelViewLoop, NovelViewLoopConfig
 from difix3d_ns.novel_views.targets import target_cameras
 from difix3d_ns.printing import say
 from difix3d_ns.resuming.checkpoints import explained_misfit
 from difix3d_ns.resuming.run_record import RunRecord
-from difix3d_ns.resuming.starts import Start, require_same_frame, revision_of_earlier_run, start_of_run
+from difix3d_ns.resuming.starts import Start, require_same_frame, start_of_run
 from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
 from difix3d_ns.viewer.panel import rendering_for_viewer
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
@@ -235,11 +236,14 @@ class NovelViewPipeline(VanillaPipeline):
             start = start_of_run(trainer)
             parsed = self.datamanager.train_dataparser_outputs
             require_same_frame(start, parsed.dataparser_transform, parsed.dataparser_scale)
+            fixes = self.config.fix_novel_views
             if start.step > 0:
-                remark = self._remark_on(start) if start.origin == start.step else ""
-                say(f"{start} {remark}".rstrip())
-            if self.config.fix_novel_views:
+                remark = self._remark_on(start) if fixes and start.origin == start.step else ""
+                say(f"{start.describe(fixes)} {remark}".rstrip())
+            if fixes:
                 callbacks += self._start_loop(trainer, start)
+            if self.loop is None or not self.loop.schedule.steps:
+                keep_network_of_earlier_run(self.config, self.fixer, trainer, start)
             start.save(Path(trainer.base_dir), self._record(trainer))
         return callbacks
 
@@ -266,7 +270,7 @@ class NovelViewPipeline(VanillaPipeline):
             checkpoint_folder=Path(trainer.checkpoint_dir),
         )
         if loop.schedule.steps:
-            self._settle_on_network(trainer, start)
+            settle_on_network(self.config, self.fixer, trainer, start)
         say(loop.describe())
         newest = self.datamanager.pseudo_views.newest
         certain = tuple(step for step in loop.schedule.steps if step not in loop.schedule.early)
@@ -284,20 +288,6 @@ class NovelViewPipeline(VanillaPipeline):
         scheduled = [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], fix_or_exit, iters=steps)]
         on_request = self._training_panel.callbacks(lambda step: fix(step, on_request=True))
         return (scheduled if steps else []) + on_request
-
-    def _settle_on_network(self, trainer: Any, start: Start) -> None:
-        """Writes the network that `auto` chose, and its commit, into the run's config for later commands.
-
-        A run that continues an earlier one uses the commit that the earlier run used.
-        """
-        config = self.config.difix
-        if config.revision is None and start.run_folder is not None:
-            self.fixer.config = replace(config, revision=revision_of_earlier_run(start, self.fixer.resolve().name))
-        choice = self.fixer.fetch()
-        say(f"Difix: {choice.reason}")
-        if (choice.name, choice.revision) != (config.model, config.revision):
-            self.config.difix = self.fixer.config = replace(config, model=choice.name, revision=choice.revision)
-            trainer.config.save_config()
 
     def get_train_loss_dict(self, step: int):
         """As in nerfstudio; a photo that cannot be read ends training with one sentence."""

@@ -46,13 +46,20 @@ class Start:
     """Step from which the schedule of fixes counts: 0 if novel views were fixed from the beginning, otherwise the step
     at which a run with fixes took over the scene of a run without."""
 
-    def __str__(self) -> str:
+    def describe(self, fixes_novel_views: bool) -> str:
+        """Says in whole sentences what the run starts from, if it starts from a checkpoint.
+
+        Args:
+            fixes_novel_views: whether this run fixes novel views.
+        """
         method = self.earlier_run.method if self.earlier_run else UNKNOWN_METHOD
         checkpoint = "checkpoint" if method == UNKNOWN_METHOD else f"{method} checkpoint"
         start = (
             f"Starts from the {checkpoint} of step {self.step - 1} in {self.run_folder} and trains "
             f"{self.end - self.step} steps, up to step {self.end}."
         )
+        if not fixes_novel_views:
+            return start
         if self.origin < self.step:
             return f"{start} Its schedule of fixes continues."
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 
 import pytest
@@ -10,6 +11,8 @@ from nerfstudio.cameras.cameras import Cameras
 
 from difix3d_ns.alignment import scene_photos
 from difix3d_ns.alignment.scene_photos import ScenePhotos
+from difix3d_ns.alignment.views import AlignmentView, alignment_view
+from difix3d_ns.stereo.plane_sweep import DepthMap
 
 HEIGHT, WIDTH = 24, 32
 WALL = torch.ones(HEIGHT, WIDTH, 1)
@@ -116,3 +119,28 @@ def test_photos_and_masks_are_scaled_to_the_size_of_their_cameras(size: tuple[in
     is_shown = rgba[..., 3] > 0
     assert is_shown[:, 2:14].all() and not is_shown[:, 17:].any()
     assert torch.allclose(rgba[is_shown][:, :3], torch.tensor(0.7), atol=1e-3)
+
+
+def test_photos_in_full_size_are_not_kept_together_for_matching(monkeypatch: pytest.MonkeyPatch) -> None:
+    height, width = 300, 400
+    pose, wall = torch.eye(4)[None, :3], torch.ones(height, width, 1)
+    cameras = [Cameras(pose, 400.0, 400.0, width / 2, height / 2, width, height)] * 8
+    outputs = {"depth": 4 * wall, "accumulation": wall}
+    photo = torch.full((height, width, 3), 0.5)
+    views: list[weakref.ref] = []
+    in_full_size: list[int] = []
+
+    def view_of(*given: object) -> AlignmentView:
+        view = alignment_view(*given)
+        views.append(weakref.ref(view))
+        return view
+
+    def matches(photos: list[AlignmentView]) -> list[DepthMap]:
+        in_full_size.append(sum(view() is not None for view in views))
+        return []
+
+    monkeypatch.setattr(scene_photos, "alignment_view", view_of)
+    monkeypatch.setattr(scene_photos, "matches_between", matches)
+    photos = ScenePhotos(lambda: cameras, lambda index: photo, lambda camera: outputs, "cpu")
+    photos.reference(photo, cameras[0], outputs, state=0)
+    assert in_full_size == [1]  # that of the render

@@ -54,7 +54,8 @@ def test_the_schedule_continues_only_after_a_run_that_fixes_novel_views(
         assert (start.step, start.end, start.origin, start.run_folder) == (30_000, 30_100, origin, tmp_path)
         assert start.earlier_run is not None and start.earlier_run.method == method
         checkpoint = "checkpoint" if method == "unknown" else f"{method} checkpoint"
-        assert f"Starts from the {checkpoint} of step 29999" in str(start) and "to step 30100" in str(start)
+        sentence = start.describe(True)
+        assert f"Starts from the {checkpoint} of step 29999" in sentence and "to step 30100" in sentence
 
 
 def test_the_schedule_continues_after_a_run_with_pseudo_views_even_without_its_config(tmp_path: Path) -> None:
@@ -69,7 +70,14 @@ def test_a_resumed_run_keeps_the_schedule_that_counts_from_a_splatfacto_run(tmp_
     start_of_run(trainer(first, 30_000)).save(second, RunRecord("difix3d", fixes_novel_views=True))
     resumed = start_of_run(trainer(second, 30_040))
     assert (resumed.step, resumed.origin) == (30_040, 30_000)
-    assert "schedule of fixes continues" in str(resumed)
+    assert "schedule of fixes continues" in resumed.describe(True)
+
+
+@pytest.mark.parametrize("has_fixed", [True, False])
+def test_a_resumed_run_without_fixes_announces_no_schedule(tmp_path: Path, has_fixed: bool) -> None:
+    start_of_run(trainer(None, 0)).save(tmp_path, RunRecord("difix3d", fixes_novel_views=has_fixed))
+    sentence = start_of_run(trainer(tmp_path, 30)).describe(fixes_novel_views=False)
+    assert "difix3d checkpoint of step 29" in sentence and "fixes" not in sentence
 
 
 def start_from(folder: Path | None) -> Start:
