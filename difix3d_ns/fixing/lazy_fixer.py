@@ -19,6 +19,7 @@ from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difi
 from difix3d_ns.errors import warn
 from difix3d_ns.fixing.fixer import DifixConfig, Fixer, ManagedFixer
 from difix3d_ns.fixing.registry import make_fixer, registered_fixer
+from difix3d_ns.fixing.results import checked_results
 from difix3d_ns.fixing.stopping import FixStopped
 
 SECONDS_BETWEEN_CHECKS = 0.05
@@ -178,7 +179,9 @@ class LazyFixer:
     def _clean(self, fixer: Fixer, batch: _Batch, keep_broken: bool) -> list[Float[Tensor, "height width 3"]]:
         """Cleans one batch. The batch is halved if it does not fit into memory or one of its results is broken."""
         try:
-            return self._checked(fixer.clean(batch.renders, batch.references, batch.cameras), batch.renders)
+            with torch.no_grad():  # fixers of other packages may not think of it
+                images = fixer.clean(batch.renders, batch.references, batch.cameras)
+            return checked_results(images, batch.renders, self.config.model)
         except DifixResultError as error:
             # Without its traceback the error does not keep the failed batch's tensors in memory.
             fault = error.with_traceback(None)
@@ -198,27 +201,6 @@ class LazyFixer:
             raise fault
         warn(str(fault), "This view is left out.")
         return [_broken(batch.renders[0])]
-
-    def _checked(
-        self, images: Sequence[Tensor], renders: Sequence[Float[Tensor, "height width 3"]]
-    ) -> list[Float[Tensor, "height width 3"]]:
-        """Checks the fixer's images and returns them on the renders' devices.
-
-        Raises:
-            DifixResultError: an image contains NaN.
-            DifixError: the number or the sizes of the images differ from those of the renders.
-        """
-        shapes = [tuple(image.shape) for image in images]
-        expected = [tuple(render.shape) for render in renders]
-        if shapes != expected:
-            raise DifixError(
-                f"the fixer {self.config.model} returned images of shapes {shapes} for renders of shapes {expected}: "
-                "it must return one image of the same size for each render."
-            )
-        found = [image.float().to(render.device) for image, render in zip(images, renders, strict=True)]
-        if not all(image.isfinite().all() for image in found):
-            raise DifixResultError(f"the fixer {self.config.model} returned NaN.")
-        return found
 
     @contextmanager
     def _in_turn(self, stop: Callable[[], bool] | None) -> Iterator[None]:

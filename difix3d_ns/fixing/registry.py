@@ -29,7 +29,7 @@ def make_fixer(config: DifixConfig, device: torch.device) -> Fixer:
     if entry_point is None:
         return DifixFixer(config, device)
     try:
-        return entry_point.load()(config, device)
+        fixer = entry_point.load()(config, device)
     except DifixError:
         raise
     except Exception as error:  # code of another package can fail in any way
@@ -37,3 +37,9 @@ def make_fixer(config: DifixConfig, device: torch.device) -> Fixer:
             f"the fixer {config.model} ({entry_point.value}) cannot be made: {reason_of(error)}. Repair the package "
             "that registers it, or choose another --pipeline.difix.model."
         ) from error
+    if not callable(getattr(fixer, "clean", None)):
+        raise DifixError(
+            f"the fixer {config.model} ({entry_point.value}) has no method clean: {type(fixer).__name__} is no fixer. "
+            "Repair the package that registers it, or choose another --pipeline.difix.model."
+        )
+    return fixer

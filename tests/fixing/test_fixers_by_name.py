@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixing import fixers_of_others
 
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -19,11 +20,11 @@ IMAGES = [torch.rand(6, 8, 3, generator=torch.Generator().manual_seed(seed)) for
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installs a package that registers the fixers of `fixers_of_others`."""
-    names = {"darker": "Darker", "cropping": "Cropping", "forgetful": "Forgetful", "unlucky": "Unlucky"}
+    kinds = [name for name, kind in vars(fixers_of_others).items() if isinstance(kind, type)]
     info = tmp_path / "my_fixers-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-fixers\nVersion: 1.0\n")
-    lines = [f"{name} = fixing.fixers_of_others:{kind}" for name, kind in names.items()]
+    lines = [f"{kind.lower()} = fixing.fixers_of_others:{kind}" for kind in kinds]
     (info / "entry_points.txt").write_text("\n".join([f"[{FIXER_GROUP}]", *lines, ""]))
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -46,12 +47,29 @@ def test_a_registered_fixer_cleans_in_bounded_batches_with_strength(installed: N
     assert fixer.load().config is config  # type: ignore[attr-defined]
 
 
+def test_a_registered_fixer_that_tracks_gradients_leaves_none(installed: None) -> None:
+    fixer = LazyFixer(DifixConfig(model="shuffling"), "cpu")
+    for image, cleaned in zip(IMAGES, fixer.clean(IMAGES), strict=True):
+        torch.testing.assert_close(cleaned, image)
+        assert not cleaned.requires_grad
+
+
+def test_values_a_little_outside_the_range_are_cut_off(installed: None) -> None:
+    for cleaned in LazyFixer(DifixConfig(model="sharpening"), "cpu").clean(IMAGES):
+        assert cleaned.min() == 0 and cleaned.max() == 1
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("cropping", r"the fixer cropping returned images of shapes .*one image of the same size for each render"),
         ("forgetful", r"the fixer forgetful returned images"),
         ("unlucky", r"the fixer unlucky \(fixing\.fixers_of_others:Unlucky\) cannot be made: its weights are missing"),
+        ("cleanerless", r"the fixer cleanerless \(fixing\.fixers_of_others:Cleanerless\) has no method clean"),
+        ("bytes", r"the fixer bytes returned values from .* to 25\d: it must return .* values in \[0, 1\]"),
+        ("symmetric", r"the fixer symmetric returned values from -0\.9\d* to 0\.9"),
+        ("arrays", r"the fixer arrays returned ndarray in place of a torch tensor"),
+        ("nothing", r"the fixer nothing returned NoneType in place of a torch tensor"),
     ],
 )
 def test_a_broken_registered_fixer_raises_one_sentence(installed: None, name: str, sentence: str) -> None:
