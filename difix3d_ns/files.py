@@ -53,6 +53,11 @@ def advice_on_missing_photo(path: Path, scene_folder: Path) -> str:
     """
     if path.is_symlink():
         return f"it is a link to {os.readlink(path)}: put that file back or correct the link"
+    if re.fullmatch(r"[a-z]+_\d+", path.parent.name) and not path.parent.exists():
+        return (
+            f"there is no folder {path.parent}: put it back, or, if --downscale-factor asks for it, give another "
+            "factor, 1 for photos in full size"
+        )
     beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
     if alike := [file.name for file in beside if file.name.lower() == path.name.lower()]:
         return f"its name there is {alike[0]}: correct it in the scene's file"

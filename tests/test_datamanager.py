@@ -195,6 +195,12 @@ def test_a_photo_that_is_not_where_the_scene_says_is_named_with_what_to_do(
     assert "Errno" not in str(caught.value)
 
 
+def test_a_missing_folder_of_smaller_photos_names_the_option_that_asks_for_it(banana: Path) -> None:
+    config = Difix3DDataManagerConfig(data=banana, dataparser=NerfstudioDataParserConfig(downscale_factor=16))
+    with pytest.raises(Difix3DError, match=r"there is no folder .*images_16: put it back, or, if --downscale-factor"):
+        Difix3DDataManager(config)
+
+
 def only_angle(transforms: dict) -> None:
     transforms["camera_angle_x"] = 0.6
     for key in ("fl_x", "fl_y", "cx", "cy"):

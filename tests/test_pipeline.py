@@ -95,6 +95,13 @@ def test_without_fixes_there_is_no_callback_and_no_target_needed(edit_transforms
     assert not read_record(tmp_path).fixes_novel_views
 
 
+def test_a_negative_weight_of_pseudo_views_ends_in_one_sentence(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_pipeline(banana)
+    pipeline.model.config.pseudo_view_loss_weight = -1.0
+    with pytest.raises(SystemExit, match=r"--pipeline\.model\.pseudo-view-loss-weight must be 0 or more, not -1"):
+        training_callbacks(pipeline, tmp_path)
+
+
 def test_cuda_on_a_machine_without_it_ends_in_one_sentence(banana: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = deepcopy(all_methods["difix3d-mini"].pipeline)

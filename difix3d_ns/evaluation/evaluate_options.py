@@ -35,7 +35,10 @@ class EvaluateConfig:
     enhanced: Path | None = None
     """Folder of the enhanced renders, if there are any. Files are matched in the same way."""
     model: Annotated[str | None, shown_default("as the run was trained, else auto")] = None
-    """Network to use instead of the run's own: `auto`, `embedded`, a hub id, a folder or a .pkl."""
+    """Network to use instead of the run's own: `auto`, `embedded`, `identity`, a hub id, a folder, a .pkl of the
+    authors' training, or the name of a fixer that another package registers."""
+    base: str | None = None
+    """For a .pkl: the folder or hub id of the SD-Turbo model that its training started from."""
     strength: Annotated[float | None, shown_default("as the run was trained, else 1.0")] = None
     """Blend between the render (0) and the network's result (1), instead of the run's own."""
     camera_path: Path | None = None
@@ -50,7 +53,7 @@ class EvaluateConfig:
     def check(self) -> None:
         """Raises Difix3DError if options do not go together or a value is invalid."""
         of_folders = (self.renders, self.photos, self.enhanced)
-        of_runs = (self.data, self.model, self.strength, self.camera_path, self.num_frames, self.frame_size)
+        of_runs = (self.data, self.model, self.base, self.strength, self.camera_path, self.num_frames, self.frame_size)
         is_run, is_folders = self.load_config is not None, any(path is not None for path in of_folders)
         for wrong, sentence in (
             (
@@ -65,8 +68,8 @@ class EvaluateConfig:
             (is_folders and self.photos is None, "the folder of photos is missing: add --photos."),
             (
                 is_folders and any(value is not None for value in of_runs),
-                "--data, --model, --strength, --camera-path, --num-frames and --frame-size need a run, because folders "
-                "of images cannot be rendered again: give --load-config instead of the folders.",
+                "--data, --model, --base, --strength, --camera-path, --num-frames and --frame-size need a run, because "
+                "folders of images cannot be rendered again: give --load-config instead of the folders.",
             ),
             (
                 self.num_frames is not None and (self.num_frames < 0 or self.num_frames == 1),

@@ -213,7 +213,7 @@ def _with_options(trainer: TrainerConfig, config: EvaluateConfig) -> TrainerConf
 
 def _given(config: EvaluateConfig) -> dict[str, Any]:
     """The settings of the network that are given on the command line, by field name."""
-    values = {"model": config.model, "strength": config.strength}
+    values = {"model": config.model, "base": config.base, "strength": config.strength}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -71,7 +71,9 @@ def choose_references(
     if config.choice == "pose":
         best = candidates[:, 0]
     else:
-        sample = torch.linspace(0, max(len(means) - 1, 0), min(len(means), NUM_SAMPLES), device=means.device).long()
+        last, size = max(len(means) - 1, 0), min(len(means), NUM_SAMPLES)
+        # float32 would round indices above 2^24 up, to one that does not exist.
+        sample = torch.linspace(0, last, size, dtype=torch.float64, device=means.device).long()
         overlaps = view_overlaps(
             cameras, train_cameras, candidates, means[sample].detach().cpu(), opacities[sample].detach().cpu()
         )

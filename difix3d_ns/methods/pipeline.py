@@ -37,6 +37,7 @@ from difix3d_ns.printing import say
 from difix3d_ns.resuming.checkpoints import explained_misfit
 from difix3d_ns.resuming.run_record import RunRecord
 from difix3d_ns.resuming.starts import Start, require_same_frame, start_of_run
+from difix3d_ns.vetting.valid_settings import require_in_range
 from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
 from difix3d_ns.viewer.panel import rendering_for_viewer
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel
@@ -253,6 +254,8 @@ class NovelViewPipeline(VanillaPipeline):
 
     def _start_loop(self, trainer: Any, start: Start) -> list[TrainingCallback]:
         """Builds the loop of novel views; returns what training calls for it."""
+        weight = self.enhancing_model.config.pseudo_view_loss_weight
+        require_in_range("--pipeline.model.pseudo-view-loss-weight", weight, 0)
         breaks = self._training_panel.breaks
         self.fixer.after_batch = breaks.take
         self.loop = loop = NovelViewLoop(

@@ -25,6 +25,7 @@ from difix3d_ns.printing import say
 from difix3d_ns.pseudo_views.files import saved_sets
 from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
 from difix3d_ns.resuming.starts import Start
+from difix3d_ns.vetting.valid_settings import require_valid_vetting
 from difix3d_ns.vetting.vet import VettingConfig
 
 
@@ -119,8 +120,8 @@ class NovelViewLoop:
         reliability: of the fixer at the last test, in [0, 1].
 
     Raises:
-        Difix3DError: the step length is not a positive number, a fix step is negative, or the pseudo views of the
-            earlier run cannot be copied.
+        Difix3DError: the step length is not a positive number, a fix step is negative, a setting of vetting is outside
+            its range, or the pseudo views of the earlier run cannot be copied.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class NovelViewLoop:
         blurs_unseen: bool = False,
         checkpoint_folder: Path | None = None,
     ) -> None:
+        require_valid_vetting(config, "--pipeline.")
         unit = config.length_unit(datamanager)
         self.walk = NovelViewWalk(targets, datamanager.train_camera_to_worlds, config.step_length, unit)
         self.few_photos = few_photos

@@ -82,13 +82,13 @@ def describe_fixes(
     certain = [step for step in schedule.steps if step not in schedule.early]
     early = [step for step in schedule.steps if step in schedule.early]
     parts: list[str] = []
-    who = f"{num_views} novel views are"
+    who = "1 novel view is" if num_views == 1 else f"{num_views} novel views are"
+    they, their = ("it reaches", "its target") if num_views == 1 else ("they reach", "their targets")
     if certain:
         fixes = f"{len(certain)} fix{'es' if len(certain) > 1 else ''}"
         counted = ", early ones included" if early and few_photos else ""
         parts.append(
-            f"{who} fixed before steps {_listed(certain)} ({fixes}; they reach their targets after "
-            f"{num_fixes_to_arrive}{counted})."
+            f"{who} fixed before {_listed(certain)} ({fixes}; {they} {their} after {num_fixes_to_arrive}{counted})."
         )
     if certain and num_fixes_to_arrive > schedule.num_moves(few_photos):
         step_length = math.ceil(step_length_to_arrive * 100) / 100
@@ -98,15 +98,16 @@ def describe_fixes(
         )
     if early and few_photos:
         steps = _listed(early)
-        also = f"Before steps {steps} they are also rendered and kept"
-        only = f"{who} rendered and kept before steps {steps}"
+        also = f"Before {steps} {'it is' if num_views == 1 else 'they are'} also rendered and kept"
+        only = f"{who} rendered and kept before {steps}"
         parts.append(f"{also if certain else only}, and fixed once the network proves reliable at photos.")
     elif early:
         also = "also" if certain else f"{who} fixed"
-        parts.append(f"If the network proves reliable at photos, {also} before steps {_listed(early)}.")
+        parts.append(f"If the network proves reliable at photos, {also} before {_listed(early)}.")
     return " ".join(parts)
 
 
 def _listed(steps: Sequence[int]) -> str:
-    """The first steps, separated by commas."""
-    return ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")
+    """The first steps, such as "step 80" or "steps 80, 160"."""
+    first = ", ".join(map(str, steps[:6])) + (", ..." if len(steps) > 6 else "")
+    return f"step{'s' if len(steps) > 1 else ''} {first}"

@@ -103,10 +103,8 @@ def _generated_poses(
 def _evenly(cameras: Cameras, num_views: int) -> Cameras:
     """`num_views` of the cameras, evenly spaced in their order; all if that is 0 or more than there are."""
     if num_views > len(cameras):
-        warn(
-            f"--pipeline.targets.num-views is {num_views}, but there are only {len(cameras)} cameras.",
-            "There is one novel view for each.",
-        )
+        found = "there is only 1 camera" if len(cameras) == 1 else f"there are only {len(cameras)} cameras"
+        warn(f"--pipeline.targets.num-views is {num_views}, but {found}.", "There is one novel view for each.")
     if num_views == 0 or num_views >= len(cameras):
         return cameras
     return cameras[torch.arange(num_views) * len(cameras) // num_views]

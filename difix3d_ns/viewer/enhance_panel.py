@@ -88,13 +88,16 @@ class EnhancePanel(ViewerPanel):
         self._clear_of = clear_of
         self._blur_of = blur_of
         self._loading: threading.Thread | None = None
+        self._is_loading = False
+        self._next: LazyFixer | None = None
+        self._choice = threading.Lock()
         self._unusable: LazyFixer | None = None
         self._last: EnhancedFrame | None = None
         self._problem = ""
         self._frame = ""
         self._status = self._add(ViewerMarkdown("Enhanced output", HINT))
         self._network = self._add(
-            ViewerText("Network", fixer.config.model, hint="auto, embedded, a hub id, a folder or a .pkl file")
+            ViewerText("Network", fixer.config.model, hint="auto, embedded, a hub id or a folder")
         )
         self._add(ViewerButton("Load network", lambda _: self.load(self._network.value)))
         self._use_reference = self._add(
@@ -180,32 +183,47 @@ class EnhancePanel(ViewerPanel):
 
     def _is_ready(self) -> bool:
         """Whether the network is loaded. If it is not, starts to load it in another thread."""
-        if not self._fixer.is_loaded and self._fixer is not self._unusable:
+        if not self._is_loading and not self._fixer.is_loaded and self._fixer is not self._unusable:
             self._load(self._fixer)
         return self._fixer.is_loaded
 
     def load(self, model: str) -> None:
         """Loads another network and then uses it. If it cannot be loaded, the present one stays in use.
 
+        While a network is loading, the last one that was asked for comes next.
+
         Args:
-            model: `auto`, `embedded`, a hub id, a folder or a `.pkl` file.
+            model: `auto`, `embedded`, a hub id or a folder. A `.pkl` file works if the run has its base.
         """
         config, model = self._fixer.config, model.strip()
         if not model:
-            self._report("name a network: auto, embedded, a hub id, a folder or a .pkl file.", "Not loaded")
+            self._report("name a network: auto, embedded, a hub id or a folder.", "Not loaded")
             return
         revision = config.revision if model == config.model else None
         self._load(self._fixer.with_config(replace(config, model=model, revision=revision)))
 
     def _load(self, fixer: LazyFixer) -> None:
-        if self._loading is not None and self._loading.is_alive():
-            return
-        self._loading = threading.Thread(target=self._load_and_use, args=(fixer,), daemon=True)
+        with self._choice:
+            if self._is_loading:
+                self._next = fixer
+                return
+            self._is_loading = True
+        # In a thread of its own, because a network may have to be downloaded.
+        self._loading = threading.Thread(target=self._load_in_turn, args=(fixer,), daemon=True)
         self._show(f"Loading {plain(fixer.config.model)} ...")
         self._loading.start()
 
+    def _load_in_turn(self, fixer: LazyFixer) -> None:
+        wanted: LazyFixer | None = fixer
+        while wanted is not None:
+            self._load_and_use(wanted)
+            with self._choice:
+                wanted, self._next = self._next, None
+                self._is_loading = wanted is not None
+            if wanted is not None:
+                self._show(f"Loading {plain(wanted.config.model)} ...")
+
     def _load_and_use(self, fixer: LazyFixer) -> None:
-        """Runs in a thread of its own, because a network may have to be downloaded."""
         try:
             fixer.load()
         except DifixMemoryError:

@@ -125,3 +125,11 @@ def test_overlaps_match_their_definition(num_views: int, num_photos: int, num_po
             alike = torch.linalg.vecdot(*to_points).clamp_min(0)
             share = (alike * weights)[both].sum() / weights[seen].sum().clamp_min(1e-12)
             assert float(found[view, column]) == pytest.approx(float(share), abs=1e-5)
+
+
+def test_a_sample_of_many_gaussians_names_no_gaussian_that_does_not_exist() -> None:
+    count = 20_000_000  # above 2^24, float32 rounds some whole numbers up
+    means, opacities = torch.zeros(1, 3).expand(count, 3), torch.ones(1).expand(count)
+    photos = looking_from((2.0, 0.0, 0.0), (0.0, 2.0, 0.0))
+    config = ReferenceConfig(choice="overlap")
+    assert choose_references(views(photos), cameras_at(photos), config, 1.0, means, opacities) == [0, 1]

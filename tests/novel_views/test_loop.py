@@ -362,7 +362,7 @@ def test_an_unreliable_fixer_makes_no_early_fixes(
     pipeline = make_tested_pipeline(banana)
     callbacks = training_callbacks(pipeline, tmp_path)
     assert fix_steps(callbacks) == [(20, 50)]
-    assert "before steps 50 (1 fix;" in " ".join(capsys.readouterr().out.split())
+    assert "before step 50 (1 fix;" in " ".join(capsys.readouterr().out.split())
     before_step(callbacks, 20)
     assert len(pipeline.datamanager.pseudo_views) == 0
     assert "Step 20: no early fix, as the network removes 0%" in " ".join(capsys.readouterr().out.split())
@@ -389,7 +389,7 @@ def test_with_few_photos_an_unreliable_fixer_leaves_early_renders_as_they_are(
     stub.clean = lambda renders, references, cameras: [1 - render for render in renders]
     pipeline = make_tested_pipeline(banana, few_photos="auto")
     loop = start_loop(pipeline, tmp_path)
-    assert "Before steps 20 they are also rendered and kept" in loop.describe()
+    assert "Before step 20 they are also rendered and kept" in loop.describe()
     loop.fix(20)
     bank = pipeline.datamanager.pseudo_views
     assert len(bank) == 5 and not any(view.cleaned for view in bank.views)

@@ -61,6 +61,13 @@ def test_early_fixes_are_announced_with_their_condition() -> None:
     assert text.endswith(" If the network proves reliable at photos, also before steps 80, 160.")
 
 
+def test_one_view_and_one_step_are_announced_in_the_singular() -> None:
+    text = describe_fixes(1, FixSchedule((400,), frozenset({80})), 1, 0.4, few_photos=True)
+    assert text.startswith("1 novel view is fixed before step 400 (1 fix; it reaches its target after 1")
+    assert "Before step 80 it is also rendered and kept, and fixed once" in text
+    assert text.count("step ") == 2 and "steps" not in text
+
+
 def test_a_run_without_fixes_is_announced() -> None:
     assert "--pipeline.fix-every" in describe_fixes(5, FixSchedule((), NONE), 3, 0.4)
 

@@ -42,6 +42,8 @@ def test_fewer_targets_are_evenly_spaced_in_the_eval_split(capsys: pytest.Captur
     assert not capsys.readouterr().out
     assert len(target_cameras(TargetConfig(num_views=99), TRAIN, EVAL)) == len(EVAL)
     assert "num-views is 99, but there are only 10 cameras" in " ".join(capsys.readouterr().out.split())
+    assert len(target_cameras(TargetConfig(num_views=2), TRAIN, EVAL[:1])) == 1
+    assert "num-views is 2, but there is only 1 camera." in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("kind", ["interpolate", "orbit", "spiral", "random"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,27 @@ def test_another_network_replaces_the_first_but_a_missing_one_does_not(
     assert first.config.model != "embedded"
     panel.load(" ")
     assert "name a network" in panel._status.text
+
+
+def test_a_network_chosen_while_another_loads_comes_next(
+    panel: EnhancePanel, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load, load = threading.Event(), DifixPipeline.from_pretrained
+
+    def load_slowly(*given: object, **settings: object) -> DifixPipeline:
+        assert may_load.wait(60)
+        return load(*given, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DifixPipeline, "from_pretrained", load_slowly)
+    panel.load(str(tiny_folder))
+    panel.load("identity")
+    panel.load("embedded")
+    may_load.set()
+    finish_loading(panel)
+    assert panel._fixer.config.model == "embedded" and panel._fixer.is_loaded
+    panel.load("identity")
+    finish_loading(panel)
+    assert panel._fixer.config.model == "identity"
 
 
 def test_a_network_that_is_replaced_leaves_the_memory(panel: EnhancePanel, tiny_folder: Path) -> None:
