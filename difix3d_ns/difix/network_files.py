@@ -41,9 +41,9 @@ def require_files(
             raise DifixError(
                 f"{source} is a training checkpoint: give the SD-Turbo folder or hub id that it was trained on as base."
             )
-        folder = _local_folder(base, revision)
+        folder = network_folder(base, revision)
     else:
-        folder = _local_folder(source, revision)
+        folder = network_folder(source, revision)
     if missing := [part for part in ("vae", "unet", "scheduler") if not (folder / part).is_dir()]:
         raise DifixError(f"{source} is not a Difix network: {folder} has no folder {', '.join(missing)}.")
     if missing := _missing_files(folder):
@@ -56,7 +56,16 @@ def is_training_checkpoint(source: str | os.PathLike) -> bool:
     return str(source).endswith(".pkl")
 
 
-def _local_folder(source: str | os.PathLike, revision: str | None) -> Path:
+def network_folder(source: str | os.PathLike, revision: str | None = None) -> Path:
+    """The folder of a network. The files of a hub id are downloaded; whether they are complete is not checked.
+
+    Args:
+        source: a folder or a hub id, of a Difix network or of SD-Turbo.
+        revision: revision of a hub id.
+
+    Raises:
+        DifixError: it is neither, or the hub is out of reach and has not been asked before.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder

@@ -20,6 +20,8 @@ from difix3d_ns.difix import download, network_files
 from difix3d_ns.difix.errors import DifixError
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.resolve import PUBLISHED_MODEL
+from difix3d_ns.difix.training.networks import start_network
+from difix3d_ns.difix.training.train_options import TrainConfig
 from difix3d_ns.fixing.difix_fixer import DifixFixer
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
@@ -264,3 +266,13 @@ def test_a_missing_or_incomplete_folder_is_refused_before_the_training(hub: Hub,
         with pytest.raises(DifixError, match=sentence):
             fixer(str(model)).fetch()
     assert hub.asked == []
+
+
+def test_training_from_a_network_that_does_not_exist_asks_the_hub_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub
+) -> None:
+    config = TrainConfig(pairs=tmp_path / "pairs.json", output_dir=tmp_path / "out", base="nosuch/network")
+    hub.fault = "mute"
+    with pytest.raises(DifixError, match="nosuch/network is not a folder and cannot be downloaded from the hub"):
+        start_network(config)
+    assert len(hub.asked) == 1

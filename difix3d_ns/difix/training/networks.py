@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from difix3d_ns.difix.architecture import DifixArchitecture, build_difix
 from difix3d_ns.difix.errors import DifixError, reason_of
 from difix3d_ns.difix.fusion import NUM_LEVELS
+from difix3d_ns.difix.network_files import is_training_checkpoint, network_folder
 from difix3d_ns.difix.pipeline import DifixPipeline
 from difix3d_ns.difix.prompt import PROMPT
 from difix3d_ns.difix.training.lora import add_lora
@@ -30,11 +32,7 @@ def start_network(config: TrainConfig) -> DifixPipeline:
         DifixError: the base cannot be read.
     """
     if config.base is not None:
-        return (
-            _with_skips(config.base)
-            if _is_stable_diffusion(config.base)
-            else DifixPipeline.from_pretrained(config.base)
-        )
+        return _load_base(config.base)
     if config.architecture == "sd-turbo":
         return build_difix(DifixArchitecture.sd_turbo())
     if config.architecture == "fusion":
@@ -91,22 +89,26 @@ def trainable_parameters(
     return [p for module in (pipeline.vae, pipeline.unet) for p in module.parameters() if p.requires_grad]
 
 
-def _is_stable_diffusion(base: str) -> bool:
-    """Whether a folder or hub id is a plain Stable Diffusion such as SD-Turbo, without the skips of Difix."""
+def _load_base(base: str) -> DifixPipeline:
+    """Loads a Difix network, or a plain Stable Diffusion such as SD-Turbo, which lacks the skips of Difix."""
+    if is_training_checkpoint(base):
+        return DifixPipeline.from_pretrained(base)
+    folder = network_folder(base)
     try:
-        index = DifixPipeline.load_config(base)
+        index = DifixPipeline.load_config(folder)
     except (OSError, ValueError):
-        return False  # from_pretrained raises a better error
-    return isinstance(index, dict) and index.get("_class_name") == "StableDiffusionPipeline"
+        index = None  # from_pretrained raises a better error
+    is_stable_diffusion = isinstance(index, dict) and index.get("_class_name") == "StableDiffusionPipeline"
+    return _with_skips(base, folder) if is_stable_diffusion else DifixPipeline.from_pretrained(base)
 
 
-def _with_skips(base: str) -> DifixPipeline:
+def _with_skips(base: str, folder: Path) -> DifixPipeline:
     """Loads SD-Turbo, adds skip convolutions at their published start value, and computes the prompt's embedding."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     try:
-        source = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, feature_extractor=None)
+        source = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, feature_extractor=None)
     except (OSError, ValueError) as error:
         raise DifixError(f"{base} cannot be loaded as an SD-Turbo network: {reason_of(error)}.") from error
     vae: Any = SkipAutoencoderKL.from_config(source.vae.config)
