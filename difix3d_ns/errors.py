@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,3 +45,10 @@ def warn(fault: str, consequence: str) -> None:
     from difix3d_ns.printing import say  # imported late: commands without nerfstudio load this module
 
     say(f"{fault[0].upper()}{fault[1:]} {consequence}", style="bold yellow")
+
+
+def require_in_range(option: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises Difix3DError if the value of an option is not from `low` to `high`, both included."""
+    if not low <= value <= high:
+        allowed = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+        raise Difix3DError(f"{option} must be {allowed}, not {value}.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from difix3d_ns.cameras.poses import spread_indices
 from difix3d_ns.datamanager import Difix3DDataManager, Difix3DDataManagerConfig
-from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, require_in_range
 from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians
 from difix3d_ns.methods.pipeline import NovelViewPipeline, NovelViewPipelineConfig
@@ -107,8 +107,7 @@ class Difix3DPipeline(NovelViewPipeline):
         loop = self.loop
         assert loop is not None
         ratio = self.difix3d_model.config.floater_ratio
-        if ratio < 0:
-            raise Difix3DError(f"--pipeline.model.floater-ratio must be 0 or more, not {ratio}.")
+        require_in_range("--pipeline.model.floater-ratio", ratio, 0)
         if ratio == 0 or not loop.few_photos or not loop.schedule.certain:
             return callbacks
         first_fix = loop.schedule.certain[0] - start.origin

@@ -12,6 +12,8 @@ from difix3d_ns.difix.download import answers
 
 EMBEDDED_MODEL = Path(__file__).parent / "weights" / "difix-mini"
 """The small network that comes with the package."""
+AUTO = "auto"
+"""Name in a config that leaves the choice of the network to `resolve_difix`."""
 EMBEDDED_NAME = "embedded"
 """Name of the small network in a config."""
 PUBLISHED_MODEL = "nvidia/difix_ref"
@@ -41,7 +43,7 @@ def resolve_difix(model: str, device: torch.device | str, revision: str | None =
         device: the device it will run on; `auto` selects the published network only with CUDA.
         revision: revision of a hub id.
     """
-    if model == "auto":
+    if model == AUTO:
         if torch.device(device).type != "cuda":
             return embedded_difix(f"as there is no GPU for {PUBLISHED_MODEL}")
         if _cached(PUBLISHED_MODEL, revision):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import Difix3DError, require_in_range
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.fixing.references import ReferenceConfig
@@ -31,20 +31,15 @@ def difix_with(own: DifixConfig, given: Mapping[str, Any]) -> DifixConfig:
 
 def require_valid_difix(config: DifixConfig, prefix: str) -> None:
     """Raises Difix3DError if a setting of the network is invalid; `prefix` is that of the options."""
-    if not 0 <= config.strength <= 1:
-        raise Difix3DError(f"{prefix}strength must be from 0 to 1, not {config.strength}.")
-    if config.max_pixels_per_batch < 1:
-        raise Difix3DError(f"{prefix}max-pixels-per-batch must be 1 or more, not {config.max_pixels_per_batch}.")
+    require_in_range(f"{prefix}strength", config.strength, 0, 1)
+    require_in_range(f"{prefix}max-pixels-per-batch", config.max_pixels_per_batch, 1)
 
 
 def require_valid_references(config: ReferenceConfig, prefix: str) -> None:
     """Raises Difix3DError if a setting of the references is invalid; `prefix` is that of the options."""
-    if config.num_candidates < 1:
-        raise Difix3DError(f"{prefix}num-candidates must be 1 or more, not {config.num_candidates}.")
-    if not 0 <= config.min_overlap <= 1:
-        raise Difix3DError(f"{prefix}min-overlap must be from 0 to 1, not {config.min_overlap}.")
-    if not config.max_distance >= 0:
-        raise Difix3DError(f"{prefix}max-distance must be 0 or more, not {config.max_distance}.")
+    require_in_range(f"{prefix}num-candidates", config.num_candidates, 1)
+    require_in_range(f"{prefix}min-overlap", config.min_overlap, 0, 1)
+    require_in_range(f"{prefix}max-distance", config.max_distance, 0)
 
 
 def require_used_difix(fixer: LazyFixer, given: Mapping[str, Any], prefix: str = "--difix.") -> None:

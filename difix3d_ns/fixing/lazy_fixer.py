@@ -15,7 +15,7 @@ from torch import Tensor
 
 from difix3d_ns.difix.batching import batches_of_one_size
 from difix3d_ns.difix.errors import DifixError, DifixMemoryError, DifixResultError, first_sentence, is_full_memory
-from difix3d_ns.difix.resolve import EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
+from difix3d_ns.difix.resolve import AUTO, EMBEDDED_NAME, ResolvedDifix, embedded_difix, resolve_difix
 from difix3d_ns.errors import warn
 from difix3d_ns.fixing.fixer import DifixConfig, Fixer, ManagedFixer
 from difix3d_ns.fixing.registry import make_fixer, registered_fixer
@@ -111,7 +111,7 @@ class LazyFixer:
 
                 read_training_checkpoint(Path(choice.source))
         except DifixError as error:
-            if self.config.model != "auto":
+            if self.config.model != AUTO:
                 raise
             return embedded_difix(f"as the published one is not available now: {str(error).rstrip('.')}")
         # The hub's cache names its folders by commits.

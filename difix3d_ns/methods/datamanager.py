@@ -16,7 +16,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from torch import Tensor
 
 from difix3d_ns.cameras.poses import scene_radius
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import require_in_range
 from difix3d_ns.images.dataparsers import extended
 from difix3d_ns.images.photos import READING_ERRORS, PhotoDataset, over, read_photo
 from difix3d_ns.images.scene_checks import (
@@ -69,11 +69,8 @@ class NovelViewDataManager(Base):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= config.pseudo_view_probability <= 1:
-            raise Difix3DError(
-                "--pipeline.datamanager.pseudo-view-probability must be from 0 to 1, not "
-                f"{config.pseudo_view_probability}."
-            )
+        option = "--pipeline.datamanager.pseudo-view-probability"
+        require_in_range(option, config.pseudo_view_probability, 0, 1)
         self.photo_background: Callable[[], Float[Tensor, "3"]] = lambda: torch.zeros(3)
         self.pseudo_views = PseudoViewBank(config.bank, device)
         config.data = config.dataparser.data = Path(config.data or config.dataparser.data)

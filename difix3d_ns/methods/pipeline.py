@@ -17,7 +17,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
-from difix3d_ns.errors import Difix3DError, exit_with_one_sentence
+from difix3d_ns.errors import Difix3DError, exit_with_one_sentence, require_in_range
 from difix3d_ns.fixing.aligning import RenderedSplat
 from difix3d_ns.fixing.enhancer import Gaussians, RenderEnhancer
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -37,7 +37,6 @@ from difix3d_ns.printing import say
 from difix3d_ns.resuming.checkpoints import explained_misfit
 from difix3d_ns.resuming.run_record import RunRecord
 from difix3d_ns.resuming.starts import Start, require_same_frame, start_of_run
-from difix3d_ns.vetting.valid_settings import require_in_range
 from difix3d_ns.viewer.enhance_panel import ENHANCE_PANEL, EnhancePanel
 from difix3d_ns.viewer.panel import rendering_for_viewer
 from difix3d_ns.viewer.training_panel import TRAINING_PANEL, TrainingPanel

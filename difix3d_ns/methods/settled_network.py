@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Protocol
 
+from difix3d_ns.difix.resolve import AUTO
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.lazy_fixer import LazyFixer
 from difix3d_ns.printing import say
 from difix3d_ns.resuming.starts import Start, revision_of_earlier_run
-
-AUTO = "auto"
 
 
 class HasNetwork(Protocol):

@@ -27,7 +27,7 @@ from nerfstudio.data.utils.nerfstudio_collate import nerfstudio_collate
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import require_in_range
 from difix3d_ns.images.photos import PhotoDataset
 from difix3d_ns.methods.datamanager import NovelViewDataManager
 from difix3d_ns.nerfacto.pixel_sampler import ValidPixelSampler
@@ -70,11 +70,8 @@ class Difix3DNerfactoDataManager(NovelViewDataManager, VanillaDataManager[PhotoD
     config: Difix3DNerfactoDataManagerConfig
 
     def __init__(self, config: Difix3DNerfactoDataManagerConfig, *args: Any, **kwargs: Any) -> None:
-        if config.train_num_rays_per_batch < 1:
-            raise Difix3DError(
-                "--pipeline.datamanager.train-num-rays-per-batch must be 1 or more, not "
-                f"{config.train_num_rays_per_batch}."
-            )
+        option = "--pipeline.datamanager.train-num-rays-per-batch"
+        require_in_range(option, config.train_num_rays_per_batch, 1)
         self._seed = torch.initial_seed()
         super().__init__(config, *args, **kwargs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from difix3d_ns.errors import Difix3DError
+from difix3d_ns.errors import require_in_range
 from difix3d_ns.options import option_name
 from difix3d_ns.vetting.vet import VettingConfig
 
@@ -32,10 +32,3 @@ def require_valid_vetting(config: VettingConfig, prefix: str) -> None:
         ("reliability.needed_for_early_fixes", reliability.needed_for_early_fixes, 0, math.inf),
     ):
         require_in_range(option_name(prefix, name), value, low, high)
-
-
-def require_in_range(option: str, value: float, low: float, high: float = math.inf) -> None:
-    """Raises Difix3DError if the value of an option is not from `low` to `high`, both included."""
-    if not low <= value <= high:
-        allowed = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-        raise Difix3DError(f"{option} must be {allowed}, not {value}.")
