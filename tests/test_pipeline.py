@@ -89,6 +89,19 @@ def test_a_resumed_run_that_fixes_nothing_keeps_the_network_that_auto_chose(
     assert (record.network, record.revision) == ("a/b", "3" * 40)
 
 
+def test_a_resumed_run_that_fixes_nothing_keeps_the_base_of_the_network(banana: Path, tmp_path: Path) -> None:
+    earlier = deepcopy(all_methods["difix3d-mini"])
+    earlier.pipeline.difix = DifixConfig(model="difix.pkl", base="a/turbo")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.yml").write_text(yaml.dump(earlier))
+    pipeline = make_pipeline(banana, difix=DifixConfig(model="auto"), fix_novel_views=False)
+    checkpoints = tmp_path / "first" / "nerfstudio_models"
+    training_callbacks(pipeline, tmp_path / "second", start_step=30, load_dir=checkpoints)
+    assert pipeline.config.difix == DifixConfig(model="difix.pkl", base="a/turbo")
+    record = read_record(tmp_path / "second")
+    assert (record.network, record.base) == ("difix.pkl", "a/turbo")
+
+
 def test_without_fixes_there_is_no_callback_and_no_target_needed(edit_transforms, tmp_path: Path) -> None:
     scene = edit_transforms(lambda transforms: transforms.update(val_filenames=[]))
     assert fix_steps(training_callbacks(make_pipeline(scene, fix_novel_views=False), tmp_path)) == []

@@ -137,7 +137,8 @@ class LazyFixer:
             on_progress: called with the number of images of each finished batch.
             keep_broken: whether an image that cannot be cleaned becomes NaN with a warning, instead of an error.
             stop: returns whether the result is no longer wanted; called between batches and, by Difix, between layers.
-            settings: override the fixer's `strength`, `use_reference` and `max_pixels_per_batch`.
+            settings: override the fixer's `strength`, `use_reference` and how much it is given at once,
+                `max_pixels_per_batch`. From which size on it works tile by tile stays as it was made.
 
         Returns:
             The cleaned images in [0, 1], at the renders' sizes and on their devices.

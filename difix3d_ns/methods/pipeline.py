@@ -249,7 +249,8 @@ class NovelViewPipeline(VanillaPipeline):
 
     def _record(self, trainer: Any) -> RunRecord:
         network = self.config.difix
-        return RunRecord(trainer.config.method_name, self.config.fix_novel_views, network.model, network.revision)
+        facts = network.model, network.revision, network.base
+        return RunRecord(trainer.config.method_name, self.config.fix_novel_views, *facts)
 
     def _start_loop(self, trainer: Any, start: Start) -> list[TrainingCallback]:
         """Builds the loop of novel views; returns what training calls for it."""

@@ -52,7 +52,8 @@ def keep_network_of_earlier_run(pipeline: HasNetwork, fixer: LazyFixer, trainer:
     if config.model != AUTO or earlier is None or earlier.network in (None, "", AUTO):
         return
     revision = config.revision or earlier.revision
-    _write(replace(config, model=earlier.network, revision=revision), pipeline, fixer, trainer)
+    base = config.base or earlier.base
+    _write(replace(config, model=earlier.network, revision=revision, base=base), pipeline, fixer, trainer)
 
 
 def _write(config: DifixConfig, pipeline: HasNetwork, fixer: LazyFixer, trainer: Any) -> None:

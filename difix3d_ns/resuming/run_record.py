@@ -34,6 +34,8 @@ class RunRecord:
     """Name of the network that fixes them, as in `--pipeline.difix.model`; None if unknown."""
     revision: str | None = None
     """Revision of that network; None if it has none."""
+    base: str | None = None
+    """What an upstream `.pkl` was trained from, as in `--pipeline.difix.base`; None if that is unknown."""
 
 
 def read_record(run_folder: Path) -> RunRecord:
@@ -45,12 +47,14 @@ def _record_in_start(file: Path) -> RunRecord | None:
     """The record that a run saved; None if there is none or it is damaged."""
     try:
         saved = json.loads(file.read_text())[RECORD_KEY]
-        record = RunRecord(saved["method"], saved["fixes_novel_views"], saved["network"], saved["revision"])
+        # Runs of older versions have recorded no base.
+        names = saved["network"], saved["revision"], saved.get("base")
+        record = RunRecord(saved["method"], saved["fixes_novel_views"], *names)
     except UNEXPECTED_CONTENT as error:
         refuse_full_memory(error)
         return None
     is_sound = isinstance(record.method, str) and isinstance(record.fixes_novel_views, bool)
-    is_sound = is_sound and all(name is None or isinstance(name, str) for name in (record.network, record.revision))
+    is_sound = is_sound and all(name is None or isinstance(name, str) for name in names)
     return record if is_sound else None
 
 
@@ -108,6 +112,7 @@ def _record_in_config(file: Path) -> RunRecord:
         fixes_novel_views=is_ours and _text(pipeline, "fix_novel_views") != "false",
         network=_text(network, "model"),
         revision=_text(network, "revision"),
+        base=_text(network, "base"),
     )
 
 

@@ -184,7 +184,7 @@ class EnhancePanel(ViewerPanel):
     def _is_ready(self) -> bool:
         """Whether the network is loaded. If it is not, starts to load it in another thread."""
         if not self._is_loading and not self._fixer.is_loaded and self._fixer is not self._unusable:
-            self._load(self._fixer)
+            self._load(self._fixer, may_wait=False)
         return self._fixer.is_loaded
 
     def load(self, model: str) -> None:
@@ -202,10 +202,11 @@ class EnhancePanel(ViewerPanel):
         revision = config.revision if model == config.model else None
         self._load(self._fixer.with_config(replace(config, model=model, revision=revision)))
 
-    def _load(self, fixer: LazyFixer) -> None:
+    def _load(self, fixer: LazyFixer, may_wait: bool = True) -> None:
+        """Loads a network; while another is loading, it comes next if it may wait."""
         with self._choice:
             if self._is_loading:
-                self._next = fixer
+                self._next = fixer if may_wait else self._next
                 return
             self._is_loading = True
         # In a thread of its own, because a network may have to be downloaded.

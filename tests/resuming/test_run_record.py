@@ -44,7 +44,11 @@ def test_a_run_that_fixes_no_novel_views_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [RunRecord("difix3d", True, NETWORK, "0" * 40), RunRecord("difix3d-mini", False, "embedded", None)],
+    [
+        RunRecord("difix3d", True, NETWORK, "0" * 40),
+        RunRecord("difix3d-mini", False, "embedded", None),
+        RunRecord("difix3d", True, "difix.pkl", None, "stabilityai/sd-turbo"),
+    ],
 )
 def test_a_saved_record_counts_more_than_the_config(tmp_path: Path, record: RunRecord) -> None:
     save_config(tmp_path, "splatfacto")
@@ -52,7 +56,9 @@ def test_a_saved_record_counts_more_than_the_config(tmp_path: Path, record: RunR
     assert read_record(tmp_path) == record
 
 
-@pytest.mark.parametrize("damage", [{"revision": 1}, {"method": None}, {"fixes_novel_views": "false"}, {"network": []}])
+@pytest.mark.parametrize(
+    "damage", [{"revision": 1}, {"method": None}, {"fixes_novel_views": "false"}, {"network": []}, {"base": 3}]
+)
 def test_a_damaged_record_is_passed_over(tmp_path: Path, damage: dict) -> None:
     save_config(tmp_path, "difix3d", "v1")
     Start(0, 10, None, None, origin=0).save(tmp_path, RunRecord("difix3d-mini", False, "embedded", None))
@@ -67,3 +73,11 @@ def test_a_folder_that_says_nothing_leaves_the_method_unknown(tmp_path: Path, co
     if config is not None:
         (tmp_path / "config.yml").write_text(config)
     assert read_record(tmp_path) == RunRecord()
+
+
+def test_the_record_of_an_older_version_has_no_base(tmp_path: Path) -> None:
+    Start(0, 10, None, None, origin=0).save(tmp_path, RunRecord("difix3d", True, NETWORK, "v1", "other"))
+    saved = json.loads((tmp_path / START_NAME).read_text())
+    del saved[RECORD_KEY]["base"]
+    (tmp_path / START_NAME).write_text(json.dumps(saved))
+    assert read_record(tmp_path) == RunRecord("difix3d", True, NETWORK, "v1")

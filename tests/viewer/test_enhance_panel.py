@@ -189,6 +189,30 @@ def test_a_network_chosen_while_another_loads_comes_next(
     assert panel._fixer.config.model == "identity"
 
 
+def test_a_frame_that_finds_no_network_does_not_undo_a_choice_made_meanwhile(
+    panel: EnhancePanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, may_load, load, clicks = panel._fixer, threading.Event(), LazyFixer.load, []
+    first._fixer = None
+
+    def load_slowly(fixer: LazyFixer) -> object:
+        assert may_load.wait(60)
+        return load(fixer)
+
+    def is_loaded(fixer: LazyFixer) -> bool:
+        if fixer is first and not clicks:  # the user clicks between two lines of the render thread
+            clicks.append("identity")
+            panel.load("identity")
+        return fixer._fixer is not None
+
+    monkeypatch.setattr(LazyFixer, "load", load_slowly)
+    monkeypatch.setattr(LazyFixer, "is_loaded", property(is_loaded))
+    assert not panel._is_ready() and clicks
+    may_load.set()
+    finish_loading(panel)
+    assert panel._fixer.config.model == "identity"
+
+
 def test_a_network_that_is_replaced_leaves_the_memory(panel: EnhancePanel, tiny_folder: Path) -> None:
     panel.load("embedded")
     finish_loading(panel)
