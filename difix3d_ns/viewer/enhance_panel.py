@@ -183,8 +183,9 @@ class EnhancePanel(ViewerPanel):
 
     def _is_ready(self) -> bool:
         """Whether the network is loaded. If it is not, starts to load it in another thread."""
-        if not self._is_loading and not self._fixer.is_loaded and self._fixer is not self._unusable:
-            self._load(self._fixer, may_wait=False)
+        with self._choice:
+            if not self._is_loading and not self._fixer.is_loaded and self._fixer is not self._unusable:
+                self._start_loading(self._fixer)
         return self._fixer.is_loaded
 
     def load(self, model: str) -> None:
@@ -200,15 +201,16 @@ class EnhancePanel(ViewerPanel):
             self._report("name a network: auto, embedded, a hub id or a folder.", "Not loaded")
             return
         revision = config.revision if model == config.model else None
-        self._load(self._fixer.with_config(replace(config, model=model, revision=revision)))
-
-    def _load(self, fixer: LazyFixer, may_wait: bool = True) -> None:
-        """Loads a network; while another is loading, it comes next if it may wait."""
+        fixer = self._fixer.with_config(replace(config, model=model, revision=revision))
         with self._choice:
             if self._is_loading:
-                self._next = fixer if may_wait else self._next
-                return
-            self._is_loading = True
+                self._next = fixer
+            else:
+                self._start_loading(fixer)
+
+    def _start_loading(self, fixer: LazyFixer) -> None:
+        """Starts the thread that loads a network. The caller holds `_choice`, and nothing is loading."""
+        self._is_loading = True
         # In a thread of its own, because a network may have to be downloaded.
         self._loading = threading.Thread(target=self._load_in_turn, args=(fixer,), daemon=True)
         self._show(f"Loading {plain(fixer.config.model)} ...")

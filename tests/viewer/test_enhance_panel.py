@@ -192,22 +192,24 @@ def test_a_network_chosen_while_another_loads_comes_next(
 def test_a_frame_that_finds_no_network_does_not_undo_a_choice_made_meanwhile(
     panel: EnhancePanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, may_load, load, clicks = panel._fixer, threading.Event(), LazyFixer.load, []
+    first, may_load, load = panel._fixer, threading.Event(), LazyFixer.load
     first._fixer = None
+    click = threading.Thread(target=panel.load, args=("identity",))
 
     def load_slowly(fixer: LazyFixer) -> object:
         assert may_load.wait(60)
         return load(fixer)
 
     def is_loaded(fixer: LazyFixer) -> bool:
-        if fixer is first and not clicks:  # the user clicks between two lines of the render thread
-            clicks.append("identity")
-            panel.load("identity")
+        if fixer is first and click.ident is None:  # the user clicks between two lines of the render thread
+            click.start()
+            click.join(0.5)
         return fixer._fixer is not None
 
     monkeypatch.setattr(LazyFixer, "load", load_slowly)
     monkeypatch.setattr(LazyFixer, "is_loaded", property(is_loaded))
-    assert not panel._is_ready() and clicks
+    assert not panel._is_ready()
+    click.join(60)
     may_load.set()
     finish_loading(panel)
     assert panel._fixer.config.model == "identity"
