@@ -22,7 +22,7 @@ from difix3d_ns.machine.loading_kernels import load_gsplat_kernels
 from difix3d_ns.methods.model import EnhancedOutputs, Enhancer, pseudo_view_weight
 from difix3d_ns.methods.render_outputs import RenderOutputs
 from difix3d_ns.resuming.starts import require_gaussians
-from difix3d_ns.splats.densification import CappedStrategy
+from difix3d_ns.splats.densification import GRADIENT_SCALE, CappedStrategy
 from difix3d_ns.splats.dropout import drop_out, without_dropped
 from difix3d_ns.splats.floaters import find_floaters
 from difix3d_ns.splats.gaussians import fill_between_points, initial_gaussians
@@ -250,6 +250,9 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         if self.training:
             # Differs: splatfacto also keeps the info of evaluation renders, which takes hundreds of megabytes.
             self.info = info if dropped is None else without_dropped(info, dropped)
+            # Differs: taken here, because the scale changes before densification reads the gradients.
+            if (scaler := self.kwargs.get("grad_scaler")) is not None:
+                self.info = {**self.info, GRADIENT_SCALE: scaler.get_scale()}
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )

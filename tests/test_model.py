@@ -428,3 +428,21 @@ def test_metrics_of_pseudo_views_do_not_mix_with_those_of_photos() -> None:
     metrics = model.train().get_metrics_dict(model.get_outputs(make_camera()), batch)
     assert {"pseudo_view_psnr", "pseudo_view_cc_psnr"} <= metrics.keys()
     assert not {"psnr", "cc_psnr"} & metrics.keys()
+
+
+def test_with_mixed_precision_densification_sees_the_gradients_of_the_unscaled_loss() -> None:
+    def gradients(scaler: torch.amp.GradScaler) -> torch.Tensor:
+        model = make_model()
+        model.kwargs["grad_scaler"] = scaler
+        model.train()
+        model.step, model.optimizers = 1, make_optimizers(model)
+        losses = model.get_loss_dict(model.get_outputs(make_camera()), {"image": torch.zeros(HEIGHT, WIDTH, 3)})
+        scaler.scale(sum(losses.values())).backward()
+        scaler.update(2.0)  # as training does before densification: the next step has another scale
+        model.step_post_backward(1)
+        return model.strategy_state["grad2d"]
+
+    plain = gradients(torch.amp.GradScaler("cpu", enabled=False))
+    scaled = gradients(torch.amp.GradScaler("cpu", init_scale=65536.0))
+    assert plain.max() > 0
+    assert torch.allclose(scaled, plain, rtol=1e-3)

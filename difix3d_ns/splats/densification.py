@@ -12,6 +12,10 @@ from gsplat.strategy import DefaultStrategy
 RADII_PER_AXIS = tuple(map(int, gsplat.__version__.split(".")[:2])) >= (1, 5)
 """Whether gsplat's densification wants the horizontal and the vertical radius of each Gaussian. gsplat 1.4 has one."""
 
+GRADIENT_SCALE = "gradient_scale"
+"""Entry of a render's info: the factor on its gradients. Mixed precision scales the loss, and unscales the gradients of
+parameters only. Densification would otherwise compare gradients that are 65536 times too large with its threshold."""
+
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
@@ -28,6 +32,10 @@ class CappedStrategy(DefaultStrategy):
         # gsplat's own rasterization returns what its densification wants; the CPU's returns one radius.
         if RADII_PER_AXIS and info["radii"].dim() < info[self.key_for_gradient].dim():
             info = {**info, "radii": info["radii"][..., None].expand(*info["radii"].shape, 2)}
+        if (scale := info.get(GRADIENT_SCALE, 1.0)) != 1:
+            means2d = info[self.key_for_gradient]
+            gradient = means2d.absgrad if self.absgrad else means2d.grad
+            gradient /= scale
         super()._update_state(params, state, info, packed)
 
     @torch.no_grad()
