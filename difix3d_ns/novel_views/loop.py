@@ -14,7 +14,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import Difix3DError, warn
 from difix3d_ns.fixing.enhancer import RenderEnhancer
-from difix3d_ns.novel_views.progressive_update import ProgressiveUpdate
+from difix3d_ns.novel_views.progressive_update import NothingCleanedError, ProgressiveUpdate
 from difix3d_ns.novel_views.renders import Renderer
 from difix3d_ns.novel_views.report import PartTimer, describe
 from difix3d_ns.novel_views.schedule import FixSchedule, describe_fixes, fix_steps_of_run
@@ -89,6 +89,15 @@ class LoopObserver(Protocol):
             on_request: whether a user asked for it.
             num_arrived: how many novel views have reached their targets.
             seconds: how long it took.
+        """
+        ...
+
+    def fix_failed(self, step: int, fault: str) -> None:
+        """A scheduled fix has changed nothing, and training goes on.
+
+        Args:
+            step: the next training step.
+            fault: a sentence that says why.
         """
         ...
 
@@ -170,14 +179,23 @@ class NovelViewLoop:
 
         Args:
             step: the next training step.
-            on_request: whether the viewer's user asked for it. A fix on request that fails moves no novel view.
+            on_request: whether the viewer's user asked for it.
 
         Raises:
-            Difix3DError: a render contains NaN, so training has diverged.
+            NothingCleanedError: the fixer could not clean any view in a fix on request. A scheduled fix then prints a
+                warning instead. In both, the novel views stay where they were, and the pseudo views teach as before.
+            Difix3DError: a render contains NaN, so training has diverged. A fix on request moves no novel view then.
         """
         poses = self.walk.poses
         try:
             self._fix(step, on_request)
+        except NothingCleanedError as error:
+            self.walk.poses = poses
+            if on_request:
+                raise
+            warn(f"step {step}: {error}", self._after_failed_fix())
+            for observer in self._observers:
+                observer.fix_failed(step, str(error))
         except Exception:
             if on_request:
                 self.walk.poses = poses
@@ -206,6 +224,12 @@ class NovelViewLoop:
         say(f"{when}: {what} in {seconds:.1f} s: {timer}.")
         for observer in self._observers:
             observer.fix_ended(views, on_request, self.walk.num_arrived, seconds)
+
+    def _after_failed_fix(self) -> str:
+        """How training goes on after a fix that changed nothing."""
+        if self._bank.step < 0:
+            return "Training goes on without pseudo views until the next fix."
+        return f"Training goes on with the pseudo views of step {self._bank.step} until the next fix."
 
     def _may_clean(self, step: int, reliability: float) -> bool:
         """Whether the fixer is reliable enough to change renders before this step.

@@ -13,6 +13,7 @@ from torch import Tensor
 from difix3d_ns.alignment.unseen import blur_unseen, for_lookup
 from difix3d_ns.alignment.views import AlignmentView, alignment_view, is_perspective
 from difix3d_ns.cameras.poses import camera_with_pose, k_nearest_poses, spread_indices
+from difix3d_ns.errors import Difix3DError
 from difix3d_ns.fixing.enhancer import RenderEnhancer
 from difix3d_ns.novel_views.renders import MAX_PIXELS_AT_ONCE, Render, Renderer, in_parts, render_novel_views
 from difix3d_ns.novel_views.report import PartTimer, panels
@@ -24,6 +25,10 @@ from difix3d_ns.pseudo_views.views import PSEUDO_VIEW_FOLDER, PseudoViewSet
 from difix3d_ns.resuming.checkpoints import saved_steps
 from difix3d_ns.vetting.reliability import error_removed, nearest_others
 from difix3d_ns.vetting.vet import NovelViewFix, Vetting, VettingConfig
+
+
+class NothingCleanedError(Difix3DError):
+    """The fixer could not clean any of the novel views, for example because its network does not fit into memory."""
 
 
 class ProgressiveUpdate:
@@ -122,6 +127,8 @@ class ProgressiveUpdate:
             The fixed views, which are now the newest pseudo views.
 
         Raises:
+            NothingCleanedError: the fixer could not clean any view. The novel views have moved; the pseudo views are
+                those of before.
             Difix3DError: a render contains NaN, so training has diverged.
         """
         self._walk.advance()
@@ -133,6 +140,7 @@ class ProgressiveUpdate:
         with timer("rendering"):
             photos = self._surfaces_of_photos(step) if blurs_unseen else []
         shown: dict[str, Tensor] = {}
+        num_cleaned = 0
         # Thousands of novel views do not fit into memory together, so they are fixed part by part.
         max_pixels = max(MAX_PIXELS_AT_ONCE, fixer.config.max_pixels_per_batch)
         checkpoints = [] if self._checkpoint_folder is None else saved_steps(self._checkpoint_folder)
@@ -165,6 +173,7 @@ class ProgressiveUpdate:
                             on_progress=lambda count: progress.advance(fixing, count),
                             keep_broken=True,
                         )
+                    num_cleaned += sum(bool(image.isfinite().all()) for image in fixed)
                 if photos:
                     with timer("blurring"):
                         views = [_surfaces_of(*of_view) for of_view in zip(found, cameras[chosen], strict=True)]
@@ -183,6 +192,9 @@ class ProgressiveUpdate:
                     add(vetted)
                     del found, renders, accumulations, references, fixed, fixes, of_views, vetted
                     give_back_freed_memory()
+            if clean and num_cleaned == 0:
+                # An empty set must not take the place of views that teach.
+                raise NothingCleanedError(f"the network could clean none of the {len(cameras)} novel views.")
         self._enhancer.free_memory()  # the splat will have changed before they are needed again
         for name, image in shown.items():
             writer.put_image(name=name, image=image, step=step)

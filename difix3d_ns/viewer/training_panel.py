@@ -51,6 +51,8 @@ class Progress:
     """Number of novel views that the last fix rejected."""
     last_step: int = -1
     """Training step before which the last fix was done; -1 if there was none."""
+    failed_step: int = -1
+    """Training step before which the last scheduled fix failed; -1 if none has."""
     seconds: float = 0.0
     """Duration of the last fix."""
 
@@ -64,7 +66,7 @@ class Progress:
     @property
     def next_step(self) -> int | None:
         """The next scheduled step; None after the last."""
-        return next((step for step in self.steps if step > self.last_step), None)
+        return next((step for step in self.steps if step > max(self.last_step, self.failed_step)), None)
 
     def table(self) -> str:
         """The progress as a list in markdown."""
@@ -185,6 +187,16 @@ class TrainingPanel(ViewerPanel):
         self._progress.add(views.step, on_request, num_arrived, len(views.rejected), seconds)
         self._show()
         self._draw(views)
+
+    def fix_failed(self, step: int, fault: str) -> None:
+        """Shows that a scheduled fix has changed nothing.
+
+        Args:
+            step: the next training step.
+            fault: a sentence that says why.
+        """
+        self._progress.failed_step = step
+        self._show(f"**Not fixed before step {step}:** {plain(fault)}")
 
     def _training_ended(self) -> None:
         if self._viewer is not None:

@@ -188,6 +188,30 @@ def test_a_fix_with_nan_is_rejected_reported_and_saved(
     assert (tmp_path / "pseudo_views" / "rejected" / "step-000000050-view-0003-render.png").exists()
 
 
+def saved_files(folder: Path) -> dict[Path, bytes]:
+    """All files below a folder with their contents."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_fix_that_cleans_no_view_leaves_the_pseudo_views_and_the_walk_as_they_were(
+    banana: Path, tmp_path: Path, stub: StubFixer, capsys: pytest.CaptureFixture[str], first: bool
+) -> None:
+    pipeline = make_pipeline(banana, step_length=0.3, fix_steps=(20, 30), planned_num_iterations=0)
+    callbacks, bank = training_callbacks(pipeline, tmp_path), pipeline.datamanager.pseudo_views
+    assert pipeline.loop is not None
+    if not first:
+        before_step(callbacks, 20)
+    files, poses, num_views = saved_files(tmp_path), pipeline.loop.walk.poses, len(bank)
+    stub.clean = lambda renders, references, cameras: [render * float("nan") for render in renders]
+    before_step(callbacks, 30)
+    assert bank.step == (-1 if first else 20) and len(bank) == num_views == (0 if first else 5)
+    assert saved_files(tmp_path) == files and torch.equal(pipeline.loop.walk.poses, poses)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Step 30: the network could clean none of the 5 novel views. Training goes on with" in printed
+    assert "Step 30: fixed" not in printed and ("with the pseudo views of step 20" in printed) is not first
+
+
 def test_novel_views_walk_from_the_photos_to_the_targets(banana: Path, tmp_path: Path) -> None:
     pipeline = make_pipeline(banana, step_length=0.4)
     loop = start_loop(pipeline, tmp_path)

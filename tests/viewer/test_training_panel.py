@@ -97,6 +97,19 @@ def test_a_failed_fix_on_request_neither_ends_training_nor_moves_views(
     assert capsys.readouterr().out.count("difix3d: there is no network_x here.") == 1
 
 
+def test_a_scheduled_fix_that_cleans_no_view_is_shown_as_failed(
+    pipeline: Difix3DPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callbacks, panel = training_callbacks(pipeline, tmp_path), pipeline._training_panel
+    monkeypatch.setattr(
+        LazyFixer, "clean", lambda self, renders, *rest, **options: [render * float("nan") for render in renders]
+    )
+    before_step(callbacks, 50)
+    assert "**Not fixed before step 50:** the network could clean none of the 5 novel views." in panel._status.text
+    assert "**Fixes done:** 0 of 2  \n" in panel._status.text
+    assert "**Next fix:** before step 80" in panel._status.text
+
+
 def test_fixed_views_are_drawn_at_the_poses_where_they_were_rendered(
     pipeline: Difix3DPipeline, viewer: Viewer, tmp_path: Path
 ) -> None:
