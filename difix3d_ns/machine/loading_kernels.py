@@ -8,6 +8,7 @@ import torch
 
 from difix3d_ns.difix.errors import first_line, is_full_memory
 from difix3d_ns.errors import Difix3DError
+from difix3d_ns.machine.starting import ON_CPU
 
 COMPILE = 'python -c "from gsplat.cuda._backend import _C"'
 """The command that compiles and loads the kernels."""
@@ -35,11 +36,12 @@ def load_gsplat_kernels(device: torch.device | str) -> None:
             raise
         raise Difix3DError(
             f"gsplat's CUDA kernels cannot be compiled or loaded ({_reason(error)}): the command {COMPILE} shows all "
-            "messages of the compiler, and .docs/gpu.md says what it needs."
+            f"messages of the compiler, and .docs/gpu.md says what it needs; {ON_CPU}."
         ) from error
     if _C is None:
         raise Difix3DError(
-            "gsplat has no CUDA kernels and finds no nvcc to compile them: ns-difix check says what is missing."
+            "gsplat has no CUDA kernels and finds no nvcc to compile them: ns-difix check says what is missing; "
+            f"{ON_CPU}."
         )
 
 

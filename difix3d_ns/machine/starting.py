@@ -5,7 +5,10 @@ from __future__ import annotations
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.machine.facts import Machine
 
-ON_CPU = "training also runs with --machine.device-type cpu"
+ON_CPU = (
+    "on the CPU, ns-train runs with --machine.device-type cpu, and any other command with CUDA_VISIBLE_DEVICES=-1 "
+    "before it"
+)
 DAYS_ON_CPU = {
     "difix3d": "On the CPU, difix3d takes days: each of its 30000 steps renders a photo at full size, with up to "
     "millions of Gaussians, which takes a CPU seconds. ns-train difix3d-mini takes minutes.",
