@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 
-def optional_settings(config_type: type, origin: str = "") -> type:
+def optional_settings(config_type: type, origin: str = "", without_origin: Collection[str] = ()) -> type:
     """A dataclass for the command line, with the fields and help texts of a config, where None means 'not given'.
 
     Args:
         config_type: the config; all its fields have defaults.
         origin: where a setting comes from if it is not given, before the default of the config, such as "the run's
             own". It is shown by --help.
+        without_origin: fields that never come from there.
     """
     types, options = get_type_hints(config_type), []
     for config_field in fields(config_type):
         default = None if config_field.default is None else str(config_field.default)
-        sources = ", else ".join(source for source in (origin, default) if source) or "none"
+        own = "" if config_field.name in without_origin else origin
+        sources = ", else ".join(source for source in (own, default) if source) or "none"
         optional = Annotated[types[config_field.name] | None, shown_default(sources)]
         options.append((config_field.name, optional, None))
     # tyro finds the help texts in the base class.

@@ -44,6 +44,15 @@ def test_the_network_that_auto_chooses_is_in_the_runs_config_and_record(
     assert "Difix: embedded, as there is no GPU" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("test_mode", "offloads"), [("val", True), ("test", False), ("inference", False)])
+def test_only_training_keeps_the_network_off_its_device_between_images(
+    banana: Path, test_mode: str, offloads: bool
+) -> None:
+    settings = DifixConfig(model="identity", strength=0.7, offload=True)
+    pipeline = make_pipeline(banana, test_mode, difix=settings)
+    assert pipeline.fixer.config == replace(settings, offload=offloads)
+
+
 @pytest.mark.parametrize(
     ("model", "given", "expected"), [("a/b", None, "3" * 40), ("a/b", "v1", "v1"), ("c/d", None, None)]
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -39,9 +39,14 @@ class DifixConfig:
     strength: float = 1.0
     """Blend between the render (0) and the network's result (1)."""
     offload: bool = False
-    """Whether the network is kept in CPU memory between fixes, for a GPU that training fills."""
+    """Whether the network is kept in CPU memory between fixes, for a GPU that training fills.
+    The value with which a run was trained does not count when it is rendered: each frame would wait for the network."""
     compile: bool = False
     """Whether to use torch.compile: the first image of each size is slow, the others are faster."""
+
+    def for_rendering(self) -> DifixConfig:
+        """The settings with which a run that was trained with these is rendered: the network stays on the GPU."""
+        return replace(self, offload=False)
 
     def torch_dtype(self, device: torch.device) -> torch.dtype:
         """The number format of the network on `device`."""

@@ -162,7 +162,8 @@ class NovelViewPipeline(VanillaPipeline):
 
     def _new_fixer(self, device: str) -> LazyFixer:
         """What cleans renders in this pipeline; for subclasses to replace."""
-        return LazyFixer(self.config.difix, device)
+        is_training = self.test_mode == "val"
+        return LazyFixer(self.config.difix if is_training else self.config.difix.for_rendering(), device)
 
     @property
     def enhancing_model(self) -> Any:

@@ -45,7 +45,7 @@ from difix3d_ns.rendering.trajectory import (
 )
 
 AS_TRAINED = "as the run was trained"
-OptionalDifix = optional_settings(DifixConfig, AS_TRAINED)
+OptionalDifix = optional_settings(DifixConfig, AS_TRAINED, without_origin=("offload",))
 OptionalReferences = optional_settings(ReferenceConfig, AS_TRAINED)
 OptionalColormap = optional_settings(ColormapOptions)
 

@@ -85,7 +85,7 @@ def load_run(load_config: Path, options: RunOptions) -> Run:
         nonlocal difix, references, unit, undistort, clears_unseen
         options.check(config)
         if isinstance(own := config.pipeline, NovelViewPipelineConfig):
-            difix, references, undistort = own.difix, own.references, True
+            difix, references, undistort = own.difix.for_rendering(), own.references, True
             unit = 1.0 if own.step_unit == "units" else None
             if isinstance(own, Difix3DPipelineConfig):
                 clears_unseen = own.clears_unseen_in_renders

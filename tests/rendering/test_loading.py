@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,13 @@ def test_a_given_value_holds_even_if_it_is_the_default(difix3d_run: Path) -> Non
     assert enhancer.fixer.config == DifixConfig("a/b") and enhancer.references == ReferenceConfig()
 
 
-def test_without_given_values_a_run_is_loaded_as_it_was_trained(difix3d_run: Path) -> None:
+def test_without_given_values_a_run_is_loaded_as_it_was_trained_but_with_the_network_on_its_device(
+    difix3d_run: Path,
+) -> None:
     change_config(difix3d_run, difix=TRAINED, references=CHOICE)
     enhancer = load_run(difix3d_run, RunOptions()).enhancer
-    assert enhancer.fixer.config == TRAINED and enhancer.references == CHOICE
+    assert enhancer.fixer.config == replace(TRAINED, offload=False) and enhancer.references == CHOICE
+    assert load_run(difix3d_run, RunOptions({"offload": True})).enhancer.fixer.config == TRAINED
 
 
 @pytest.mark.parametrize(
