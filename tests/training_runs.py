@@ -25,7 +25,7 @@ class StubFixer:
         ]
 
 
-def make_pipeline(scene: Path, test_mode: str = "val", **settings) -> Difix3DPipeline:
+def make_pipeline(scene: Path, test_mode: str = "val", device: str = "cpu", **settings) -> Difix3DPipeline:
     """A pipeline of `difix3d-mini` on a quarter of the scene's resolution, with settings of its config."""
     config = deepcopy(all_methods["difix3d-mini"].pipeline)
     config.datamanager.data = scene
@@ -36,7 +36,7 @@ def make_pipeline(scene: Path, test_mode: str = "val", **settings) -> Difix3DPip
     config.few_photos = "no"
     for name, value in settings.items():
         setattr(config, name, value)
-    return config.setup(device="cpu", test_mode=test_mode)
+    return config.setup(device=device, test_mode=test_mode)
 
 
 def training_callbacks(

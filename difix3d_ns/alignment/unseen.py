@@ -64,11 +64,13 @@ def blur_unseen(
         photos: what all photos show, reduced likewise.
 
     Returns:
-        Render and output, which are alike where they are blurred.
+        Render and output, which are alike where they are blurred, on the device of the render. They are blurred on
+        that of `view`, where `photos` have to be.
     """
-    fixed = fixed.to(render)
     if not fixed.isfinite().all():
-        return render, fixed
+        return render, fixed.to(render)
+    where = render.device
+    render, fixed = render.to(view.depth), fixed.to(view.depth)
     height, width = render.shape[:2]
     found = interpolate(unseen(view, photos)[None, None].to(render), (height, width), mode="nearest-exact")
     unchanged = (fixed - render).abs().amax(dim=-1) <= UNCHANGED
@@ -76,4 +78,4 @@ def blur_unseen(
     smooth = coarse_blur(both, GRID_SIZE, BLUR_CELLS, mode="bicubic")[0].permute(1, 2, 0)
     colors, share = smooth[..., :3].clamp(0, 1), smooth[..., 3:]
     weight = (2 * share - 1).clamp(0, 1)
-    return torch.lerp(render, colors, weight), torch.lerp(fixed, colors, weight)
+    return torch.lerp(render, colors, weight).to(where), torch.lerp(fixed, colors, weight).to(where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils import writer
@@ -105,7 +106,8 @@ class ProgressiveUpdate:
         # One by one, because the full renders of many photos do not fit into memory together.
         for index, camera in enumerate(self._cameras_of_photos(range(len(self._datamanager.train_dataset)))):
             (render,) = render_novel_views(self._model, [camera], step, first=index)
-            found = _surfaces_of(render, camera, self._datamanager.training_mask(index))
+            mask, device = self._datamanager.training_mask(index), self._enhancer.fixer.device
+            found = _surfaces_of(render, camera, device, mask)
             if found is None:
                 return []
             surfaces.append(found)
@@ -176,7 +178,10 @@ class ProgressiveUpdate:
                     num_cleaned += sum(bool(image.isfinite().all()) for image in fixed)
                 if photos:
                     with timer("blurring"):
-                        views = [_surfaces_of(*of_view) for of_view in zip(found, cameras[chosen], strict=True)]
+                        views = [
+                            _surfaces_of(render, camera, fixer.device)
+                            for render, camera in zip(found, cameras[chosen], strict=True)
+                        ]
                         blurred = [
                             (render, image) if view is None else blur_unseen(render, image, view, photos)
                             for render, image, view in zip(renders, fixed, views, strict=True)
@@ -204,9 +209,12 @@ class ProgressiveUpdate:
 
 
 def _surfaces_of(
-    render: Render, camera: Cameras, mask: Bool[Tensor, "height width 1"] | None = None
+    render: Render, camera: Cameras, device: torch.device, mask: Bool[Tensor, "height width 1"] | None = None
 ) -> AlignmentView | None:
-    """The surfaces that a render shows; None if it has no depth to find them by, or another kind of camera."""
+    """The surfaces that a render shows, on a device.
+
+    None if the render has no depth to find them by, or another kind of camera.
+    """
     if render.depth is None or not is_perspective(camera):
         return None
-    return for_lookup(alignment_view(render.rgb, camera, render.depth, render.accumulation, mask))
+    return for_lookup(alignment_view(render.rgb.to(device), camera, render.depth, render.accumulation, mask))

@@ -17,9 +17,11 @@ from nerfstudio.configs.method_configs import all_methods
 from rendering.conftest import save_run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from training_runs import StubFixer, make_pipeline, start_loop
 
 from difix3d_ns.alignment.reference import aligned_reference
-from difix3d_ns.alignment.views import alignment_view
+from difix3d_ns.alignment.unseen import blur_unseen
+from difix3d_ns.alignment.views import AlignmentView, alignment_view
 from difix3d_ns.evaluation.evaluate_options import EvaluateConfig
 from difix3d_ns.evaluation.report import evaluate
 from difix3d_ns.fixing.fixer import DifixConfig
@@ -203,3 +205,44 @@ def test_references_are_aligned_on_the_gpu_as_on_the_cpu() -> None:
     found = reference("cuda")
     assert found.is_cuda and found.shape == (*size, 4)
     assert (found.cpu() - reference("cpu")).abs().mean() < 1e-3
+
+
+def walls(device: str) -> list[AlignmentView]:
+    """Two views of a flat wall from places side by side. The second is the first one's photo, and shows half of it."""
+    views = []
+    for x in (0.0, 1.0):
+        pose = torch.eye(4)[:3]
+        pose[0, 3] = x
+        camera = Cameras(pose[None], fx=45.0, fy=45.0, cx=WIDTH / 2, cy=HEIGHT / 2, width=WIDTH, height=HEIGHT)
+        images = (
+            torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0)),
+            *torch.ones(2, HEIGHT, WIDTH, 1),
+        )
+        rgb, depth, accumulation = (image.to(device) for image in images)
+        views.append(alignment_view(rgb, camera, depth, accumulation))
+    return views
+
+
+def test_what_no_photo_shows_is_blurred_where_the_views_are() -> None:
+    (fix, *_), results = fixes(), {}
+    for device in ("cpu", "cuda"):
+        view, photo = walls(device)
+        results[device] = blur_unseen(fix.render, fix.render, view, [photo])
+    for found, expected in zip(results["cuda"], results["cpu"], strict=True):
+        assert not found.is_cuda and (found - expected).abs().max() < 1e-4
+        assert (found - fix.render).abs().max() > 0.1
+
+
+def test_a_fix_blurs_its_views_on_the_gpu(banana: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+
+    def watched(render: Tensor, fixed: Tensor, view: AlignmentView, photos: list[AlignmentView]) -> tuple:
+        devices.extend(each.depth.device.type for each in (view, *photos))
+        return blur_unseen(render, fixed, view, photos)
+
+    monkeypatch.setattr("difix3d_ns.fixing.lazy_fixer.make_fixer", lambda config, device: StubFixer())
+    monkeypatch.setattr("difix3d_ns.novel_views.progressive_update.blur_unseen", watched)
+    pipeline = make_pipeline(banana, device="cuda", fix_steps=(50,), planned_num_iterations=0, few_photos="yes")
+    start_loop(pipeline, tmp_path).fix(50)
+    assert devices and set(devices) == {"cuda"}
+    assert len(pipeline.datamanager.pseudo_views) == 5
