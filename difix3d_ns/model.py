@@ -75,6 +75,9 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     """Step at which `gaussian_dropout` is reached; 0 for no dropout. The pipeline sets it."""
     has_few_photos: bool
     """Whether `opacity_decay` and `few_photos_num_downscales` hold. The pipeline sets it."""
+    is_held_back: bool
+    """Whether Gaussians are left out and fade if there are few photos. The pipeline sets it: a splat whose novel views
+    a reliable network fixes needs neither."""
     _hidden: Bool[Tensor, "num_gaussians"] | None
     """Gaussians that the render in progress leaves out."""
 
@@ -105,6 +108,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
         self.image_metrics = ImageMetrics()
         self.dropout_until = 0
         self.has_few_photos = False
+        self.is_held_back = True
         self._hidden = None
 
         # Differs: nothing is moved to CUDA, points are added if there are few, and duplicate points get a size.
@@ -286,7 +290,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
     @property
     def decays_opacities(self) -> bool:
         """Whether opacities decay after each step."""
-        return self.has_few_photos and self.config.opacity_decay < 1
+        return self.has_few_photos and self.is_held_back and self.config.opacity_decay < 1
 
     def _get_downscale_factor(self) -> int:
         """As in splatfacto, with a limit of its own if there are few photos."""
@@ -297,7 +301,7 @@ class Difix3DModel(EnhancedOutputs, SplatfactoModel):
 
     def _dropout_rate(self) -> float:
         """Share of the Gaussians that this training step leaves out."""
-        if self.dropout_until <= 0:
+        if self.dropout_until <= 0 or not self.is_held_back:
             return 0.0
         return self.config.gaussian_dropout * min(1.0, self.step / self.dropout_until)
 

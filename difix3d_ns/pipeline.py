@@ -34,7 +34,7 @@ MAX_VIEWS_FOR_REMOVAL = 24
 MAX_PHOTOS_FOR_REMOVAL = 50
 """At most this many photos tell what is no floater."""
 TRUSTED_RELIABILITY = 0.5
-"""From this reliability on, a network may fill what no photo shows, and nothing is removed."""
+"""From this reliability on, a network may fill what no photo shows: nothing is removed, left out or faded any more."""
 
 
 @dataclass
@@ -102,10 +102,19 @@ class Difix3DPipeline(NovelViewPipeline):
         return super().get_training_callbacks(attributes)
 
     def _start_loop(self, trainer: Any, start: Start) -> list[TrainingCallback]:
-        """As in `NovelViewPipeline`; with few photos, floaters are removed until the first certain fix."""
+        """As in `NovelViewPipeline`; with few photos, floaters are removed until the first certain fix.
+
+        Both this and what else holds back a splat of few photos end once the network proves reliable.
+        """
         callbacks = super()._start_loop(trainer, start)
         loop = self.loop
         assert loop is not None
+
+        def hold_back(step: int) -> None:
+            self.difix3d_model.is_held_back = loop.reliability < TRUSTED_RELIABILITY
+
+        if loop.few_photos:
+            callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], hold_back))
         ratio = self.difix3d_model.config.floater_ratio
         require_in_range("--pipeline.model.floater-ratio", ratio, 0)
         if ratio == 0 or not loop.few_photos or not loop.schedule.certain:

@@ -204,6 +204,32 @@ def test_gaussians_are_left_out_and_fade_only_if_there_are_few_photos(
         assert (expected in printed) == (until > 0)
 
 
+@pytest.mark.parametrize("reliability", [0.1, 1.0])
+def test_a_splat_of_few_photos_is_held_back_until_the_network_proves_reliable(
+    banana: Path, tmp_path: Path, stub: StubFixer, reliability: float
+) -> None:
+    settings = {"fix_steps": (50,), "planned_num_iterations": 0, "few_photos": "auto"}
+    pipeline = make_pipeline(banana, **settings)
+    pipeline.config.reliability.test = True
+    photos = [pipeline.datamanager.training_photo(index) for index in range(3)]
+
+    def clean(renders, references, cameras):
+        if len(renders) != 3:
+            return renders
+        return [render.lerp(photo, reliability) for render, photo in zip(renders, photos, strict=True)]
+
+    stub.clean = clean
+    callbacks, model = training_callbacks(pipeline, tmp_path), pipeline.difix3d_model
+    model.step = 40
+    for step, is_held_back in ((49, True), (50, reliability < 0.5), (51, reliability < 0.5)):
+        before_step(callbacks, step)
+        assert model.decays_opacities is is_held_back and (model._dropout_rate() > 0) is is_held_back
+    resumed = make_pipeline(banana, **settings)
+    callbacks = training_callbacks(resumed, tmp_path, start_step=60, load_dir=tmp_path / "nerfstudio_models")
+    before_step(callbacks, 60)
+    assert resumed.difix3d_model.decays_opacities is (reliability < 0.5)
+
+
 @pytest.mark.parametrize(
     ("few_photos", "targets", "fix_novel_views", "few"),
     [
