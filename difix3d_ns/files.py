@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -186,8 +187,31 @@ def telling_errors(file: Path, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def part_of(file: Path) -> Path:
-    """The temporary name under which a file is written until it is complete."""
-    return file.with_name(f"{file.name}.part")
+    """A temporary name for a file until it is complete; a new one each time, as several commands may write one file."""
+    return file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
+
+
+def publish(part: Path, file: Path, overwrite: bool = True) -> None:
+    """Gives a complete file its name.
+
+    Args:
+        part: the file under its temporary name.
+        file: its name.
+        overwrite: whether a file of this name is replaced.
+
+    Raises:
+        Difix3DError: there is a file of this name that must stay. The complete file is then kept under another name
+            beside it.
+        OSError: the file cannot be renamed.
+    """
+    if not overwrite and file.exists():
+        kept = file.with_name(unused_name(file.stem, {each.stem for each in file.parent.iterdir()}) + file.suffix)
+        os.replace(part, kept)
+        raise Difix3DError(
+            f"{file} was written by something else while this command was running and is not replaced: what this "
+            f"command wrote is {kept}."
+        )
+    os.replace(part, file)
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -201,7 +225,7 @@ def write_whole(file: Path, content: bytes) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(content)
-            os.replace(part, file)
+            publish(part, file)
         except OSError:
             part.unlink(missing_ok=True)
             raise

@@ -14,7 +14,9 @@ from difix3d_ns.files import (
     match_by_name_or_order,
     names_below_common_folder,
     natural_order,
+    part_of,
     photo_names,
+    publish,
     without_parent_steps,
     write_whole,
 )
@@ -98,3 +100,16 @@ def test_a_failed_write_keeps_the_old_file(
     with pytest.raises(Difix3DError, match=rf"file\.json cannot be written, as {sentence}"):
         write_whole(tmp_path / "file.json", b"new")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_file_that_has_appeared_meanwhile_is_kept_and_so_is_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "out.mp4"
+    part = part_of(file)
+    assert part != part_of(file)
+    part.write_bytes(b"mine")
+    file.write_bytes(b"theirs")
+    (tmp_path / "out-2.mp4").write_bytes(b"older")
+    with pytest.raises(Difix3DError, match=r"out\.mp4 was written by something else .* is .*out-3\.mp4\."):
+        publish(part, file, overwrite=False)
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert contents == {"out.mp4": b"theirs", "out-2.mp4": b"older", "out-3.mp4": b"mine"}

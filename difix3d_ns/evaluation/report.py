@@ -53,16 +53,24 @@ def evaluate(config: EvaluateConfig) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yields a new or empty folder; after an error, restores it to what it was, and removes the parents that it made.
 
+    The subfolder of the images claims it: of two commands with one output folder, only one can make it.
+
     Raises:
         Difix3DError: the folder has contents, is a file, or cannot be read or made.
     """
+    claim = folder / IMAGE_FOLDER
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError
+        folder.mkdir(parents=True, exist_ok=True)
+        claim.mkdir()
+    except FileExistsError as error:
+        if folder.is_dir():
             raise Difix3DError(
                 f"the output folder {folder} is not empty: give a new one, because nothing is overwritten."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+            ) from error
+        raise Difix3DError(f"the output folder {folder} is a file: give another --output-dir.") from error
     except OSError as error:
         raise Difix3DError(
             f"the output folder {folder} cannot be used ({error.strerror}): give another --output-dir."
@@ -70,9 +78,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        for path in list(folder.iterdir()):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with suppress(OSError):  # another command may use a parent by now
+        with suppress(OSError):  # the folder may be on a disk that fails, and another command may use a parent by now
+            for path in [each for each in folder.iterdir() if each != claim] + [claim]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             for path in made:
                 path.rmdir()
         raise

@@ -238,7 +238,7 @@ def _writer(options: TrajectoryOptions, fps: float) -> Iterator[Callable[[Pictur
         # Imported here because it loads the video libraries.
         from difix3d_ns.videos.writer import VideoWriter
 
-        with VideoWriter(options.destination, fps) as video:
+        with VideoWriter(options.destination, fps, overwrite=options.overwrite) as video:
             yield video.append
         return
     count = 0
@@ -265,12 +265,13 @@ def write_picture(
         image: values in [0, 1].
         image_format: `jpeg` or `png`.
         jpeg_quality: at most 100.
-        overwrite: whether the image also replaces that of the other format.
+        overwrite: whether the image replaces an existing one, also of the other format.
 
     Raises:
-        Difix3DError: the file cannot be written.
+        Difix3DError: the file cannot be written, or exists and must not be overwritten.
     """
     file = path.with_name(path.name + SUFFIXES[image_format])
+    require_free(file, overwrite)
     quality = {"quality": jpeg_quality} if image_format == "jpeg" else {}
     values = mediapy.to_uint8(image.detach().cpu().clamp(0, 1).numpy())
     with telling_errors(file):

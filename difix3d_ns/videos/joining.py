@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ import av
 from av.error import FFmpegError, InvalidDataError
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import VIDEO_OUTPUTS, part_of, telling_errors
+from difix3d_ns.files import VIDEO_OUTPUTS, part_of, publish, telling_errors
 from difix3d_ns.videos.encodings import ENCODINGS_WITH_ALPHA_BY_CODEC
 from difix3d_ns.videos.reader import VideoReader, audio_tracks
 from difix3d_ns.videos.writer import open_output
@@ -78,7 +77,8 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
         audio: the video whose audio is copied; None for no audio.
 
     Raises:
-        Difix3DError: a piece is damaged or encoded differently, there are no frames, or the file cannot be written.
+        Difix3DError: a piece is damaged or encoded differently, there are no frames, or the file cannot be written;
+            or a file of its name has appeared, see `publish`.
     """
     filled = [piece for piece in pieces if piece.stat().st_size]
     if not filled:
@@ -98,7 +98,7 @@ def join_pieces(pieces: Sequence[Path], output: Path, coded: Timing, timing: Tim
             for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
                 container.mux(packet)
         with telling_errors(output):
-            os.replace(part, output)
+            publish(part, output, overwrite=False)
     finally:
         part.unlink(missing_ok=True)
 

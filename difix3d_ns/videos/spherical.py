@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import av
 from av.error import FFmpegError
 from nerfstudio.scripts.render import insert_spherical_metadata_into_file
 
-from difix3d_ns.files import part_of, telling_errors
+from difix3d_ns.files import part_of, publish, telling_errors
 
 
 def mark_as_spherical(video: Path) -> None:
@@ -31,6 +30,6 @@ def mark_as_spherical(video: Path) -> None:
                         packet.stream = stream
                         target.mux(packet)
             insert_spherical_metadata_into_file(part)
-            os.replace(part, video)
+            publish(part, video)
     finally:
         part.unlink(missing_ok=True)

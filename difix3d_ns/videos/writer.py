@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.files import VIDEO_OUTPUTS, part_of, telling_errors
+from difix3d_ns.files import VIDEO_OUTPUTS, part_of, publish, telling_errors
 from difix3d_ns.videos.colors import ACCURATE, VideoColors
 from difix3d_ns.videos.encodings import H264, Encoding
 
@@ -42,10 +41,11 @@ class VideoWriter:
         colors: colour space to encode in.
         container_format: FFmpeg's name of the container; derived from the file's extension if None.
         encoding: codec and pixel format.
+        overwrite: whether a file of this name is replaced.
 
     Raises:
         Difix3DError: the file's extension is not supported, there are no frames, they differ in size, or the file
-            cannot be written.
+            cannot be written; or a file of its name has appeared and must not be replaced, see `publish`.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class VideoWriter:
         colors: VideoColors | None = None,
         container_format: str | None = None,
         encoding: Encoding = H264,
+        overwrite: bool = True,
     ) -> None:
         self.file = file
+        self.overwrite = overwrite
         self.container_format = container_format
         self.part = part_of(file)
         self.fps = Fraction(fps).limit_denominator(100_000)
@@ -86,7 +88,7 @@ class VideoWriter:
                         raise Difix3DError(f"there are no frames to write to {self.file}.")
                     self._container.mux(self._stream.encode())
                     self._container.close()
-                    os.replace(self.part, self.file)
+                    publish(self.part, self.file, self.overwrite)
         finally:
             with suppress(FFmpegError, OSError):
                 self._container.close()

@@ -209,6 +209,23 @@ def test_a_parent_that_another_evaluation_uses_by_now_stays(
     assert [path.name for path in (tmp_path / "parent").iterdir()] == ["other"]
 
 
+def test_the_folder_of_an_evaluation_in_progress_is_not_empty(
+    monkeypatch: pytest.MonkeyPatch, paint: PaintFolder, tmp_path: Path
+) -> None:
+    photos, out = paint("photos", {"a": GRAY}), tmp_path / "out"
+    measured = report._measured
+
+    def second_command(*arguments: Any) -> dict[str, Any]:
+        monkeypatch.setattr(report, "_measured", measured)
+        with pytest.raises(Difix3DError, match="not empty"):
+            evaluate(EvaluateConfig(out, renders=photos, photos=photos))
+        return measured(*arguments)
+
+    monkeypatch.setattr(report, "_measured", second_command)
+    evaluate(EvaluateConfig(out, renders=photos, photos=photos))
+    assert (out / "index.html").exists() and metrics_of(out)["views"]
+
+
 @pytest.mark.parametrize(
     ("suffix", "place", "writes", "file"),
     [

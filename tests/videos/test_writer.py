@@ -117,3 +117,25 @@ def test_a_video_that_cannot_be_written_is_reported_and_leaves_no_file(
         for size in sizes:
             writer.append(scene_frame(0, *size))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_file_do_not_mix_their_frames(tmp_path: Path) -> None:
+    file = tmp_path / "video.mp4"
+    with VideoWriter(file, 24) as first, VideoWriter(file, 24) as second:
+        for index in range(80):  # the encoder looks ahead, and opens the file only after so many frames
+            first.append(scene_frame(index, 48, 64))
+            second.append(scene_frame(index, 32, 32))
+    assert [frame.shape for frame in VideoReader(file)] == [(48, 64, 3)] * 80  # the one that was complete last
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_video_that_has_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "video.mp4"
+    with (
+        pytest.raises(Difix3DError, match=r"is not replaced: what this command wrote is .*video-2\.mp4"),
+        VideoWriter(file, 24, overwrite=False) as writer,
+    ):
+        writer.append(scene_frame(0, 48, 64))
+        file.write_bytes(b"theirs")
+    assert file.read_bytes() == b"theirs" and len(VideoReader(tmp_path / "video-2.mp4")) == 1
+    assert len(list(tmp_path.iterdir())) == 2
