@@ -241,6 +241,8 @@ def _with_png_profile(content: bytes, profile: bytes | None) -> bytes:
 def _read_deep(file: Path) -> Picture | None:
     """Reads an image of 16 bits per channel, which PIL reads as 8 bits or not at all; None for other images."""
     content = file.read_bytes()
+    if not content:  # of which OpenCV's error says nothing
+        raise ValueError("the file is empty")
     is_png = content.startswith(b"\x89PNG")
     if is_png and content[24:25] != b"\x10":
         return None

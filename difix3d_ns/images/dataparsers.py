@@ -110,6 +110,25 @@ def _placed(cloud: PointCloud, transform: Float[Tensor, "3 4"], scale: float) ->
     }
 
 
+def has_photos_of_factor(config: DataParserConfig, factor: float) -> bool:
+    """Whether a scene has photos whose size is divided by a factor, as in the folder `images_2`, or may have them.
+
+    Args:
+        config: a dataparser's config that has the field `downscale_factor`.
+        factor: above 0. Folders are for whole numbers only; for 1 there are the photos themselves.
+    """
+    if factor == 1:
+        return True
+    if factor < 1 or factor != int(factor):
+        return False
+    folder = config.data.parent if config.data.suffix == ".json" else config.data
+    if isinstance(config, ColmapDataParserConfig):
+        return (folder / f"{config.images_path}_{int(factor)}").is_dir()
+    if isinstance(config, NerfstudioDataParserConfig):
+        return (folder / f"images_{int(factor)}").is_dir()
+    return True
+
+
 def split_to_read(config: DataParserConfig, split: str) -> str:
     """The split itself, or the other held-out one if the scene does not list this one."""
     listed = listed_splits(config)

@@ -50,7 +50,8 @@ def held_out_metrics(
         model: in evaluation mode.
         photos: cameras of shape (1,) and batches, as nerfstudio's evaluation gives them.
         num_photos: how many there are.
-        output_path: folder for the images, photo, render and enhanced render side by side; None writes none.
+        output_path: folder for the model's images, the photo, render and enhanced render side by side among them;
+            None writes none.
         get_std: whether the standard deviations are returned too, with the suffix `_std`.
 
     Returns:
@@ -79,8 +80,9 @@ def held_out_metrics(
                 }
             )
             if output_path is not None:
-                image = torch.cat([images["img"], enhanced], dim=1)
-                save_image(image.permute(2, 0, 1).cpu(), output_path / f"eval_img_{index:04d}.png")
+                images = {**images, "img": torch.cat([images["img"], enhanced], dim=1)}
+                for name, image in images.items():
+                    save_image(image.permute(2, 0, 1).cpu(), output_path / f"eval_{name}_{index:04d}.png")
             progress.advance(task)
     means: dict[str, float] = {}
     for name in of_photos[0]:

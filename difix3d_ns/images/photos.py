@@ -17,7 +17,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 from torch import Tensor
 
-from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
+from difix3d_ns.difix.errors import UNEXPECTED_CONTENT, reason_of, refuse_full_memory
 from difix3d_ns.difix.images import UNREADABLE_PICTURE
 from difix3d_ns.files import without_parent_steps
 from difix3d_ns.images.eight_bit import eight_bit_picture
@@ -28,6 +28,23 @@ READING_ERRORS = (*UNEXPECTED_CONTENT, EOFError)
 """Exceptions of nerfstudio's dataparsers and Pillow for a scene that cannot be read. A dataparser that prompts
 for input raises EOFError where there is no terminal."""
 ImageType = Literal["uint8", "float32"]
+
+
+def photo_fault(file: Path, error: BaseException) -> str:
+    """What is wrong with a photo, as the beginning of a sentence.
+
+    Args:
+        file: the photo.
+        error: one of `READING_ERRORS` that reading it raised.
+
+    Raises:
+        DifixMemoryError: the error says that the memory is full.
+    """
+    refuse_full_memory(error)
+    if isinstance(error, FileNotFoundError):
+        return f"the photo {file} is missing"
+    reason = reason_of(error)
+    return reason if str(file) in reason else f"the photo {file} cannot be read ({reason})"
 
 
 class PhotoDataset(InputDataset):
@@ -67,12 +84,15 @@ class PhotoDataset(InputDataset):
         """A photo before undistortion, shape (height, width, 3), or (height, width, 4) with alpha.
 
         Raises:
+            FileNotFoundError: the file is missing.
             ValueError: the file cannot be read, or contains floating point numbers.
         """
         file = self.image_filenames[image_idx]
         try:
             with Image.open(file) as opened:
                 image = eight_bit_picture(opened)
+        except FileNotFoundError:
+            raise
         except UNREADABLE_PICTURE as error:
             raise ValueError(f"the photo {file} is damaged or of an unsupported type ({error})") from error
         if self.scale_factor != 1.0:

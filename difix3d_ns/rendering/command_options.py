@@ -95,7 +95,7 @@ def _report_clearing(run: Run, given: bool | None) -> None:
             "--clear-unseen True is for splats whose references are aligned, as the embedded network takes them: leave "
             "it out."
         )
-    if given is None and clears:
+    if given is None and clears and run.enhancer.fixer.config.strength > 0:
         say(
             "Enhanced frames show neither fog nor sharp guesses where no photo looks; --clear-unseen False leaves both."
         )

@@ -214,8 +214,8 @@ class Dataset(DifixOptions, DatasetRender):
     """The scene, if it was moved since the training."""
     downscale_factor: Annotated[float | None, shown_default(AS_TRAINED)] = None
     """Number by which the width and height of the views are divided.
-    nerfstudio's dataparser reads the photos for 2 from the folder images_2, and so for other whole numbers. For others,
-    photos are scaled when they are read; below 1, views are larger than photos."""
+    The photos for 2 are those in the folder images_2, and so for other whole numbers. Where there is no such folder,
+    photos are scaled when they are read. Below 1, views are larger than photos."""
     split: Literal["train", "val", "test", "train+test"] = "test"
     """The photos whose views are rendered."""
     rendered_output_names: list[str] = field(default_factory=lambda: [ENHANCED])
@@ -247,7 +247,7 @@ class Dataset(DifixOptions, DatasetRender):
         require_used_enhancement(self)
         options = DatasetOptions(
             self.output_path,
-            list(self.rendered_output_names),
+            list(dict.fromkeys(self.rendered_output_names)),
             self.split.split("+"),
             self.image_format or "jpeg",
             jpeg_quality(self),

@@ -17,6 +17,9 @@ from difix3d_ns.cameras.path_files import CameraPath
 from difix3d_ns.difix.errors import UNEXPECTED_CONTENT
 from difix3d_ns.errors import Difix3DError
 
+BOX_ENTRIES = ("crop_center", "crop_scale", "crop_rot")
+"""Entries of a crop that place its box. They may be whole numbers, of which nerfstudio's box cannot be made."""
+
 
 def read_crop(path: CameraPath, file: Path) -> CropData | None:
     """The crop that the viewer saves with a camera path; None if it has none.
@@ -29,9 +32,12 @@ def read_crop(path: CameraPath, file: Path) -> CropData | None:
         Difix3DError: the crop has missing or invalid values.
     """
     try:
-        crop = get_crop_from_json(path.content)
-        if crop is None:
+        content = path.content.get("crop")
+        if content is None:
             return None
+        box = {name: [float(number) for number in content[name]] for name in BOX_ENTRIES if name in content}
+        crop = get_crop_from_json({"crop": {**content, **box}})
+        assert crop is not None
         numbers = [*crop.obb.R.flatten().tolist(), *crop.obb.T.tolist(), *crop.background_color.tolist()]
         is_usable = all(map(math.isfinite, numbers)) and bool(((crop.obb.S > 0) & crop.obb.S.isfinite()).all())
     except UNEXPECTED_CONTENT as error:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
 from difix3d_ns.files import names_below_common_folder, write_whole
-from difix3d_ns.images.photos import READING_ERRORS, over
+from difix3d_ns.images.photos import READING_ERRORS, over, photo_fault
 from difix3d_ns.printing import say
 from difix3d_ns.progress import progress_bars
 from difix3d_ns.rendering.output_pictures import PictureOptions, picture, require_names, require_used_colormap
@@ -46,6 +44,11 @@ class DatasetOptions:
     overwrite: bool = False
     """Whether existing files may be replaced, images also by those of another format."""
 
+    @property
+    def shows_photos(self) -> bool:
+        """Whether an output is what the dataset contains."""
+        return any(name.removeprefix("raw-").startswith("gt-") for name in self.output_names)
+
 
 def require_free_folders(options: DatasetOptions) -> None:
     """Makes sure that the format fits the outputs and that no existing file is replaced without permission.
@@ -68,22 +71,27 @@ def render_dataset(run: Run, options: DatasetOptions) -> None:
             cannot be written.
         DifixError: there is no usable network, or it returns no usable image.
     """
-    for split in options.splits:
+    datasets = {split: _views_of(run, split, options) for split in options.splits}
+    for split, dataset in datasets.items():
         started = time.perf_counter()
-        dataset = run.dataset(split)
-        if len(dataset) == 0:
-            raise Difix3DError(
-                f"the scene {run.config.pipeline.datamanager.data} has no photos in its {split} split: choose another "
-                "--split."
-            )
         _render_split(run, dataset, split, options)
         say(f"Rendered {len(dataset)} views in {time.perf_counter() - started:.1f} s: {options.output_path / split}")
+
+
+def _views_of(run: Run, split: str, options: DatasetOptions) -> InputDataset:
+    """The photos of a split. If they cannot be read and no output shows them, the scene's file gives their sizes."""
+    dataset = run.dataset(split) if options.shows_photos else run.dataset_or_loaded(split)
+    if len(dataset) == 0:
+        raise Difix3DError(
+            f"the scene {run.config.pipeline.datamanager.data} has no photos in its {split} split: choose another "
+            "--split."
+        )
+    return dataset
 
 
 def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetOptions) -> None:
     cameras = dataset.cameras.to(run.pipeline.device)
     names = names_below_common_folder(dataset.image_filenames)
-    with_photo = any("gt-" in name for name in options.output_names)
     enhanced = any(name.removeprefix("raw-") == ENHANCED for name in options.output_names)
     with progress_bars() as progress:
         task = progress.add_task(f"[green]Rendering split {split}", total=len(dataset))
@@ -93,9 +101,10 @@ def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetO
             indices = range(start, min(start + size, len(dataset)))
             batch = [cameras[i : i + 1] for i in indices]
             for index, outputs in zip(indices, run.render(batch, enhanced), strict=True):
-                if "rgba" in options.output_names:
+                if any(name.removeprefix("raw-") == "rgba" for name in options.output_names):
                     outputs["rgba"] = run.rgba(outputs)
-                photo = _what_the_dataset_has(dataset, index, run.background) if with_photo else {}
+                photo = _what_the_dataset_has(run, dataset, index) if options.shows_photos else {}
+                _require_outputs(options.output_names, outputs, photo)
                 shown = {name: outputs[name] for name in options.output_names if name in outputs}
                 shown |= {f"gt-{name}": image for name, image in photo.items()}
                 images = [name for name in options.output_names if not name.startswith("raw-")]
@@ -107,20 +116,20 @@ def _render_split(run: Run, dataset: InputDataset, split: str, options: DatasetO
             start = indices.stop
 
 
-def _what_the_dataset_has(
-    dataset: InputDataset, index: int, background: Float[Tensor, "3"] | None
-) -> dict[str, Tensor]:
+def _what_the_dataset_has(run: Run, dataset: InputDataset, index: int) -> dict[str, Tensor]:
     """The photo of a view, over the renders' background, as `rgb`; and other images of it, such as a mask."""
     try:
         data: dict[str, Any] = dataset[index]
     except READING_ERRORS as error:
-        refuse_full_memory(error)
-        file = dataset.image_filenames[index]
-        raise Difix3DError(
-            f"the photo {file} cannot be read ({reason_of(error)}): leave out the outputs gt-."
-        ) from error
-    data["rgb"] = over(data.pop("image"), background)
+        fault = photo_fault(dataset.image_filenames[index], error)
+        raise Difix3DError(f"{fault}: put it back, or leave out the outputs gt-.") from error
+    data["rgb"] = over(data.pop("image"), run.background)
     return {name: value for name, value in data.items() if isinstance(value, Tensor) and value.dim() == 3}
+
+
+def _require_outputs(names: list[str], outputs: Outputs, photo: dict[str, Tensor]) -> None:
+    plain = [*outputs, *({"rgba", ENHANCED} - {*outputs}), *(f"gt-{key}" for key in photo)]
+    require_names(names, [*plain, *(f"raw-{each}" for each in plain)])
 
 
 def _write(
@@ -131,8 +140,6 @@ def _write(
     dataset: InputDataset,
     options: DatasetOptions,
 ) -> None:
-    plain = [*outputs, *({"rgba", ENHANCED} - {*outputs}), *(f"gt-{key}" for key in photo)]
-    require_names([name], [*plain, *(f"raw-{each}" for each in plain)])
     source, key = name.removeprefix("raw-"), name.removeprefix("raw-").removeprefix("gt-")
     values: Outputs = photo if source.startswith("gt-") else outputs
     if not name.startswith("raw-"):
@@ -144,4 +151,6 @@ def _write(
         raw = raw / dataset._dataparser_outputs.dataparser_scale
     content = BytesIO()
     np.save(content, raw.numpy())
-    write_whole(path.with_name(f"{path.name}.npy.gz"), gzip.compress(content.getvalue()))
+    file = path.with_name(f"{path.name}.npy.gz")
+    require_free(file, options.overwrite)
+    write_whole(file, gzip.compress(content.getvalue()))

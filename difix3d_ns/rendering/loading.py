@@ -25,7 +25,7 @@ from difix3d_ns.errors import Difix3DError, warn
 from difix3d_ns.fixing.fixer import DifixConfig
 from difix3d_ns.fixing.given_settings import difix_with
 from difix3d_ns.fixing.references import ReferenceConfig
-from difix3d_ns.images.dataparsers import extended, report_missing_splits
+from difix3d_ns.images.dataparsers import extended, has_photos_of_factor, report_missing_splits
 from difix3d_ns.images.photos import READING_ERRORS
 from difix3d_ns.methods.pipeline import NovelViewPipelineConfig
 from difix3d_ns.model import Difix3DModelConfig
@@ -148,9 +148,9 @@ def _settle_dataparser(config: TrainerConfig, options: RunOptions, load_config: 
                 f"the dataparser of this {config.method_name} run cannot scale photos: leave out --downscale-factor."
             )
         factor = options.downscale_factor
-        has_folder = factor >= 1 and factor == int(factor)
+        has_folder = has_photos_of_factor(datamanager.dataparser, factor)
         datamanager.dataparser.downscale_factor = int(factor) if has_folder else 1
-        if not has_folder:  # nerfstudio has folders images_2 and so on only; other photos are scaled when they are read
+        if not has_folder:  # photos are scaled when they are read
             datamanager.camera_res_scale_factor /= factor
     datamanager.dataparser = extended(datamanager.dataparser)
     report_missing_splits(datamanager.dataparser)

@@ -10,9 +10,8 @@ from torch.nn.functional import interpolate, pad
 
 from difix3d_ns.cameras.generated_paths import looking_at
 from difix3d_ns.cameras.poses import k_nearest_poses
-from difix3d_ns.difix.errors import reason_of, refuse_full_memory
 from difix3d_ns.errors import Difix3DError
-from difix3d_ns.images.photos import READING_ERRORS, read_photo
+from difix3d_ns.images.photos import READING_ERRORS, photo_fault, read_photo
 from difix3d_ns.rendering.runs import Run
 
 PROBE_SIZE = 16
@@ -49,11 +48,8 @@ def photo_beside(run: Run, index: int, height: int) -> Float[Tensor, "height wid
     try:
         photo = read_photo(run.train_dataset, index, run.background).permute(2, 0, 1)[None]
     except READING_ERRORS as error:
-        refuse_full_memory(error)
-        file = run.train_dataset.image_filenames[index]
-        raise Difix3DError(
-            f"the photo {file} cannot be read ({reason_of(error)}): leave out --render-nearest-camera."
-        ) from error
+        fault = photo_fault(run.train_dataset.image_filenames[index], error)
+        raise Difix3DError(f"{fault}: leave out --render-nearest-camera.") from error
     width = max(1, photo.shape[-1] * height // photo.shape[-2])
     scaled = interpolate(photo, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     cameras = run.train_dataset.cameras

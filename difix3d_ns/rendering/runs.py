@@ -69,10 +69,11 @@ class Run:
     ) -> None:
         self.config = config
         self.pipeline = pipeline
+        self._reported: set[str] = set()
         self._undistort = undistort or isinstance(pipeline.datamanager, FullImageDatamanager)
         self.match_colors = match_colors
         model = self.model
-        self.train_dataset = self._dataset_or_loaded("train")
+        self.train_dataset = self.dataset_or_loaded("train")
         self.unit = unit or self._radius_of_cameras()
         if isinstance(model, Difix3DNerfactoModel):
             model.train_cameras = self.train_dataset.cameras  # for its output `coverage`
@@ -131,17 +132,20 @@ class Run:
         Raises:
             Difix3DError: the split has no photos.
         """
-        dataset = self._dataset_or_loaded(split)
+        dataset = self.dataset_or_loaded(split)
         if not dataset:
             raise Difix3DError(f"the scene {self.config.pipeline.datamanager.data} has no photos in its {split} split.")
         return dataset.cameras
 
-    def _dataset_or_loaded(self, split: str) -> PhotoDataset:
+    def dataset_or_loaded(self, split: str) -> PhotoDataset:
+        """`dataset`, for its cameras: if the photos cannot be read, their sizes are taken from the scene's file."""
         try:
             return self.dataset(split)
         except Difix3DError as error:
             datamanager: Any = self.pipeline.datamanager
-            say(f"difix3d: {error} The sizes of its photos are taken from the scene's file.")
+            if str(error) not in self._reported:
+                say(f"difix3d: {error} The sizes of its photos are taken from the scene's file.")
+            self._reported.add(str(error))
             loaded = datamanager.train_dataset if split == "train" else datamanager.eval_dataset
             return self._photos_of(loaded._dataparser_outputs)
 

@@ -170,6 +170,9 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
     (tmp_path / "text.png").write_text("not an image")
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(Difix3DError, match=r"empty\.png cannot be read \(the file is empty\)\.$"):
+        read_picture(tmp_path / "empty.png")
     for name in ("cut.png", "text.png", "float.tif"):
         with pytest.raises(Difix3DError, match=rf"image .*{name} cannot be read \(.+\)\.$"):
             read_picture(tmp_path / name)

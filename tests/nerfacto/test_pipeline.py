@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small_nerfacto import SmallTraining, make_nerfacto_pipeline
 from training_runs import StubFixer
 
@@ -106,3 +107,12 @@ def test_a_diverged_training_is_named_at_the_next_fix(banana: Path, tmp_path: Pa
             parameter.fill_(float("nan"))
     with pytest.raises(SystemExit, match="novel view 0 at step 6 contains NaN"):
         training.train(7)
+
+
+def test_evaluation_writes_the_depth_and_opacity_of_each_held_out_photo(banana: Path, tmp_path: Path) -> None:
+    pipeline = make_nerfacto_pipeline(banana, fix_novel_views=False, difix=DifixConfig(model="embedded"))
+    pipeline.get_average_eval_image_metrics(output_path=tmp_path)
+    written = {file.name: Image.open(file).size for file in tmp_path.iterdir()}
+    width, height = written["eval_depth_0000.png"]
+    sizes = {"img": (3 * width, height), "depth": (width, height), "accumulation": (width, height)}
+    assert written == {f"eval_{name}_{index:04d}.png": size for name, size in sizes.items() for index in range(5)}

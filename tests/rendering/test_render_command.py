@@ -263,6 +263,66 @@ def test_photos_are_scaled_with_their_views_if_there_is_no_folder_of_that_size(
     assert sum(with_reference for _, with_reference in batches) == 5
 
 
+@pytest.mark.parametrize("folder", ["missing", "there"])
+def test_views_are_enhanced_at_half_the_size_with_and_without_a_folder_of_smaller_photos(
+    difix3d_run_on, tmp_path: Path, batches: list, folder: str
+) -> None:
+    scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
+    run = difix3d_run_on(scene)
+    if folder == "there":
+        (scene.parent / "images_2").mkdir()
+        for photo in (scene.parent / "images").iterdir():
+            Image.new("RGB", (240, 160), (255, 0, 0)).save(scene.parent / "images_2" / photo.name)
+    names = ["--rendered-output-names", "rgb", "rgb_enhanced", "gt-rgb", "--image-format", "png"]
+    render("dataset", run, tmp_path / "out", "--downscale-factor", 2, *names)
+    written = {name: [pixels(file) for file in sorted((tmp_path / "out/test" / name).iterdir())] for name in names[1:4]}
+    assert {image.shape for images in written.values() for image in images} == {(16, 24, 3)}
+    for raw, enhanced in zip(written["rgb"], written["rgb_enhanced"], strict=True):
+        assert np.abs(enhanced - np.clip(raw + 0.2, 0, 1)).max() < 1.01 / 255
+    assert sum(with_reference for _, with_reference in batches) == 5
+    red = [bool((photo == (1, 0, 0)).all()) for photo in written["gt-rgb"]]
+    assert red == [folder == "there"] * 5
+
+
+def test_views_without_their_photos_are_rendered_but_not_what_shows_the_photos(
+    difix3d_run: Path, banana_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(banana_copy / "images")
+    scene = ["--data", banana_copy / "transforms_biased3.json"]
+    render("dataset", difix3d_run, tmp_path / "out", *scene, "--rendered-output-names", "rgb")
+    assert {pixels(file).shape for file in (tmp_path / "out" / "test" / "rgb").iterdir()} == {(*FRAME_SIZE, 3)}
+    assert " ".join(capsys.readouterr().out.split()).count("are taken from the scene's file") == 1
+    with pytest.raises(SystemExit, match=r"DSC_\d+\.\w+ is missing"):
+        render("dataset", difix3d_run, tmp_path / "photos", *scene, "--rendered-output-names", "rgb", "gt-rgb")
+    assert not (tmp_path / "photos").exists()
+
+
+def test_a_photo_that_is_missing_is_not_called_damaged(difix3d_run_on, tmp_path: Path) -> None:
+    scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
+    run = difix3d_run_on(scene)
+    (scene.parent / "images_2").mkdir()
+    missing = scene.parent / "images_2" / Path(json.loads(scene.read_text())["test_filenames"][0]).name
+    for photo in (scene.parent / "images").iterdir():
+        if photo.name != missing.name:
+            Image.new("RGB", (240, 160)).save(missing.with_name(photo.name))
+    with pytest.raises(SystemExit, match=rf"the photo {missing} is missing: put it back, or leave out the outputs gt-"):
+        render("dataset", run, tmp_path / "out", "--downscale-factor", 2, "--rendered-output-names", "gt-rgb")
+
+
+def test_values_of_rgba_are_written_and_an_output_may_be_named_twice(difix3d_run: Path, tmp_path: Path) -> None:
+    render("dataset", difix3d_run, tmp_path / "out", "--rendered-output-names", "raw-rgba", "rgb", "rgb")
+    with gzip.open(next((tmp_path / "out" / "test" / "raw-rgba").iterdir())) as file:
+        values = np.load(file)
+    assert values.shape == (*FRAME_SIZE, 4) and 0 < values[..., 3].max() <= 1
+    assert len([*(tmp_path / "out" / "test" / "rgb").iterdir()]) == 5
+
+
+def test_an_unknown_output_is_refused_before_a_view_is_written(difix3d_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"there is no output dpeth: .* depth"):
+        render("dataset", difix3d_run, tmp_path / "out", "--rendered-output-names", "rgb", "dpeth")
+    assert not (tmp_path / "out").exists()
+
+
 def test_photos_that_differ_by_extension_only_get_an_image_each(difix3d_run_on, tmp_path: Path) -> None:
     scene = scene_of_photos(tmp_path / "scene", size=(480, 320))
 
@@ -334,6 +394,43 @@ def test_existing_files_are_replaced_only_on_request(splatfacto_run: Path, tmp_p
     assert old.read_bytes() == b"old"
     render("spiral", splatfacto_run, tmp_path / "out", *images, "--overwrite", "True")
     assert pixels(old).shape == (*FRAME_SIZE, 3)
+
+
+@pytest.mark.parametrize("strength", [0, 1])
+def test_clearing_is_announced_only_where_it_changes_frames(
+    splatfacto_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], strength: int
+) -> None:
+    settings = ["--difix.model", "embedded", "--difix.strength", strength]
+    render("spiral", splatfacto_run, tmp_path / "out", "--output-format", "images", "--seconds", 0.05, *settings)
+    assert ("neither fog nor sharp" in " ".join(capsys.readouterr().out.split())) is (strength == 1)
+
+
+def test_files_that_appear_during_a_render_are_kept(
+    splatfacto_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = Run.render
+
+    def late(self, *arguments, **settings):
+        for name in ("frames/00000.jpg", "views/test/rgb/DSC_0423.jpg", "views/test/raw-depth/DSC_0423.npy.gz"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"theirs")
+        (tmp_path / "video.mp4").write_bytes(b"theirs")
+        return rendered(self, *arguments, **settings)
+
+    monkeypatch.setattr(Run, "render", late)
+    for name, file, subcommand, *options in (
+        ("frames", "00000.jpg", "spiral", "--output-format", "images", "--seconds", 0.05),
+        ("video.mp4", "", "spiral", "--seconds", 0.05),
+        ("views", "test/rgb/DSC_0423.jpg", "dataset", "--rendered-output-names", "rgb"),
+        ("views", "test/raw-depth/DSC_0423.npy.gz", "dataset", "--rendered-output-names", "raw-depth"),
+    ):
+        shutil.rmtree(tmp_path / "views", ignore_errors=True)
+        with pytest.raises(SystemExit, match=r"already exists|is not replaced"):
+            render(subcommand, splatfacto_run, tmp_path / name, *options)
+        assert (tmp_path / name / file).read_bytes() == b"theirs"
+        (tmp_path / "frames" / "00000.jpg").unlink()
+        (tmp_path / "video.mp4").unlink()
+    assert len(VideoReader(tmp_path / "video-2.mp4")) == 1
 
 
 def test_images_of_another_format_are_replaced_too_on_request_and_nothing_else(

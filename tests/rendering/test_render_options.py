@@ -279,7 +279,7 @@ def test_a_crop_without_extent_is_refused(splatfacto_run: Path, tmp_path: Path, 
 
 def test_a_crop_leaves_only_its_background_around_it(splatfacto_run: Path, tmp_path: Path, camera_path) -> None:
     colour = {"r": 255, "g": 0, "b": 0}
-    crop = {"crop_center": [90, 90, 90], "crop_scale": [1, 1, 1], "crop_bg_color": colour}
+    crop = {"crop_center": [90, 90, 90], "crop_scale": [1, 1, 1], "crop_rot": [0, 0.5, 0], "crop_bg_color": colour}
     path = ["--camera-path-filename", camera_path(crop=crop)]
     render("camera-path", splatfacto_run, tmp_path / "out", *path, *IMAGES, *RGB)
     for frame in frames_in(tmp_path / "out"):
